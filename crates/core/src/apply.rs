@@ -1,0 +1,76 @@
+//! Applying one command: the dispatch, and the memory of requests.
+
+use fleet_types::{Epoch, NodeId, Revision};
+
+use crate::{
+    command::{Command, Operation},
+    commands,
+    record::Role,
+    rejection::Rejection,
+    state::State,
+};
+
+/// What an applied command made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The records named in the command changed at this revision.
+    Done(Revision),
+    /// The request was carried out before, at this revision; nothing changed now.
+    Repeated(Revision),
+    /// A node was admitted.
+    NodeAdmitted {
+        /// Its number.
+        node: NodeId,
+        /// Its role.
+        role: Role,
+    },
+    /// A node was granted a lease.
+    NodeRegistered {
+        /// The epoch of the lease.
+        epoch: Epoch,
+    },
+}
+
+/// Applies the command at log index `index`. Either all of it happens, or nothing does.
+///
+/// # Errors
+/// A [`Rejection`] when the state does not allow it. The state is then unchanged.
+pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome, Rejection> {
+    let revision = Revision(index);
+    if let Some(request) = &command.request
+        && let Some(known) = state.requests().get(&request.id)
+    {
+        return if known.fingerprint == request.fingerprint {
+            Ok(Outcome::Repeated(known.revision))
+        } else {
+            Err(Rejection::RequestIdReused)
+        };
+    }
+    let outcome = dispatch(state, revision, command)?;
+    if let Some(request) = &command.request {
+        state.remember(request.id.clone(), request.fingerprint, revision);
+    }
+    Ok(outcome)
+}
+
+fn dispatch(state: &mut State, revision: Revision, command: &Command) -> Result<Outcome, Rejection> {
+    let at = command.at;
+    match &command.operation {
+        Operation::InitCluster(op) => commands::init_cluster::apply(state, revision, at, op),
+        Operation::CreateToken(op) => commands::create_token::apply(state, revision, at, op),
+        Operation::RevokeToken(op) => commands::revoke_token::apply(state, revision, op),
+        Operation::AdmitNode(op) => commands::admit_node::apply(state, revision, at, op),
+        Operation::RegisterNode(op) => commands::register_node::apply(state, revision, op),
+        Operation::FenceNode(op) => commands::fence_node::apply(state, revision, at, op),
+        Operation::SetSchedulable(op) => commands::set_schedulable::apply(state, revision, op),
+        Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, op),
+        Operation::CreateFleet(op) => commands::create_fleet::apply(state, revision, at, op),
+        Operation::DeleteFleet(op) => commands::delete_fleet::apply(state, revision, op),
+        Operation::CreateAgents(op) => commands::create_agents::apply(state, revision, at, op),
+        Operation::SetAgentDesired(op) => commands::set_agent_desired::apply(state, revision, op),
+        Operation::RestartAgent(op) => commands::restart_agent::apply(state, revision, op),
+        Operation::DeleteAgent(op) => commands::delete_agent::apply(state, revision, op),
+        Operation::PlaceAgents(op) => commands::place_agents::apply(state, revision, at, op),
+        Operation::ConfirmStopped(op) => commands::confirm_stopped::apply(state, revision, at, op),
+    }
+}

@@ -1,0 +1,246 @@
+//! What can be asked of the state machine.
+
+use alloc::{string::String, vec::Vec};
+
+use fleet_types::{
+    AgentId, AgentName, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
+    NodeName, RequestId, Timestamp, TokenId,
+};
+
+use crate::record::{AgentSpec, Desired, Evidence, NodeAddress, NodeReport, Role, Schedulable};
+
+/// One command: an operation, the leader's time, and the caller's idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The leader's calendar time when it proposed the command.
+    pub at: Timestamp,
+    /// The caller's key, if it gave one.
+    pub request: Option<Request>,
+    /// What to do.
+    pub operation: Operation,
+}
+
+/// An idempotency key and what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The key.
+    pub id: RequestId,
+    /// Fingerprint of the request's content; the same key with another content is refused.
+    pub fingerprint: u64,
+}
+
+/// The operations, one file each under `commands/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Make the cluster and its first node.
+    InitCluster(InitCluster),
+    /// Make a join token.
+    CreateToken(CreateToken),
+    /// End a join token.
+    RevokeToken(RevokeToken),
+    /// Admit a node that holds a token.
+    AdmitNode(AdmitNode),
+    /// Grant a node a new epoch.
+    RegisterNode(RegisterNode),
+    /// End a node's epoch and re-place its agents.
+    FenceNode(FenceNode),
+    /// Cordon, drain or reopen a node.
+    SetSchedulable(SetSchedulable),
+    /// Forget a node for good.
+    RemoveNode(RemoveNode),
+    /// Make a fleet.
+    CreateFleet(CreateFleet),
+    /// Delete an empty fleet.
+    DeleteFleet(DeleteFleet),
+    /// Make agents and place them.
+    CreateAgents(CreateAgents),
+    /// Start or stop an agent.
+    SetAgentDesired(SetAgentDesired),
+    /// Restart an agent where it is.
+    RestartAgent(RestartAgent),
+    /// Delete an agent.
+    DeleteAgent(DeleteAgent),
+    /// Place agents that have no placement.
+    PlaceAgents(PlaceAgents),
+    /// Record that nothing of an agent runs on its node any more.
+    ConfirmStopped(ConfirmStopped),
+}
+
+/// See [`Operation::InitCluster`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitCluster {
+    /// The cluster's random id.
+    pub cluster: ClusterId,
+    /// Timings.
+    pub profile: LeaseProfile,
+    /// The first node's number.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its addresses.
+    pub address: NodeAddress,
+    /// The id of its data directory.
+    pub storage: String,
+}
+
+/// See [`Operation::CreateToken`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateToken {
+    /// The token's public id.
+    pub token: TokenId,
+    /// SHA-256 of its secret.
+    pub secret_sha256: [u8; 32],
+    /// The best role it gives.
+    pub role: Role,
+    /// How long it lives, in milliseconds.
+    pub ttl_ms: u64,
+    /// How many nodes it admits.
+    pub uses: u32,
+}
+
+/// See [`Operation::RevokeToken`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokeToken {
+    /// The token.
+    pub token: TokenId,
+}
+
+/// See [`Operation::AdmitNode`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmitNode {
+    /// The token shown.
+    pub token: TokenId,
+    /// SHA-256 of the secret shown.
+    pub secret_sha256: [u8; 32],
+    /// The name the node wants.
+    pub name: NodeName,
+    /// Where it is reached.
+    pub address: NodeAddress,
+    /// The id of its data directory.
+    pub storage: String,
+}
+
+/// See [`Operation::RegisterNode`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisterNode {
+    /// The node.
+    pub node: NodeId,
+    /// The id of its data directory.
+    pub storage: String,
+    /// What it says of itself.
+    pub report: NodeReport,
+}
+
+/// See [`Operation::FenceNode`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceNode {
+    /// The node.
+    pub node: NodeId,
+    /// The epoch that ends; another one is refused.
+    pub epoch: Epoch,
+    /// Why nothing of it runs any more.
+    pub evidence: Evidence,
+    /// Where its agents go.
+    pub moves: Vec<(AgentId, NodeId)>,
+}
+
+/// See [`Operation::SetSchedulable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetSchedulable {
+    /// The node.
+    pub node: NodeId,
+    /// What it becomes.
+    pub schedulable: Schedulable,
+}
+
+/// See [`Operation::RemoveNode`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoveNode {
+    /// The node.
+    pub node: NodeId,
+}
+
+/// See [`Operation::CreateFleet`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateFleet {
+    /// Its name.
+    pub fleet: FleetName,
+    /// Configuration its agents start from.
+    pub config: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// See [`Operation::DeleteFleet`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteFleet {
+    /// The fleet.
+    pub fleet: FleetName,
+}
+
+/// One agent to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentDraft {
+    /// Its name within the fleet.
+    pub name: AgentName,
+    /// What it is.
+    pub spec: AgentSpec,
+    /// Whether it starts at once.
+    pub desired: Desired,
+    /// The node the leader chose; none when none was eligible.
+    pub node: Option<NodeId>,
+}
+
+/// See [`Operation::CreateAgents`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateAgents {
+    /// Their fleet.
+    pub fleet: FleetName,
+    /// The agents; all are made, or none.
+    pub agents: Vec<AgentDraft>,
+}
+
+/// See [`Operation::SetAgentDesired`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAgentDesired {
+    /// The agent.
+    pub agent: AgentId,
+    /// What is wanted now.
+    pub desired: Desired,
+}
+
+/// See [`Operation::RestartAgent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartAgent {
+    /// The agent.
+    pub agent: AgentId,
+}
+
+/// See [`Operation::DeleteAgent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteAgent {
+    /// The agent.
+    pub agent: AgentId,
+}
+
+/// See [`Operation::PlaceAgents`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceAgents {
+    /// Agents and the nodes chosen. One that is placed by now, or does not fit, is passed over.
+    pub moves: Vec<(AgentId, NodeId)>,
+}
+
+/// See [`Operation::ConfirmStopped`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmStopped {
+    /// The agent.
+    pub agent: AgentId,
+    /// The generation that was stopped.
+    pub generation: Generation,
+    /// The node that says so.
+    pub node: NodeId,
+    /// The epoch it says so under.
+    pub epoch: Epoch,
+    /// Where the agent goes next, if it is to move.
+    pub next: Option<NodeId>,
+}

@@ -1,0 +1,69 @@
+//! Admits a node that shows a join token. Its number is the log index, so it is never reused.
+
+use fleet_types::{
+    Epoch, NodeId, Revision, Timestamp,
+    limits::{NODES_MAX, VOTERS_TARGET},
+};
+
+use crate::{
+    Outcome, Rejection, State,
+    command::AdmitNode,
+    record::{Node, NodeStatus, Role, Schedulable},
+};
+
+pub(crate) fn apply(
+    state: &mut State,
+    revision: Revision,
+    at: Timestamp,
+    op: &AdmitNode,
+) -> Result<Outcome, Rejection> {
+    let token = state.tokens().get(&op.token).ok_or(Rejection::TokenUnknown)?;
+    if token.secret_sha256 != op.secret_sha256 {
+        return Err(Rejection::TokenUnknown);
+    }
+    if token.expires < at {
+        return Err(Rejection::TokenExpired);
+    }
+    // A joiner whose answer was lost asks again with the same data directory: same node.
+    if let Some(node) = state
+        .nodes()
+        .values()
+        .find(|n| n.storage == op.storage && n.token.as_ref() == Some(&op.token))
+    {
+        return Ok(Outcome::NodeAdmitted { node: node.id, role: node.role });
+    }
+    if token.uses_left == 0 {
+        return Err(Rejection::TokenUsedUp);
+    }
+    if state.nodes().values().any(|n| n.name == op.name) {
+        return Err(Rejection::NodeNameTaken(op.name.clone()));
+    }
+    if state.nodes().len() >= NODES_MAX {
+        return Err(Rejection::LimitReached { what: "nodes", limit: NODES_MAX });
+    }
+    let voters = state.nodes().values().filter(|n| n.role == Role::Voter).count();
+    let role = match token.role {
+        Role::Voter if voters < VOTERS_TARGET => Role::Voter,
+        Role::Voter | Role::Worker => Role::Worker,
+    };
+    let mut token = token.clone();
+    token.uses_left -= 1;
+    token.revision = revision;
+    state.put_token(token);
+    let id = NodeId(revision.0);
+    state.put_node(Node {
+        id,
+        name: op.name.clone(),
+        address: op.address.clone(),
+        role,
+        storage: op.storage.clone(),
+        token: Some(op.token.clone()),
+        status: NodeStatus::Joining,
+        schedulable: Schedulable::Open,
+        epoch: Epoch(0),
+        report: None,
+        joined: at,
+        revision,
+    });
+    Ok(Outcome::NodeAdmitted { node: id, role })
+}

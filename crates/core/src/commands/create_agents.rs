@@ -1,0 +1,77 @@
+//! Makes any number of agents and places them, in one entry. One that has no room waits as
+//! pending, with the reason.
+
+use alloc::collections::BTreeSet;
+
+use fleet_types::{
+    AgentId, Generation, Revision, Timestamp,
+    limits::{AGENTS_MAX, AGENTS_PER_CALL_MAX, CONFIG_BYTES_MAX, PORT_BLOCK_MAX},
+};
+
+use crate::{
+    Outcome, Rejection, State,
+    command::{AgentDraft, CreateAgents},
+    record::{Agent, Evidence, Lifecycle},
+};
+
+pub(crate) fn apply(
+    state: &mut State,
+    revision: Revision,
+    at: Timestamp,
+    op: &CreateAgents,
+) -> Result<Outcome, Rejection> {
+    let mut cluster = state.cluster().ok_or(Rejection::NoCluster)?.clone();
+    if !state.fleets().contains_key(&op.fleet) {
+        return Err(Rejection::FleetUnknown(op.fleet.clone()));
+    }
+    if op.agents.is_empty() {
+        return Err(Rejection::NoAgents);
+    }
+    if op.agents.len() > AGENTS_PER_CALL_MAX {
+        return Err(Rejection::LimitReached { what: "agents a call", limit: AGENTS_PER_CALL_MAX });
+    }
+    if state.agents().len() + op.agents.len() > AGENTS_MAX {
+        return Err(Rejection::LimitReached { what: "agents", limit: AGENTS_MAX });
+    }
+    let mut names = BTreeSet::new();
+    for draft in &op.agents {
+        check(draft)?;
+        let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
+        if state.agents().contains_key(&id) || !names.insert(&draft.name) {
+            return Err(Rejection::AgentExists(id));
+        }
+    }
+
+    for draft in &op.agents {
+        let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
+        state.put_agent(Agent {
+            id: id.clone(),
+            spec: draft.spec.clone(),
+            desired: draft.desired,
+            lifecycle: Lifecycle::Live,
+            restarts: 0,
+            uid: cluster.next_uid,
+            generation: Generation(0),
+            placement: None,
+            pending: None,
+            evidence: Evidence::First,
+            created: at,
+            revision,
+        });
+        cluster.next_uid += 1;
+        state.place(&id, draft.node, at, revision);
+    }
+    state.put_cluster(cluster);
+    Ok(Outcome::Done(revision))
+}
+
+fn check(draft: &AgentDraft) -> Result<(), Rejection> {
+    let ports = draft.spec.ports;
+    if !ports.is_power_of_two() || ports > PORT_BLOCK_MAX {
+        return Err(Rejection::BlockSize(ports));
+    }
+    if draft.spec.config.len() > CONFIG_BYTES_MAX {
+        return Err(Rejection::LimitReached { what: "bytes of config", limit: CONFIG_BYTES_MAX });
+    }
+    Ok(())
+}

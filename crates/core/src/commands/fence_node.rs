@@ -1,0 +1,41 @@
+//! Ends a node's epoch and re-places its agents, in one entry. The leader proposes it only when
+//! nothing of the epoch can still run; the evidence is kept with every new placement.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+
+use fleet_types::{AgentId, NodeId, Revision, Timestamp};
+
+use crate::{
+    Outcome, Rejection, State,
+    command::FenceNode,
+    record::{Lifecycle, NodeStatus},
+};
+
+pub(crate) fn apply(
+    state: &mut State,
+    revision: Revision,
+    at: Timestamp,
+    op: &FenceNode,
+) -> Result<Outcome, Rejection> {
+    let mut node = state.require_node(op.node)?.clone();
+    if node.epoch != op.epoch || node.status != NodeStatus::Active {
+        return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
+    }
+    node.epoch = node.epoch.next();
+    node.status = NodeStatus::Fenced;
+    node.revision = revision;
+    state.put_node(node);
+
+    let moves: BTreeMap<&AgentId, NodeId> = op.moves.iter().map(|(a, n)| (a, *n)).collect();
+    let lost: Vec<AgentId> = state.placed_on(op.node).cloned().collect();
+    for id in lost {
+        state.unplace(&id, op.evidence.clone(), revision);
+        let deleting = state.agents().get(&id).is_some_and(|a| a.lifecycle == Lifecycle::Deleting);
+        if deleting {
+            state.remove_agent(&id);
+        } else {
+            state.place(&id, moves.get(&id).copied(), at, revision);
+        }
+    }
+    Ok(Outcome::Done(revision))
+}

@@ -1,0 +1,27 @@
+//! Grants a node a new epoch. A host registers only once nothing of an earlier epoch runs on it,
+//! so its placements may stay where they are.
+
+use fleet_types::Revision;
+
+use crate::{Outcome, Rejection, State, command::RegisterNode, record::NodeStatus};
+
+pub(crate) fn apply(
+    state: &mut State,
+    revision: Revision,
+    op: &RegisterNode,
+) -> Result<Outcome, Rejection> {
+    let mut node = state.require_node(op.node)?.clone();
+    if node.storage != op.storage {
+        return Err(Rejection::StorageMismatch(op.node));
+    }
+    if !state.set_port_range(op.node, op.report.port_range) {
+        return Err(Rejection::PortsInUse(op.node));
+    }
+    node.epoch = node.epoch.next();
+    node.status = NodeStatus::Active;
+    node.report = Some(op.report.clone());
+    node.revision = revision;
+    let epoch = node.epoch;
+    state.put_node(node);
+    Ok(Outcome::NodeRegistered { epoch })
+}

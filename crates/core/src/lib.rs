@@ -1,0 +1,48 @@
+//! The replicated state machine: what the cluster has decided, and how a command changes it.
+//!
+//! Every replica applies the same commands in the same order through [`apply`] and must end with
+//! the same [`State`]; so nothing here reads a clock, draws a random number, iterates in hash
+//! order, allocates by chance or does I/O. Time enters with the command. Choosing a node is the
+//! leader's business ([`plan`]), done outside `apply` and carried in the command; `apply` checks
+//! the choice, allocates the port block and raises the generation. A better planner in a later
+//! release therefore cannot make two replicas differ.
+//!
+//! A command ends in an [`Outcome`] or in a [`Rejection`]. Both are replicated facts. A local
+//! failure (disk, decoding) is neither and never appears here: the adapter stops the process.
+//!
+//! What this crate does not do: leases (they live in the leader's memory), observed state of
+//! agents (reported by hosts, never logged), encoding (see `fleet-proto`).
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod apply;
+mod audit;
+mod command;
+mod commands;
+mod digest;
+pub mod plan;
+mod ports;
+mod record;
+mod rejection;
+mod state;
+
+pub use apply::{Outcome, apply};
+pub use audit::{Violation, audit};
+pub use command::{
+    AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet, CreateToken,
+    DeleteAgent, DeleteFleet, FenceNode, InitCluster, Operation, PlaceAgents, RegisterNode,
+    RemoveNode, Request, RestartAgent, RevokeToken, SetAgentDesired, SetSchedulable,
+};
+pub use ports::BuddyAllocator;
+pub use record::{
+    Agent, AgentSpec, Cluster, Desired, Evidence, Fleet, JoinToken, Key, Lifecycle, Node,
+    NodeAddress, NodeReport, NodeStatus, PendingReason, Placement, Record, RequestRecord, Role,
+    Schedulable,
+};
+pub use rejection::{Kind, Rejection};
+pub use state::State;
+
+#[cfg(test)]
+mod property_tests;

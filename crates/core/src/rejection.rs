@@ -1,0 +1,266 @@
+//! Deterministic refusals.
+
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use fleet_types::{AgentId, Epoch, FleetName, Generation, NodeId, NodeName, TokenId, limits};
+
+/// The class of a refusal, after the gRPC status codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request can never be right.
+    InvalidArgument,
+    /// The record does not exist.
+    NotFound,
+    /// The record exists already.
+    AlreadyExists,
+    /// The record is in a state that does not allow it.
+    FailedPrecondition,
+    /// A limit is reached.
+    ResourceExhausted,
+    /// It was decided on a state that has changed; decide again.
+    Aborted,
+    /// The credential does not allow it.
+    PermissionDenied,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The cluster was made before.
+    ClusterExists,
+    /// No cluster was made yet.
+    NoCluster,
+    /// A limit of [`limits`] is reached.
+    LimitReached {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// A token's life or use count is out of bounds.
+    TokenTerms,
+    /// A token of this id exists.
+    TokenExists(TokenId),
+    /// No such token: never made, revoked, or the secret is wrong.
+    TokenUnknown,
+    /// The token's time is over.
+    TokenExpired,
+    /// The token admitted all the nodes it may.
+    TokenUsedUp,
+    /// Another node has the name.
+    NodeNameTaken(NodeName),
+    /// No such node.
+    NodeUnknown(NodeId),
+    /// The data directory is not the one the node was admitted with.
+    StorageMismatch(NodeId),
+    /// The epoch is not the node's current one.
+    StaleEpoch {
+        /// The node.
+        node: NodeId,
+        /// Its current epoch.
+        current: Epoch,
+    },
+    /// The new port range leaves out ports that agents on the node own.
+    PortsInUse(NodeId),
+    /// The node still has agents.
+    NodeNotEmpty {
+        /// The node.
+        node: NodeId,
+        /// How many.
+        agents: usize,
+    },
+    /// The node still has a lease.
+    NodeActive(NodeId),
+    /// It is the only node, or the only voter, left.
+    LastNode(NodeId),
+    /// A fleet of the name exists.
+    FleetExists(FleetName),
+    /// No such fleet.
+    FleetUnknown(FleetName),
+    /// The fleet still has agents.
+    FleetNotEmpty(FleetName),
+    /// The call names no agent.
+    NoAgents,
+    /// An agent of the name exists, or the call names it twice.
+    AgentExists(AgentId),
+    /// No such agent.
+    AgentUnknown(AgentId),
+    /// The agent is being deleted.
+    AgentDeleting(AgentId),
+    /// A port block size is not a power of two within the limit.
+    BlockSize(u16),
+    /// The generation is not the agent's current one.
+    StaleGeneration {
+        /// The agent.
+        agent: AgentId,
+        /// Its current generation.
+        current: Generation,
+    },
+    /// Nothing was waiting for this confirmation.
+    NotStopping(AgentId),
+    /// The idempotency key was used for another request.
+    RequestIdReused,
+}
+
+impl Rejection {
+    /// Its class.
+    pub fn kind(&self) -> Kind {
+        use Rejection as R;
+        match self {
+            R::TokenTerms | R::NoAgents | R::BlockSize(_) | R::RequestIdReused => {
+                Kind::InvalidArgument
+            }
+            R::NodeUnknown(_) | R::FleetUnknown(_) | R::AgentUnknown(_) => Kind::NotFound,
+            R::ClusterExists
+            | R::TokenExists(_)
+            | R::NodeNameTaken(_)
+            | R::FleetExists(_)
+            | R::AgentExists(_) => Kind::AlreadyExists,
+            R::NoCluster
+            | R::StorageMismatch(_)
+            | R::PortsInUse(_)
+            | R::NodeNotEmpty { .. }
+            | R::NodeActive(_)
+            | R::LastNode(_)
+            | R::FleetNotEmpty(_)
+            | R::AgentDeleting(_)
+            | R::NotStopping(_) => Kind::FailedPrecondition,
+            R::LimitReached { .. } => Kind::ResourceExhausted,
+            R::StaleEpoch { .. } | R::StaleGeneration { .. } => Kind::Aborted,
+            R::TokenUnknown | R::TokenExpired | R::TokenUsedUp => Kind::PermissionDenied,
+        }
+    }
+
+    /// A stable code for programs: upper case, never changed once released.
+    pub fn reason(&self) -> &'static str {
+        use Rejection as R;
+        match self {
+            R::ClusterExists => "CLUSTER_EXISTS",
+            R::NoCluster => "NO_CLUSTER",
+            R::LimitReached { .. } => "LIMIT_REACHED",
+            R::TokenTerms => "TOKEN_TERMS_INVALID",
+            R::TokenExists(_) => "TOKEN_EXISTS",
+            R::TokenUnknown => "TOKEN_UNKNOWN",
+            R::TokenExpired => "TOKEN_EXPIRED",
+            R::TokenUsedUp => "TOKEN_USED_UP",
+            R::NodeNameTaken(_) => "NODE_NAME_TAKEN",
+            R::NodeUnknown(_) => "NODE_NOT_FOUND",
+            R::StorageMismatch(_) => "STORAGE_MISMATCH",
+            R::StaleEpoch { .. } => "STALE_EPOCH",
+            R::PortsInUse(_) => "PORTS_IN_USE",
+            R::NodeNotEmpty { .. } => "NODE_NOT_EMPTY",
+            R::NodeActive(_) => "NODE_ACTIVE",
+            R::LastNode(_) => "LAST_NODE",
+            R::FleetExists(_) => "FLEET_EXISTS",
+            R::FleetUnknown(_) => "FLEET_NOT_FOUND",
+            R::FleetNotEmpty(_) => "FLEET_NOT_EMPTY",
+            R::NoAgents => "NO_AGENTS",
+            R::AgentExists(_) => "AGENT_EXISTS",
+            R::AgentUnknown(_) => "AGENT_NOT_FOUND",
+            R::AgentDeleting(_) => "AGENT_DELETING",
+            R::BlockSize(_) => "PORT_BLOCK_SIZE_INVALID",
+            R::StaleGeneration { .. } => "STALE_GENERATION",
+            R::NotStopping(_) => "NOT_STOPPING",
+            R::RequestIdReused => "REQUEST_ID_REUSED",
+        }
+    }
+
+    /// The record the refusal is about, as people write it; empty when there is none.
+    pub fn subject(&self) -> String {
+        use Rejection as R;
+        match self {
+            R::TokenExists(token) => token.to_string(),
+            R::NodeNameTaken(name) => name.to_string(),
+            R::NodeUnknown(n) | R::StorageMismatch(n) | R::PortsInUse(n) | R::NodeActive(n) => {
+                n.to_string()
+            }
+            R::LastNode(node) | R::NodeNotEmpty { node, .. } | R::StaleEpoch { node, .. } => {
+                node.to_string()
+            }
+            R::FleetExists(f) | R::FleetUnknown(f) | R::FleetNotEmpty(f) => f.to_string(),
+            R::AgentExists(a) | R::AgentUnknown(a) | R::AgentDeleting(a) | R::NotStopping(a) => {
+                a.to_string()
+            }
+            R::StaleGeneration { agent, .. } => agent.to_string(),
+            R::BlockSize(size) => size.to_string(),
+            R::LimitReached { what, .. } => (*what).to_string(),
+            _ => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Rejection as R;
+        match self {
+            R::ClusterExists => f.write_str("the cluster exists already"),
+            R::NoCluster => f.write_str("the cluster is not initialised"),
+            R::LimitReached { what, limit } => write!(f, "at most {limit} {what} are possible"),
+            R::TokenTerms => write!(
+                f,
+                "a token lives from 1 s to {} days and admits 1 to {} nodes",
+                limits::TOKEN_TTL_MS_MAX / 86_400_000,
+                limits::TOKEN_USES_MAX
+            ),
+            R::TokenExists(id) => write!(f, "token {id} exists already"),
+            R::TokenUnknown => f.write_str(
+                "the join token is not known here: it was revoked, mistyped or made by another \
+                 cluster; make one with `fleet-cluster token create`",
+            ),
+            R::TokenExpired => f.write_str(
+                "the join token has expired; make another with `fleet-cluster token create`",
+            ),
+            R::TokenUsedUp => f.write_str(
+                "the join token has admitted all the nodes it may; make another with \
+                 `fleet-cluster token create`",
+            ),
+            R::NodeNameTaken(name) => {
+                write!(f, "a node named {name} exists; join with another --name, or remove that one")
+            }
+            R::NodeUnknown(id) => write!(f, "no node {id}"),
+            R::StorageMismatch(id) => write!(
+                f,
+                "the data directory is not the one node {id} was admitted with: it was wiped or \
+                 belongs to another node; remove node {id} and join again"
+            ),
+            R::StaleEpoch { node, current } => {
+                write!(f, "node {node} is at epoch {current}, not at the one named")
+            }
+            R::PortsInUse(node) => write!(
+                f,
+                "agents on node {node} own ports outside the new range; drain the node first"
+            ),
+            R::NodeNotEmpty { node, agents } => {
+                write!(f, "node {node} still has {agents} agents; drain it first")
+            }
+            R::NodeActive(node) => write!(f, "node {node} is alive; stop its daemon first"),
+            R::LastNode(node) => write!(f, "node {node} is the last one that can vote"),
+            R::FleetExists(fleet) => write!(f, "fleet {fleet} exists already"),
+            R::FleetUnknown(fleet) => {
+                write!(f, "no fleet {fleet}; make it with `fleet-cluster fleet create {fleet}`")
+            }
+            R::FleetNotEmpty(fleet) => {
+                write!(f, "fleet {fleet} still has agents; delete them first")
+            }
+            R::NoAgents => f.write_str("the call names no agent"),
+            R::AgentExists(agent) => write!(f, "agent {agent} exists already"),
+            R::AgentUnknown(agent) => write!(f, "no agent {agent}"),
+            R::AgentDeleting(agent) => write!(f, "agent {agent} is being deleted"),
+            R::BlockSize(size) => write!(
+                f,
+                "a port block of {size} is not possible: use a power of two up to {}",
+                limits::PORT_BLOCK_MAX
+            ),
+            R::StaleGeneration { agent, current } => {
+                write!(f, "agent {agent} is at generation {current}, not at the one named")
+            }
+            R::NotStopping(agent) => write!(f, "agent {agent} is neither moving nor being deleted"),
+            R::RequestIdReused => {
+                f.write_str("the request id was used for a different request; choose a new one")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Rejection {}

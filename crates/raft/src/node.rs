@@ -1,0 +1,295 @@
+//! A voter's handle to consensus.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use fleet_core::{Command, Key, Outcome, Rejection, State};
+use fleet_proto::convert::storage::encode_batch;
+use fleet_types::{LeaseTiming, NodeId};
+use openraft::{
+    Config, Raft, ReadPolicy, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
+};
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    error::{OpenError, ProposeError, ReadError},
+    log_store::LogStore,
+    network::{Dial, Network},
+    service::Service,
+    state_machine::{Applied, StateMachine},
+    store::Store,
+    type_config::{Address, Batch, TypeConfig},
+};
+
+/// Names of the records one entry changed.
+pub type Changes = Arc<BTreeSet<Key>>;
+
+/// Changes a slow listener may fall behind before it must read the whole state again.
+const CHANGES_BUFFERED: usize = 4_096;
+/// Entries after which the log is cut at a snapshot.
+const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 20_000;
+/// Entries kept behind a snapshot, so that a follower that was away briefly needs no snapshot.
+const ENTRIES_KEPT: u64 = 5_000;
+
+/// What a node needs to take part.
+pub struct RaftConfig {
+    /// This node.
+    pub id: NodeId,
+    /// Directory for log, state and snapshots.
+    pub dir: PathBuf,
+    /// Heartbeat and election times.
+    pub timing: LeaseTiming,
+    /// How to reach peers.
+    pub dial: Dial,
+}
+
+/// Who leads, as this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RaftStatus {
+    /// The leader, if known.
+    pub leader: Option<NodeId>,
+    /// Whether this node is it.
+    pub is_leader: bool,
+    /// The current term.
+    pub term: u64,
+    /// Members that vote.
+    pub voters: BTreeSet<NodeId>,
+    /// Members that follow without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Set when Raft has stopped for good; the process must end.
+    pub failed: Option<String>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) raft: Raft<TypeConfig, StateMachine>,
+    pub(crate) snapshots: PathBuf,
+    applied: Arc<RwLock<Applied>>,
+    index: watch::Receiver<u64>,
+    changes: broadcast::Sender<Changes>,
+}
+
+/// A handle to this node's part in consensus. Clones share it.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+fn config(timing: LeaseTiming) -> Result<Config, OpenError> {
+    Config {
+        cluster_name: "fleet".into(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(2 * timing.election_max_ms),
+        // A restarted leader has forgotten its leases: it must win a term first.
+        enable_leader_restore: Some(false),
+        purge_batch_size: ENTRIES_KEPT,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_BETWEEN_SNAPSHOTS),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        max_payload_entries: 64,
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|e| OpenError::Raft(e.to_string()))
+}
+
+impl Node {
+    /// Opens the node's storage and takes part.
+    ///
+    /// # Errors
+    /// When the storage is damaged or lost acknowledged entries.
+    pub async fn open(options: RaftConfig) -> Result<Self, OpenError> {
+        let snapshots = options.dir.join("snapshots");
+        fs::create_dir_all(&snapshots)?;
+        remove_unfinished(&snapshots)?;
+        let store = Store::open(&options.dir.join("db"))?;
+        let log = LogStore::open(store.clone(), &options.dir)?;
+        let (changes, _) = broadcast::channel(CHANGES_BUFFERED);
+        let machine = StateMachine::open(store, snapshots.clone(), changes.clone())?;
+        let (applied, index) = (machine.shared(), machine.index());
+        let network = Network { dial: options.dial };
+        let config = Arc::new(config(options.timing)?);
+        let raft = Raft::new(options.id.0, config, network, log, machine)
+            .await
+            .map_err(|e| OpenError::Raft(e.to_string()))?;
+        let inner = Inner { id: options.id, raft, snapshots, applied, index, changes };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes this node the only voter of a new cluster. Does nothing when it is in one.
+    ///
+    /// # Errors
+    /// When Raft has stopped.
+    pub async fn initialize(&self, peer_address: &str) -> Result<(), OpenError> {
+        let raft = &self.inner.raft;
+        if raft.is_initialized().await.map_err(|e| OpenError::Raft(e.to_string()))? {
+            return Ok(());
+        }
+        let members = BTreeMap::from([(self.inner.id.0, Address(peer_address.to_owned()))]);
+        raft.initialize(members).await.map_err(|e| OpenError::Raft(e.to_string()))
+    }
+
+    /// The gRPC service that answers peers.
+    pub fn service(&self) -> Service {
+        Service { inner: self.inner.clone() }
+    }
+
+    /// This node's number.
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// Commits commands as one entry and answers what each ended in.
+    ///
+    /// # Errors
+    /// When this node does not lead, or the outcome is not known.
+    pub async fn propose(
+        &self,
+        commands: &[Command],
+    ) -> Result<Vec<Result<Outcome, Rejection>>, ProposeError> {
+        let batch = Batch(encode_batch(commands));
+        match self.inner.raft.client_write(batch).await {
+            Ok(written) => Ok(written.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) })
+            }
+            Err(error) => Err(ProposeError::Unknown(error.to_string())),
+        }
+    }
+
+    /// Returns once everything committed before the call is applied here, having confirmed with a
+    /// quorum, after the call began, that this node still leads.
+    ///
+    /// # Errors
+    /// When it does not lead, or no quorum answers.
+    pub async fn linearize(&self) -> Result<(), ReadError> {
+        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ReadError::NotLeader { leader: forward.leader_id.map(NodeId) })
+            }
+            Err(error) => Err(ReadError::NoQuorum(error.to_string())),
+        }
+    }
+
+    /// Reads the applied state. Keep `read` short: applying waits for it.
+    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.inner.applied.read().expect("no holder panics").state)
+    }
+
+    /// Index of the last applied entry; changes as entries are applied.
+    pub fn applied_index(&self) -> watch::Receiver<u64> {
+        self.inner.index.clone()
+    }
+
+    /// Names of changed records, from now on. A listener that lags must read the whole state.
+    pub fn changes(&self) -> broadcast::Receiver<Changes> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Who leads now.
+    pub fn status(&self) -> RaftStatus {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        RaftStatus {
+            leader: metrics.current_leader.map(NodeId),
+            is_leader: metrics.current_leader == Some(self.inner.id.0),
+            term: metrics.current_term,
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Returns once [`Node::status`] may answer differently.
+    pub async fn status_changed(&self) {
+        let before = self.status();
+        let mut metrics = self.inner.raft.metrics();
+        while self.status() == before {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes a node a learner and waits until it has caught up, then gives it a vote.
+    ///
+    /// # Errors
+    /// When this node does not lead, or the change did not commit.
+    pub async fn add_voter(&self, node: NodeId, peer_address: &str) -> Result<(), ProposeError> {
+        let raft = &self.inner.raft;
+        let address = Address(peer_address.to_owned());
+        let unknown = |e: &dyn std::fmt::Display| ProposeError::Unknown(e.to_string());
+        raft.add_learner(node.0, address, true).await.map_err(|e| unknown(&e))?;
+        let mut voters: BTreeSet<u64> = self.status().voters.iter().map(|id| id.0).collect();
+        voters.insert(node.0);
+        raft.change_membership(voters, true).await.map_err(|e| unknown(&e))?;
+        Ok(())
+    }
+
+    /// Takes a member out.
+    ///
+    /// # Errors
+    /// When this node does not lead, or the change did not commit.
+    pub async fn remove_member(&self, node: NodeId) -> Result<(), ProposeError> {
+        let unknown = |e: &dyn std::fmt::Display| ProposeError::Unknown(e.to_string());
+        let raft = &self.inner.raft;
+        let status = self.status();
+        if status.voters.contains(&node) {
+            let voters: BTreeSet<u64> =
+                status.voters.iter().filter(|id| **id != node).map(|id| id.0).collect();
+            raft.change_membership(voters, false).await.map_err(|e| unknown(&e))?;
+        } else if status.learners.contains(&node) {
+            let gone = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+            raft.change_membership(gone, false).await.map_err(|e| unknown(&e))?;
+        }
+        Ok(())
+    }
+
+    /// Hands leadership to another voter, if this node leads and there is one; waits up to
+    /// `patience` for it to take over.
+    pub async fn transfer_leadership(&self, patience: Duration) {
+        let status = self.status();
+        let other = status.voters.iter().find(|id| **id != self.inner.id);
+        let (true, Some(to)) = (status.is_leader, other) else { return };
+        if self.inner.raft.trigger().transfer_leader(to.0).await.is_err() {
+            return;
+        }
+        let handed_over = async {
+            while self.status().is_leader || self.status().leader.is_none() {
+                self.status_changed().await;
+            }
+        };
+        if tokio::time::timeout(patience, handed_over).await.is_err() {
+            tracing::warn!(to = to.0, "handing leadership over took too long; stopping anyway");
+        }
+    }
+
+    /// Stops taking part.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+    }
+}
+
+/// Removes what a crash left half-written.
+fn remove_unfinished(snapshots: &std::path::Path) -> io::Result<()> {
+    for entry in fs::read_dir(snapshots)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "building" || e == "receiving") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
