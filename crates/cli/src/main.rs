@@ -1,1 +1,52 @@
-fn main() {}
+//! `fleet-cluster`: the daemon and the command line.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
+
+mod args;
+mod commands;
+mod exit;
+mod output;
+mod session;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+
+/// Exit code of a launcher that failed before it became the agent.
+const LAUNCH_FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    // The launcher is started for every agent: no runtime, no parsing, nothing before it.
+    if std::env::args().nth(1).as_deref() == Some("launch") {
+        let Err(error) = fleet_process::become_agent();
+        eprintln!("fleet-cluster: {error}");
+        return ExitCode::from(LAUNCH_FAILED);
+    }
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(args));
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    exit::code(result)
+}
+
+async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Init(init) => commands::setup::init(&args.global, init),
+        Command::Join(join) => commands::setup::join(join).await,
+        Command::Run(run) => commands::daemon::run(run).await,
+        Command::Status => commands::status::run(&args.global).await,
+        Command::Token(command) => commands::token::run(&args.global, command).await,
+        Command::Node(command) => commands::node::run(&args.global, command).await,
+        Command::Fleet(command) => commands::fleet::run(&args.global, command).await,
+        Command::Agent(command) => commands::agent::run(&args.global, command).await,
+        Command::Version => commands::version(),
+        Command::Completion { shell } => commands::completion(shell),
+    }
+}

@@ -1,0 +1,17 @@
+//! The Linux side of supervision: control groups, launching, waiting, ports.
+//!
+//! A process is never known by its pid alone. What belongs to an agent is what is in its control
+//! group; what ended is what its pidfd says.
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod child;
+mod launch;
+mod logs;
+mod ports;
+
+pub use cgroup::{Group, GroupError};
+pub use child::{Child, Spawner, signal_or_code};
+pub use launch::{LaunchFile, LaunchSpec, become_agent};
+pub use logs::{LogFile, read_from, tail};
+pub use ports::{Holder, holders};

@@ -152,6 +152,14 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
     }
 }
 
+/// What is known of an agent without its host.
+pub fn agent_state(agent: &core::Agent) -> v1::agent::State {
+    match agent.pending {
+        Some(_) => v1::agent::State::Pending,
+        None => v1::agent::State::Unknown,
+    }
+}
+
 /// An agent as the API writes it, without what its host observes.
 pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
     let placement = agent.placement.as_ref().map(|p| v1::Placement {
@@ -162,9 +170,9 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
         evidence: evidence(&p.evidence),
         evicting: p.evicting,
     });
-    let (observed, message) = match agent.pending {
-        Some(reason) => (v1::agent::State::Pending, pending(reason, &agent.spec)),
-        None => (v1::agent::State::Unknown, "its node has not reported yet".into()),
+    let message = match agent.pending {
+        Some(reason) => pending(reason, &agent.spec),
+        None => "its node has not reported yet".into(),
     };
     v1::Agent {
         name: resource::agent(&agent.id),
@@ -174,7 +182,7 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
             core::Desired::Stopped => v1::agent::DesiredState::Stopped,
         }
         .into(),
-        state: observed.into(),
+        state: agent_state(agent).into(),
         state_message: message,
         placement,
         generation: agent.generation.0,

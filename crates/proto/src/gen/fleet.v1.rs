@@ -2744,9 +2744,6 @@ pub struct ClusterStatus {
     /// When the cluster was made.
     #[prost(message, optional, tag = "10")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Fingerprint of the replicated records on the answering node, to compare replicas by.
-    #[prost(fixed64, tag = "11")]
-    pub state_digest: u64,
 }
 /// Something an operator should know.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,0 +1,385 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use fleet_types::{LeaseProfile, NodeName};
+
+/// Runs agents on a few bare-metal machines as one place, and moves them when a machine dies.
+#[derive(Parser)]
+#[command(name = "fleet-cluster", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Args {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the cluster is out of \
+reach; 4 not found; 5 refused by the present state; 6 (status) something is wrong; 7 waited too \
+long";
+
+/// What applies to every command.
+#[derive(Parser)]
+pub struct Global {
+    /// File with the cluster's endpoints and your certificate [default: ~/.config/fleet-cluster/context.json]
+    #[arg(long, global = true, env = "FLEET_CLUSTER_CONTEXT", value_name = "FILE")]
+    pub context: Option<PathBuf>,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Seconds to look for a node that answers
+    #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS")]
+    pub patience: u64,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people
+    Table,
+    /// More columns
+    Wide,
+    /// Canonical proto3 JSON of the API's answer
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a new cluster with this machine as its first node
+    Init(Init),
+    /// Make this machine a node of an existing cluster
+    Join(Join),
+    /// Run this machine's daemon (systemd does)
+    Run(Run),
+    /// Show who leads, which nodes live, what is wrong and what to do
+    Status,
+    /// Rights to join
+    #[command(subcommand)]
+    Token(Token),
+    /// The machines
+    #[command(subcommand)]
+    Node(Node),
+    /// Named sets of agents
+    #[command(subcommand)]
+    Fleet(Fleet),
+    /// The supervised workloads
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Show the version
+    Version,
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where this node is.
+#[derive(Parser)]
+pub struct Place {
+    /// Address others reach this machine at: HOST or HOST:PORT; the two ports after it are used too [default port: 7400]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub advertise: String,
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub name: Option<NodeName>,
+    /// Address the listeners bind
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    pub listen: std::net::IpAddr,
+    /// The daemon's configuration
+    #[arg(long, default_value = CONFIG, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Do not start the daemon through systemd
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// Where the configuration is when nothing else is said.
+pub const CONFIG: &str = "/etc/fleet-cluster/config.toml";
+
+/// `init`.
+#[derive(Parser)]
+pub struct Init {
+    /// Where this node is.
+    #[command(flatten)]
+    pub place: Place,
+    /// How quickly a silent node is given up: default, fast or aggressive
+    #[arg(long, default_value = "default")]
+    pub profile: LeaseProfile,
+}
+
+/// `join`.
+#[derive(Parser)]
+pub struct Join {
+    /// HOST:PORT of any node's API
+    pub address: String,
+    /// Where this node is.
+    #[command(flatten)]
+    pub place: Place,
+    /// File with the join token; - for standard input. Else FLEET_CLUSTER_TOKEN is taken
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The join token itself. Other users can see it in the process list: prefer --token-file
+    #[arg(long, env = "FLEET_CLUSTER_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    pub token: Option<String>,
+}
+
+/// `run`.
+#[derive(Parser)]
+pub struct Run {
+    /// The daemon's configuration
+    #[arg(long, default_value = CONFIG, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only check the configuration
+    #[arg(long)]
+    pub check_config: bool,
+    /// Only print the configuration, defaults filled in
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// `token …`.
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make a join token; it is shown once
+    Create {
+        /// The best role a node it admits may have
+        #[arg(long, value_enum, default_value_t = Role::Voter)]
+        role: Role,
+        /// How long it lives, e.g. 30m or 24h
+        #[arg(long, default_value = "1h", value_parser = span)]
+        ttl: u64,
+        /// How many nodes it admits
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// Print nothing but the token
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show all join tokens, without secrets
+    List,
+    /// End a join token
+    Revoke {
+        /// Its id
+        id: String,
+    },
+}
+
+/// A node's role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// May become one of the three that vote
+    Voter,
+    /// Only hosts agents
+    Worker,
+}
+
+/// `node …`.
+#[derive(Subcommand)]
+pub enum Node {
+    /// Show all nodes
+    List,
+    /// Show one node
+    Get {
+        /// Name or number
+        node: String,
+    },
+    /// Allow no new agents on a node
+    Cordon {
+        /// Name or number
+        node: String,
+    },
+    /// Allow agents on a node again
+    Uncordon {
+        /// Name or number
+        node: String,
+    },
+    /// Move a node's agents off and allow no new ones
+    Drain {
+        /// Name or number
+        node: String,
+        /// How to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Forget a node for good; it must be empty and its daemon stopped
+    Remove {
+        /// Name or number
+        node: String,
+    },
+}
+
+/// How to wait for the result.
+#[derive(Parser, Clone, Copy)]
+pub struct Wait {
+    /// Do not wait for the result
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait, e.g. 90s or 5m
+    #[arg(long, default_value = "5m", value_parser = span)]
+    pub timeout: u64,
+}
+
+/// `fleet …`.
+#[derive(Subcommand)]
+pub enum Fleet {
+    /// Make a fleet
+    Create {
+        /// Its name
+        name: String,
+        /// File with a JSON object its agents' configuration starts from; - for standard input
+        #[arg(long, value_name = "FILE")]
+        config_file: Option<PathBuf>,
+        /// Label, KEY=VALUE; may be repeated
+        #[arg(short, long = "label", value_parser = pair)]
+        labels: Vec<(String, String)>,
+    },
+    /// Show all fleets
+    List,
+    /// Show one fleet
+    Get {
+        /// Its name
+        name: String,
+    },
+    /// Delete an empty fleet
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `agent …`.
+#[derive(Subcommand)]
+pub enum Agent {
+    /// Make an agent, place it and start it
+    Create(CreateAgent),
+    /// Show agents
+    List {
+        /// Of this fleet only
+        #[arg(long)]
+        fleet: Option<String>,
+    },
+    /// Show one agent
+    Get {
+        /// FLEET/AGENT
+        agent: String,
+    },
+    /// Start an agent
+    Start {
+        /// FLEET/AGENT
+        agent: String,
+        /// How to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Stop an agent
+    Stop {
+        /// FLEET/AGENT
+        agent: String,
+        /// How to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Stop an agent and start it again where it is
+    Restart {
+        /// FLEET/AGENT
+        agent: String,
+        /// How to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Delete an agent; its HOME stays on disk
+    Delete {
+        /// FLEET/AGENT
+        agent: String,
+        /// How to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Show what an agent wrote
+    Logs {
+        /// FLEET/AGENT
+        agent: String,
+        /// Stay and show what it writes
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last lines
+        #[arg(long, default_value_t = 100)]
+        lines: u32,
+    },
+}
+
+/// `agent create`.
+#[derive(Parser)]
+pub struct CreateAgent {
+    /// FLEET/AGENT
+    pub agent: String,
+    /// Which kind of agent
+    #[arg(long, default_value = "openclaw")]
+    pub runtime: String,
+    /// File with a JSON object merged into its configuration; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Environment, KEY=VALUE; may be repeated
+    #[arg(short, long = "env", value_parser = pair)]
+    pub environment: Vec<(String, String)>,
+    /// Label, KEY=VALUE; may be repeated
+    #[arg(short, long = "label", value_parser = pair)]
+    pub labels: Vec<(String, String)>,
+    /// Size of its port block; 0 for the runtime's
+    #[arg(long, default_value_t = 0)]
+    pub ports: u32,
+    /// Do not start it
+    #[arg(long)]
+    pub stopped: bool,
+    /// How to wait.
+    #[command(flatten)]
+    pub wait: Wait,
+    /// Its command, for runtimes that take one
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Seconds from `90`, `90s`, `5m`, `2h` or `7d`.
+fn span(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("expected a number with s, m, h or d".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a number with s, m, h or d")?;
+    number.checked_mul(factor).ok_or_else(|| "too long".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn spans() {
+        assert_eq!(span("90"), Ok(90));
+        assert_eq!(span("5m"), Ok(300));
+        assert_eq!(span("7d"), Ok(604_800));
+        assert!(span("5x").is_err() && span("m").is_err() && span("").is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! The commands, one file a noun.
+
+pub mod agent;
+pub mod daemon;
+pub mod fleet;
+pub mod node;
+pub mod setup;
+pub mod status;
+pub mod token;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::CommandFactory;
+
+use crate::args::Args;
+
+/// `version`.
+pub fn version() -> Result<ExitCode> {
+    println!("fleet-cluster {}", fleet_runtime::VERSION);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `completion`.
+pub fn completion(shell: clap_complete::Shell) -> Result<ExitCode> {
+    clap_complete::generate(shell, &mut Args::command(), "fleet-cluster", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,162 @@
+//! `node …`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use fleet_client::Client;
+use fleet_proto::v1::{
+    self, CordonNodeRequest, DrainNodeRequest, GetNodeRequest, GetNodeResponse, ListNodesRequest,
+    ListNodesResponse, RemoveNodeRequest, UncordonNodeRequest,
+    node_service_client::NodeServiceClient,
+};
+
+use crate::{
+    args::{Global, Node, Wait},
+    output::{age, columns, last, print, short},
+    session::{client, request_id, wait_for},
+};
+
+fn lease(node: &v1::Node) -> String {
+    let Some(age) = &node.lease_age else { return "-".into() };
+    let ms = age.seconds * 1_000 + i64::from(age.nanos / 1_000_000);
+    format!("{}.{}s", ms / 1_000, ms % 1_000 / 100)
+}
+
+/// Nodes as columns.
+pub fn table(nodes: &[v1::Node], wide: bool) -> String {
+    let mut header = vec!["NODE", "NAME", "ROLE", "STATE", "LEASE", "AGENTS", "ADDRESS"];
+    if wide {
+        header.extend(["EPOCH", "SCHEDULABLE", "FREE PORTS", "RUNTIMES", "VERSION", "AGE"]);
+    }
+    let rows = nodes.iter().map(|node| {
+        let schedulable = short(node.schedulable().as_str_name());
+        let mut state = short(node.state().as_str_name());
+        if schedulable != "open" {
+            state = format!("{state},{schedulable}");
+        }
+        let mut row = vec![
+            last(&node.name).to_owned(),
+            node.display_name.clone(),
+            short(node.role().as_str_name()),
+            state,
+            lease(node),
+            node.agents.to_string(),
+            node.api_address.clone(),
+        ];
+        if wide {
+            let runtimes: Vec<_> = node.runtimes.iter().map(|(k, v)| format!("{k} {v}")).collect();
+            row.extend([
+                node.epoch.to_string(),
+                schedulable,
+                node.free_ports.to_string(),
+                runtimes.join(", "),
+                node.version.clone(),
+                age(node.create_time.as_ref()),
+            ]);
+        }
+        row
+    });
+    columns(&header, rows)
+}
+
+fn name(node: &str) -> String {
+    format!("nodes/{node}")
+}
+
+async fn list(client: &Client) -> Result<ListNodesResponse> {
+    let mut all = ListNodesResponse::default();
+    loop {
+        let request = ListNodesRequest { page_token: all.next_page_token.clone(), page_size: 0 };
+        let page = client
+            .call(|channel| {
+                let request = request.clone();
+                async move { NodeServiceClient::new(channel).list_nodes(request).await }
+            })
+            .await?;
+        all.nodes.extend(page.nodes);
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() {
+            return Ok(all);
+        }
+    }
+}
+
+async fn get(client: &Client, node: &str) -> Result<GetNodeResponse> {
+    let request = GetNodeRequest { name: name(node) };
+    let answer = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).get_node(request).await }
+    });
+    Ok(answer.await?)
+}
+
+async fn drain(client: &Client, node: &str, wait: Wait) -> Result<()> {
+    let request = DrainNodeRequest { name: name(node), request_id: request_id() };
+    client
+        .call(|channel| {
+            let request = request.clone();
+            async move { NodeServiceClient::new(channel).drain_node(request).await }
+        })
+        .await?;
+    if wait.no_wait {
+        return Ok(());
+    }
+    let look = || async {
+        let left = get(client, node).await?.node.unwrap_or_default().agents;
+        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} agents are left")) })
+    };
+    wait_for(wait.timeout, &format!("node {node} is not drained"), look).await
+}
+
+/// Carries out a `node` command.
+pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
+    let client = client(global)?;
+    let request_id = request_id();
+    match command {
+        Node::List => {
+            let all = list(&client).await?;
+            print(global.output, "ListNodesResponse", &all, |wide| table(&all.nodes, wide))?;
+        }
+        Node::Get { node } => {
+            let answer = get(&client, &node).await?;
+            let shown = answer.node.clone().into_iter().collect::<Vec<_>>();
+            print(global.output, "GetNodeResponse", &answer, |_| table(&shown, true))?;
+        }
+        Node::Cordon { node } => {
+            let request = CordonNodeRequest { name: name(&node), request_id };
+            client
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { NodeServiceClient::new(channel).cordon_node(request).await }
+                })
+                .await?;
+            eprintln!("node {node} takes no new agents");
+        }
+        Node::Uncordon { node } => {
+            let request = UncordonNodeRequest { name: name(&node), request_id };
+            client
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { NodeServiceClient::new(channel).uncordon_node(request).await }
+                })
+                .await?;
+            eprintln!("node {node} takes agents again");
+        }
+        Node::Drain { node, wait } => {
+            drain(&client, &node, wait).await?;
+            let done = if wait.no_wait { "is being drained" } else { "is drained" };
+            eprintln!("node {node} {done}");
+        }
+        Node::Remove { node } => {
+            let request = RemoveNodeRequest { name: name(&node), request_id };
+            client
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { NodeServiceClient::new(channel).remove_node(request).await }
+                })
+                .await?;
+            eprintln!("node {node} is forgotten");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,59 @@
+//! `status`.
+
+use std::{fmt::Write, process::ExitCode};
+
+use anyhow::Result;
+use fleet_proto::v1::{
+    ClusterStatus, GetClusterStatusRequest, Node, cluster_service_client::ClusterServiceClient,
+};
+
+use crate::{
+    args::Global,
+    commands::node,
+    exit,
+    output::{age, last, print, short},
+    session::client,
+};
+
+fn leader(status: &ClusterStatus) -> String {
+    let node: Option<&Node> = status.nodes.iter().find(|node| node.name == status.leader);
+    node.map_or_else(|| "none".into(), |n| format!("{} ({})", last(&n.name), n.display_name))
+}
+
+fn table(status: &ClusterStatus, wide: bool) -> String {
+    let mut text = format!(
+        "cluster {}  leader {}  term {}  profile {}  age {}\n\n{}\n",
+        status.cluster_id,
+        leader(status),
+        status.term,
+        status.profile,
+        age(status.create_time.as_ref()),
+        node::table(&status.nodes, wide),
+    );
+    let states: Vec<String> =
+        status.agents_by_state.iter().map(|(state, n)| format!("{n} {}", short(state))).collect();
+    let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "\nagents: {}{states}", status.agents);
+    if status.problems.is_empty() {
+        text.push_str("\nnothing is wrong");
+    }
+    for problem in &status.problems {
+        let _ = write!(text, "\n! {} [{}]\n  {}", problem.message, problem.reason, problem.action);
+    }
+    text
+}
+
+/// Shows the cluster's status; exits with 6 when something is wrong.
+pub async fn run(global: &Global) -> Result<ExitCode> {
+    let client = client(global)?;
+    let answer = client
+        .call(|channel| async move {
+            ClusterServiceClient::new(channel).get_cluster_status(GetClusterStatusRequest {}).await
+        })
+        .await?;
+    let status = answer.status.clone().unwrap_or_default();
+    print(global.output, "GetClusterStatusResponse", &answer, |wide| table(&status, wide))?;
+    let healthy = status.problems.is_empty();
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(exit::UNHEALTHY) })
+}

@@ -1,0 +1,364 @@
+//! One agent's task: feeds what happens to [`Life`] and carries out what it says.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use fleet_process::{Child, Group, LogFile, holders, signal_or_code, tail};
+use fleet_proto::{
+    host::{Assignment, Observation},
+    v1::agent::State as Reported,
+};
+use fleet_runtime::clock::boot_ms;
+use fleet_supervision::{Action, Event, Exit, Life, State};
+use fleet_types::AgentId;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::{
+    host::Shared,
+    probe,
+    provision::{Plan, Refusal, block},
+    runtimes::PolicyTable,
+};
+
+/// Exit code of a launcher that failed before it became the agent; see `launch` of the binary.
+const LAUNCH_FAILED: i32 = 125;
+/// How often a log file's size is looked at.
+const LOG_CHECK: Duration = Duration::from_secs(5);
+
+/// What the host tells an agent's task. When the host has gone silent for good, the lease is over
+/// and everything was killed.
+pub(crate) enum Order {
+    /// What the leader says of the agent now.
+    Assign(Box<Assignment>),
+    /// The agent is no longer this node's: stop it and report it gone; then end, once the host has
+    /// gone silent.
+    Remove,
+}
+
+type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+/// The future's result; never, when there is none. A finished one is taken away.
+async fn finished<T>(pending: &mut Pending<T>) -> T {
+    match pending {
+        Some(future) => {
+            let result = future.await;
+            *pending = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
+
+pub(crate) struct Task {
+    id: AgentId,
+    host: Arc<Shared>,
+    group: Group,
+    log: LogFile,
+    assignment: Assignment,
+    life: Life,
+    removing: bool,
+    starts: u32,
+    plan: Option<Arc<Plan>>,
+    child: Option<Child>,
+    permit: Option<OwnedSemaphorePermit>,
+    asking: Pending<OwnedSemaphorePermit>,
+    launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
+    emptying: Pending<()>,
+    probing: Pending<Result<(), String>>,
+}
+
+impl Task {
+    pub(crate) fn new(
+        id: AgentId,
+        host: Arc<Shared>,
+        group: Group,
+        log: LogFile,
+        assignment: Assignment,
+    ) -> Self {
+        let definition = host.site.definition(&assignment);
+        let table = definition.map_or_else(|_| PolicyTable::default(), |d| d.policy.clone());
+        let life = Life::new(table.policy());
+        Self {
+            id,
+            host,
+            group,
+            log,
+            assignment,
+            life,
+            removing: false,
+            starts: 0,
+            plan: None,
+            child: None,
+            permit: None,
+            asking: None,
+            launching: None,
+            emptying: None,
+            probing: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        if self.assignment.run {
+            self.on(Event::Want);
+        }
+        self.report();
+        let mut log_check = tokio::time::interval(LOG_CHECK);
+        let mut silent = false;
+        loop {
+            let due = self.life.deadline().map(|at| at.saturating_sub(boot_ms()));
+            let due = due.map(Duration::from_millis);
+            let event = tokio::select! {
+                order = orders.recv(), if !silent => match order {
+                    Some(Order::Assign(assignment)) => { self.assign(*assignment); None }
+                    Some(Order::Remove) => { self.removing = true; Some(Event::Unwant) }
+                    None if self.removing => { silent = true; None }
+                    None => { self.fenced().await; return; }
+                },
+                permit = finished(&mut self.asking) => { self.permit = Some(permit); Some(Event::Permit) }
+                launched = finished(&mut self.launching) => Some(self.launched(launched)),
+                exit = exited(&mut self.child) => { self.child = None; Some(self.exit_event(exit)) }
+                () = finished(&mut self.emptying) => Some(Event::Emptied),
+                ready = finished(&mut self.probing) => Some(match ready {
+                    Ok(()) => Event::ProbeOk,
+                    Err(why) => Event::ProbeFailed { why },
+                }),
+                () = sleep(due) => Some(Event::Time),
+                _ = log_check.tick() => { self.cap_log(); continue; }
+            };
+            if let Some(event) = event {
+                self.on(event);
+            }
+            self.probe_next();
+            self.report();
+            if silent && self.life.at_rest() {
+                return;
+            }
+        }
+    }
+
+    fn assign(&mut self, new: Assignment) {
+        let old = std::mem::replace(&mut self.assignment, new);
+        self.removing = false;
+        let anew = old.generation != self.assignment.generation
+            || old.restarts != self.assignment.restarts;
+        if old.generation != self.assignment.generation {
+            self.starts = 0;
+        }
+        match (self.assignment.run, anew) {
+            (false, _) => self.on(Event::Unwant),
+            (true, true) => self.on(Event::Restart),
+            (true, false) => self.on(Event::Want),
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        let was = (self.life.state(), self.life.message().to_owned());
+        let actions = self.life.on(event, boot_ms(), rand::random());
+        let now = self.life.state();
+        if was.0 != now {
+            let message = self.life.message();
+            tracing::debug!(agent = %self.id, from = ?was.0, to = ?now, message, "agent changed");
+        }
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::AskPermit => {
+                let governor = self.host.governor.clone();
+                self.asking = Some(Box::pin(async move {
+                    governor.acquire_owned().await.expect("the governor is never closed")
+                }));
+            }
+            Action::ReleasePermit => {
+                self.asking = None;
+                self.permit = None;
+            }
+            Action::Launch => {
+                self.launching = Some(Box::pin(launch(
+                    self.host.clone(),
+                    self.id.clone(),
+                    self.assignment.clone(),
+                    self.group.clone(),
+                    self.log.clone(),
+                )));
+            }
+            Action::Terminate => {
+                self.probing = None;
+                if let Some(child) = &self.child
+                    && let Err(error) = child.terminate()
+                {
+                    tracing::warn!(agent = %self.id, %error, "SIGTERM was not delivered");
+                }
+            }
+            Action::Kill => {
+                self.probing = None;
+                let group = self.group.clone();
+                self.emptying = Some(Box::pin(async move { empty(&group).await }));
+            }
+        }
+    }
+
+    fn launched(&mut self, launched: Result<(Child, Arc<Plan>), Refusal>) -> Event {
+        match launched {
+            Ok((child, plan)) => {
+                self.child = Some(child);
+                self.plan = Some(plan);
+                self.starts += 1;
+                Event::Launched
+            }
+            Err(Refusal { why, fatal }) => Event::LaunchFailed { why, fatal },
+        }
+    }
+
+    fn exit_event(&self, exit: std::io::Result<std::process::ExitStatus>) -> Event {
+        let exit = match exit.map(signal_or_code) {
+            Ok(Ok(signal)) => Exit::Signal(signal),
+            Ok(Err(code)) => Exit::Code(code),
+            Err(error) => {
+                tracing::error!(agent = %self.id, %error, "waiting for the process failed");
+                Exit::Code(-1)
+            }
+        };
+        Event::Exited(exit)
+    }
+
+    /// Starts the next probe when one is due and none is under way.
+    fn probe_next(&mut self) {
+        let Some(plan) = self.plan.clone().filter(|_| self.life.probed()) else {
+            self.probing = None;
+            return;
+        };
+        if self.probing.is_some() {
+            return;
+        }
+        let starting = self.life.state() == State::Starting;
+        let pace = if starting { plan.probe.starting_interval_ms } else { plan.probe.interval_ms };
+        let first = starting && self.life.message().is_empty();
+        let pause = Duration::from_millis(if first { 0 } else { pace });
+        let block = block(&self.assignment);
+        self.probing = Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            probe::run(&plan.probe, block, &plan.variables).await
+        }));
+    }
+
+    fn report(&self) {
+        let state = match self.life.state() {
+            State::Stopped => Reported::Stopped,
+            State::Waiting | State::Launching => Reported::Provisioning,
+            State::Starting => Reported::Starting,
+            State::Ready => Reported::Ready,
+            State::Unready => Reported::Unready,
+            State::Stopping | State::Emptying => Reported::Stopping,
+            State::BackingOff => Reported::BackingOff,
+            State::CrashLooping => Reported::CrashLooping,
+        };
+        let mut message = self.life.message().to_owned();
+        if self.life.at_rest() || self.life.state() == State::BackingOff {
+            message = self.explained(message);
+        }
+        self.host.observed.report(Observation {
+            fleet: self.id.fleet.to_string(),
+            agent: self.id.agent.to_string(),
+            generation: self.assignment.generation,
+            state: state.into(),
+            message,
+            pid: self.child.as_ref().map_or(0, Child::pid),
+            starts: self.starts,
+            gone: self.life.state() == State::Stopped && (self.removing || !self.assignment.run),
+        });
+    }
+
+    /// What a failed launcher said, in place of its exit code.
+    fn explained(&self, message: String) -> String {
+        if !message.contains(&format!("exit code {LAUNCH_FAILED}")) {
+            return message;
+        }
+        let last = tail(self.log.path(), 1).map(|(bytes, _)| bytes).unwrap_or_default();
+        format!("{message}: {}", String::from_utf8_lossy(&last).trim())
+    }
+
+    fn cap_log(&self) {
+        if let Err(error) = self.log.cap() {
+            tracing::warn!(agent = %self.id, %error, "keeping the log small failed");
+        }
+    }
+
+    /// Everything was killed; what is left is to collect the process.
+    async fn fenced(&mut self) {
+        if let Some((child, _)) = match self.launching.take() {
+            Some(launching) => launching.await.ok(),
+            None => None,
+        } {
+            self.child = Some(child);
+        }
+        if let Some(child) = &mut self.child
+            && let Err(error) = child.wait().await
+        {
+            tracing::error!(agent = %self.id, %error, "waiting for a fenced process failed");
+        }
+        empty(&self.group).await;
+    }
+}
+
+async fn sleep(due: Option<Duration>) {
+    match due {
+        Some(due) => tokio::time::sleep(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn exited(child: &mut Option<Child>) -> std::io::Result<std::process::ExitStatus> {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Kills a group until it is empty.
+async fn empty(group: &Group) {
+    loop {
+        let result = match group.kill() {
+            Ok(()) => group.emptied().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(%error, "emptying a control group failed; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn launch(
+    host: Arc<Shared>,
+    id: AgentId,
+    assignment: Assignment,
+    group: Group,
+    log: LogFile,
+) -> Result<(Child, Arc<Plan>), Refusal> {
+    let passing = |why: String| Refusal { why, fatal: false };
+    empty(&group).await;
+    let site = host.clone();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let plan = site.site.prepare(&id, &assignment)?;
+        let holders = holders(block(&assignment));
+        match holders.first() {
+            Some(holder) => Err(Refusal { why: holder.to_string(), fatal: false }),
+            None => Ok(plan),
+        }
+    });
+    let mut plan = prepared.await.map_err(|e| passing(e.to_string()))??;
+    let Some(lease) = host.deadline.current() else {
+        return Err(passing("the node has no lease".into()));
+    };
+    plan.launch.group = group.path().to_owned();
+    plan.launch.deadline_ms = lease.deadline_ms;
+    let child = host.spawner.launch(plan.launch.clone(), log).await;
+    let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
+    Ok((child, Arc::new(plan)))
+}

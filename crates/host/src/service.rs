@@ -1,0 +1,145 @@
+//! The host's gRPC service, for leaders.
+
+use std::{pin::Pin, time::Duration};
+
+use fleet_proto::{
+    convert::host::parse_agent,
+    error::status,
+    host::{
+        AssignRequest, AssignResponse, Observation, TailLogsRequest, TailLogsResponse,
+        WatchObservedRequest, WatchObservedResponse, agent_host_service_server::AgentHostService,
+    },
+};
+use fleet_types::{Epoch, NodeId, Principal};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::broadcast::error::RecvError;
+use tonic::{Code, Request, Response, Status};
+
+use crate::host::{AssignError, Host};
+
+/// Most lines a log request may start with.
+const LINES_MAX: u32 = 10_000;
+/// How often a followed log is looked at. Its writers are foreign processes, which announce
+/// nothing.
+const FOLLOW: Duration = Duration::from_millis(250);
+/// Observations sent in one message.
+const OBSERVATIONS_PER_MESSAGE: usize = 500;
+
+/// The service.
+pub struct Service {
+    host: Host,
+}
+
+impl Service {
+    /// Serves `host`. Requests must carry a [`Principal`].
+    pub fn new(host: Host) -> Self {
+        Self { host }
+    }
+}
+
+fn from_nodes_only<T>(request: &Request<T>) -> Result<(), Status> {
+    match request.extensions().get::<Principal>() {
+        Some(Principal::Node(_)) => Ok(()),
+        _ => Err(Status::permission_denied("only nodes of the cluster may call this")),
+    }
+}
+
+fn refused(error: &AssignError) -> Status {
+    let (code, reason) = match error {
+        AssignError::WrongNode(_) => (Code::FailedPrecondition, "WRONG_NODE"),
+        AssignError::StaleEpoch(_) => (Code::FailedPrecondition, "STALE_EPOCH"),
+        AssignError::StaleTerm(_) => (Code::FailedPrecondition, "STALE_TERM"),
+        AssignError::Malformed(_) => (Code::InvalidArgument, "MALFORMED"),
+        AssignError::Ledger(_) => (Code::Unavailable, "LEDGER_FAILED"),
+        AssignError::Group(_) => (Code::Unavailable, "CONTROL_GROUP_FAILED"),
+    };
+    let source = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
+    status(code, reason, format!("{error}{source}"), &[])
+}
+
+type Watch = Pin<Box<dyn Stream<Item = Result<WatchObservedResponse, Status>> + Send>>;
+type Logs = Pin<Box<dyn Stream<Item = Result<TailLogsResponse, Status>> + Send>>;
+
+fn message(observations: Vec<Observation>) -> Result<WatchObservedResponse, Status> {
+    Ok(WatchObservedResponse { observations })
+}
+
+#[tonic::async_trait]
+impl AgentHostService for Service {
+    async fn assign(
+        &self,
+        request: Request<AssignRequest>,
+    ) -> Result<Response<AssignResponse>, Status> {
+        from_nodes_only(&request)?;
+        let (host, request) = (self.host.clone(), request.into_inner());
+        // The ledger is synced, so this may take as long as the disk does.
+        let assigned = tokio::task::block_in_place(|| host.assign(request));
+        assigned.map_err(|e| refused(&e))?;
+        Ok(Response::new(AssignResponse {}))
+    }
+
+    type WatchObservedStream = Watch;
+
+    async fn watch_observed(
+        &self,
+        request: Request<WatchObservedRequest>,
+    ) -> Result<Response<Watch>, Status> {
+        from_nodes_only(&request)?;
+        let about = request.into_inner();
+        self.host
+            .check(about.term, NodeId(about.node_id), Epoch(about.epoch))
+            .map_err(|e| refused(&e))?;
+        let (all, changes) = self.host.observed().watch();
+        let first: Vec<_> =
+            all.chunks(OBSERVATIONS_PER_MESSAGE).map(|part| message(part.to_vec())).collect();
+        let rest = stream::unfold(changes, |mut changes| async move {
+            let mut news = match changes.recv().await {
+                Ok(observation) => vec![observation],
+                // The watcher comes back and is sent everything.
+                Err(RecvError::Lagged(_)) => {
+                    let lagged = Status::out_of_range("too slow; watch again");
+                    return Some((Err(lagged), changes));
+                }
+                Err(RecvError::Closed) => return None,
+            };
+            while news.len() < OBSERVATIONS_PER_MESSAGE {
+                let Ok(observation) = changes.try_recv() else { break };
+                news.push(observation);
+            }
+            Some((message(news), changes))
+        });
+        Ok(Response::new(Box::pin(stream::iter(first).chain(rest))))
+    }
+
+    type TailLogsStream = Logs;
+
+    async fn tail_logs(&self, request: Request<TailLogsRequest>) -> Result<Response<Logs>, Status> {
+        from_nodes_only(&request)?;
+        let request = request.into_inner();
+        let agent = request.agent.unwrap_or_default();
+        let id = parse_agent(&agent.fleet, &agent.agent)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let lines = if request.lines == 0 { 100 } else { request.lines.min(LINES_MAX) };
+        let path = self.host.log(&id).path().to_owned();
+        let failed = |e: std::io::Error| Status::unavailable(format!("reading the log: {e}"));
+        let (data, position) =
+            fleet_process::tail(&path, usize::try_from(lines).unwrap_or(0)).map_err(failed)?;
+        let first = stream::iter([Ok(TailLogsResponse { data })]);
+        if !request.follow {
+            return Ok(Response::new(Box::pin(first)));
+        }
+        let rest = stream::unfold((path, position), move |(path, mut position)| async move {
+            loop {
+                tokio::time::sleep(FOLLOW).await;
+                match fleet_process::read_from(&path, position) {
+                    Ok((data, next)) if !data.is_empty() => {
+                        return Some((Ok(TailLogsResponse { data }), (path, next)));
+                    }
+                    Ok((_, next)) => position = next,
+                    Err(error) => return Some((Err(failed(error)), (path, position))),
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(first.chain(rest))))
+    }
+}

@@ -1,0 +1,69 @@
+//! Who listens on a port.
+
+use fleet_types::PortBlock;
+use procfs::{
+    net::{TcpNetEntry, TcpState, tcp, tcp6},
+    process::{FDTarget, all_processes},
+};
+
+/// A process that listens on a port of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The port.
+    pub port: u16,
+    /// The process; none when it cannot be seen from here.
+    pub pid: Option<i32>,
+    /// Its command name; empty when unknown.
+    pub command: String,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "port {} is taken by pid {pid} ({})", self.port, self.command),
+            None => write!(f, "port {} is taken by a process that cannot be seen", self.port),
+        }
+    }
+}
+
+/// Who listens on the ports of `block`, in port order.
+pub fn holders(block: PortBlock) -> Vec<Holder> {
+    let listening = |entry: &TcpNetEntry| {
+        let port = entry.local_address.port();
+        entry.state == TcpState::Listen && (block.base..=block.last()).contains(&port)
+    };
+    let entries = tcp().unwrap_or_default().into_iter().chain(tcp6().unwrap_or_default());
+    let mut sockets: Vec<_> = entries.filter(listening).collect();
+    sockets.sort_by_key(|entry| entry.local_address.port());
+    sockets.dedup_by_key(|entry| entry.local_address.port());
+    sockets.iter().map(|entry| holder(entry.local_address.port(), entry.inode)).collect()
+}
+
+fn holder(port: u16, inode: u64) -> Holder {
+    let owns = |process: &procfs::process::Process| {
+        process.fd().is_ok_and(|mut fds| {
+            fds.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(i) if i == inode)))
+        })
+    };
+    let found = all_processes().ok().and_then(|mut all| {
+        all.find_map(|process| process.ok().filter(owns))
+    });
+    let command = found.as_ref().and_then(|p| p.stat().ok()).map(|stat| stat.comm);
+    Holder { port, pid: found.map(|p| p.pid), command: command.unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let found = holders(PortBlock { base: port, size: 1 });
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].pid, i32::try_from(std::process::id()).ok());
+        drop(listener);
+        assert_eq!(holders(PortBlock { base: port, size: 1 }), []);
+    }
+}

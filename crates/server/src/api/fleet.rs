@@ -1,0 +1,88 @@
+//! `fleet.v1.FleetService`.
+
+use std::ops::Bound;
+
+use fleet_core::{CreateFleet, DeleteFleet, Operation, Rejection};
+use fleet_proto::{
+    convert::api as convert,
+    error::{from_rejection, invalid_field},
+    resource,
+    v1::{
+        CreateFleetRequest, CreateFleetResponse, DeleteFleetRequest, DeleteFleetResponse, Fleet,
+        GetFleetRequest, GetFleetResponse, ListFleetsRequest, ListFleetsResponse,
+        fleet_service_server::FleetService,
+    },
+};
+use fleet_types::FleetName;
+use tonic::{Request, Response, Status};
+
+use super::Api;
+
+impl Api {
+    async fn fleet(&self, name: FleetName) -> Result<Fleet, Status> {
+        let found = self
+            .read(|state| state.fleets().get(&name).map(|fleet| convert::fleet(state, fleet)))
+            .await?;
+        found.ok_or_else(|| from_rejection(&Rejection::FleetUnknown(name)))
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Api {
+    async fn create_fleet(
+        &self,
+        request: Request<CreateFleetRequest>,
+    ) -> Result<Response<CreateFleetResponse>, Status> {
+        let request = request.into_inner();
+        let id = &request.fleet_id;
+        let name: FleetName =
+            id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
+        let fleet = request.fleet.clone().unwrap_or_default();
+        let operation = Operation::CreateFleet(CreateFleet {
+            fleet: name.clone(),
+            config: convert::parse_config("fleet.config_json", fleet.config_json)?,
+            labels: convert::parse_labels("fleet.labels", fleet.labels)?,
+        });
+        self.change(&request.request_id, &request, operation).await?;
+        Ok(Response::new(CreateFleetResponse { fleet: Some(self.fleet(name).await?) }))
+    }
+
+    async fn get_fleet(
+        &self,
+        request: Request<GetFleetRequest>,
+    ) -> Result<Response<GetFleetResponse>, Status> {
+        let name = resource::parse_fleet("name", &request.into_inner().name)?;
+        Ok(Response::new(GetFleetResponse { fleet: Some(self.fleet(name).await?) }))
+    }
+
+    async fn list_fleets(
+        &self,
+        request: Request<ListFleetsRequest>,
+    ) -> Result<Response<ListFleetsResponse>, Status> {
+        let request = request.into_inner();
+        let (size, after) = convert::parse_page(request.page_size, &request.page_token)?;
+        let after = after.map(|token| resource::parse_fleet("page_token", token)).transpose()?;
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let fleets: Vec<Fleet> = self
+            .read(|state| {
+                let page = state.fleets().range((start, Bound::Unbounded)).take(size);
+                page.map(|(_, fleet)| convert::fleet(state, fleet)).collect()
+            })
+            .await?;
+        let full = fleets.len() == size;
+        let next_page_token =
+            fleets.last().filter(|_| full).map(|f| f.name.clone()).unwrap_or_default();
+        Ok(Response::new(ListFleetsResponse { fleets, next_page_token }))
+    }
+
+    async fn delete_fleet(
+        &self,
+        request: Request<DeleteFleetRequest>,
+    ) -> Result<Response<DeleteFleetResponse>, Status> {
+        let request = request.into_inner();
+        let fleet = resource::parse_fleet("name", &request.name)?;
+        let operation = Operation::DeleteFleet(DeleteFleet { fleet });
+        self.change(&request.request_id, &request, operation).await?;
+        Ok(Response::new(DeleteFleetResponse {}))
+    }
+}

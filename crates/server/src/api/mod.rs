@@ -1,0 +1,102 @@
+//! The public API on the leader, one file a service. The gate has seen to it that only the leader
+//! gets here.
+
+mod agent;
+mod cluster;
+mod fleet;
+mod join;
+mod node;
+mod problems;
+mod token;
+
+use std::sync::Arc;
+
+use fleet_client::Identity;
+use fleet_core::{Operation, Outcome, Request as Idempotency, State};
+use fleet_host::runtimes::Runtimes;
+use fleet_proto::{resource, v1};
+use fleet_raft::{Node, ReadError};
+use fleet_types::limits;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonic::{Status, service::RoutesBuilder};
+
+use crate::{
+    data_dir::VoterSecrets,
+    leader::Observed,
+    leases::Leases,
+    pki::Authority,
+    proposer::{Proposer, not_leader},
+};
+
+/// What the services work with.
+pub struct Api {
+    /// Consensus.
+    pub raft: Node,
+    /// Proposals.
+    pub proposer: Proposer,
+    /// Leases, for their age.
+    pub leases: Arc<Leases>,
+    /// What hosts report.
+    pub observed: Arc<Observed>,
+    /// Runtime definitions, for block sizes and reserved keys.
+    pub runtimes: Runtimes,
+    /// The CA, for joiners.
+    pub authority: Authority,
+    /// What joining voters are given.
+    pub secrets: VoterSecrets,
+    /// For calling hosts.
+    pub identity: Identity,
+}
+
+/// A call's idempotency key with the fingerprint of its content.
+fn idempotency(request_id: &str, content: &impl Message) -> Result<Option<Idempotency>, Status> {
+    let Some(id) = resource::parse_request_id(request_id)? else { return Ok(None) };
+    let hash = Sha256::digest(content.encode_to_vec());
+    let (first, _) = hash.split_at(8);
+    let fingerprint = u64::from_be_bytes(first.try_into().expect("8 bytes"));
+    Ok(Some(Idempotency { id, fingerprint }))
+}
+
+impl Api {
+    /// Reads the state as it is now or later, never as it was.
+    async fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Status> {
+        self.raft.linearize().await.map_err(|error| match error {
+            ReadError::NotLeader { leader } => not_leader(leader),
+            ReadError::NoQuorum(_) => not_leader(None),
+        })?;
+        Ok(self.raft.read(read))
+    }
+
+    /// Commits an operation under a call's idempotency key.
+    async fn change(
+        &self,
+        request_id: &str,
+        content: &impl Message,
+        operation: Operation,
+    ) -> Result<Outcome, Status> {
+        let key = idempotency(request_id, content)?;
+        self.proposer.commit(key, content.encoded_len(), Box::new(move |_| operation)).await
+    }
+}
+
+/// Adds the services to a listener.
+pub fn add_services(routes: &mut RoutesBuilder, api: &Arc<Api>) {
+    macro_rules! add {
+        ($($server:ident :: $name:ident),+) => {$(
+            routes.add_service(
+                v1::$server::$name::from_arc(api.clone())
+                    .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX),
+            );
+        )+};
+    }
+    add!(
+        cluster_service_server::ClusterServiceServer,
+        node_service_server::NodeServiceServer,
+        fleet_service_server::FleetServiceServer,
+        agent_service_server::AgentServiceServer,
+        token_service_server::TokenServiceServer,
+        join_service_server::JoinServiceServer
+    );
+}

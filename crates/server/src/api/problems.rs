@@ -1,0 +1,98 @@
+//! What is wrong with the cluster, and what to do about it.
+
+use fleet_core::{NodeStatus, Role, Schedulable, State};
+use fleet_proto::{
+    convert::api::pending,
+    v1::{Problem, agent::State as AgentState},
+};
+
+use crate::leader::Observed;
+
+/// Agents named one by one; the rest is counted.
+const NAMED_MAX: usize = 5;
+
+fn problem(reason: &str, message: String, action: &str) -> Problem {
+    Problem { reason: reason.into(), message, action: action.into() }
+}
+
+/// Everything wrong, most urgent first.
+pub(super) fn find(state: &State, observed: &Observed) -> Vec<Problem> {
+    let mut found = Vec::new();
+    nodes(state, &mut found);
+    agents(state, observed, &mut found);
+    found
+}
+
+fn nodes(state: &State, found: &mut Vec<Problem>) {
+    let voters = state.nodes().values().filter(|node| node.role == Role::Voter);
+    let (all, up) = voters.fold((0, 0), |(all, up), node| {
+        (all + 1, up + usize::from(node.status == NodeStatus::Active))
+    });
+    let spare = up - (up.min(all / 2 + 1));
+    if all > 1 && spare == 0 {
+        let message = format!("{up} of {all} voters are up: the loss of one more stops the cluster");
+        let action = "bring a voter back, or join another node";
+        found.push(problem("NO_SPARE_VOTER", message, action));
+    }
+    for node in state.nodes().values() {
+        let name = format!("node {} ({})", node.id, node.name);
+        match (node.status, node.schedulable) {
+            (NodeStatus::Fenced, _) => found.push(problem(
+                "NODE_FENCED",
+                format!("{name} is out of reach and was fenced; its agents were placed elsewhere"),
+                "start its machine and daemon, or `fleet-cluster node remove` it",
+            )),
+            (NodeStatus::Joining, _) => found.push(problem(
+                "NODE_JOINING",
+                format!("{name} was admitted and has not registered yet"),
+                "start its daemon: systemctl start fleet-cluster",
+            )),
+            (_, Schedulable::Draining) if state.placed_on(node.id).len() > 0 => {
+                let left = state.placed_on(node.id).len();
+                found.push(problem(
+                    "NODE_DRAINING",
+                    format!("{name} is being drained; {left} agents are left"),
+                    "wait, or `fleet-cluster node uncordon` it",
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn agents(state: &State, observed: &Observed, found: &mut Vec<Problem>) {
+    let (mut named, mut more) = (0, 0);
+    for agent in state.agents().values() {
+        let trouble = match agent.pending {
+            Some(reason) => Some((
+                "AGENT_PENDING",
+                format!("agent {} waits: {}", agent.id, pending(reason, &agent.spec)),
+                "add a node, free ports, or install the runtime",
+            )),
+            None => observed.of(agent).and_then(|o| match o.state() {
+                AgentState::CrashLooping => Some((
+                    "AGENT_CRASH_LOOPING",
+                    format!("agent {}: {}", agent.id, o.message),
+                    "see `fleet-cluster agent logs`, mend it, then `fleet-cluster agent restart` it",
+                )),
+                AgentState::BackingOff | AgentState::Unready => Some((
+                    "AGENT_UNREADY",
+                    format!("agent {}: {}", agent.id, o.message),
+                    "see `fleet-cluster agent logs`",
+                )),
+                _ => None,
+            }),
+        };
+        let Some((reason, message, action)) = trouble else { continue };
+        if named < NAMED_MAX {
+            found.push(problem(reason, message, action));
+            named += 1;
+        } else {
+            more += 1;
+        }
+    }
+    if more > 0 {
+        let message = format!("{more} more agents are not well");
+        found.push(problem("AGENTS_UNWELL", message, "see `fleet-cluster agent list`"));
+    }
+}

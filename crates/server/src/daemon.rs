@@ -1,0 +1,446 @@
+//! A node's daemon, from start to end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use fleet_client::{Identity, connect_any_member, connect_node};
+use fleet_core::{InitCluster, Operation};
+use fleet_host::{
+    Host, HostOptions,
+    lease::{DaemonDeadline, Deadline},
+    renewal::Renewal,
+    runtimes::Runtimes,
+    service::Service as HostService,
+};
+use fleet_process::Group;
+use fleet_proto::{
+    DESCRIPTORS,
+    convert::api::{labels, port_range},
+    host::{
+        RegisterRequest, agent_host_service_server::AgentHostServiceServer,
+        registration_service_server::RegistrationServiceServer,
+    },
+    lease::lease_service_server::LeaseServiceServer,
+    raft::raft_service_server::RaftServiceServer,
+};
+use fleet_raft::{Node, RaftConfig};
+use fleet_runtime::{Config, OnShutdown, VERSION};
+use fleet_types::{Epoch, LeaseTiming, NodeId, limits};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{service::RoutesBuilder, transport::Channel};
+
+use crate::{
+    api::{self, Api},
+    data_dir::{DataDir, NodeFile},
+    gate::{Admits, Gate, Route},
+    leader::{Leader, Observed},
+    lease_service, leases::Leases,
+    listen::{bind, serve},
+    proposer::{Proposer, not_leader},
+    registration, session::Session,
+};
+
+/// How long handing leadership over may take on a clean stop.
+const HANDOVER: Duration = Duration::from_secs(2);
+/// How long open calls may take to end on a clean stop.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// A running node.
+struct Daemon {
+    config: Config,
+    data: DataDir,
+    me: NodeFile,
+    identity: Identity,
+    timing: LeaseTiming,
+    stop: CancellationToken,
+}
+
+/// Runs the node in the configured data directory until it is told to end.
+///
+/// # Errors
+/// When it cannot start, or has to stop because its storage failed.
+pub async fn run(config: Config) -> Result<()> {
+    let data = DataDir::new(&config.data_dir);
+    let me = data.load()?;
+    let identity = data.identity(&me.cluster)?;
+    let timing = LeaseTiming::of(me.profile);
+    let stop = CancellationToken::new();
+    Daemon { config, data, me, identity, timing, stop }.run().await
+}
+
+/// Consensus and what rests on it; voters only.
+struct Voting {
+    raft: Node,
+    proposer: Proposer,
+    api: Arc<Api>,
+}
+
+impl Daemon {
+    async fn run(self) -> Result<()> {
+        let range = self.config.port_range()?;
+        let own_labels = self.config.labels()?;
+        let runtimes = Runtimes::load(&self.config.runtime_dirs, &self.config.runtime_variables)?;
+        let (available, missing) = runtimes.available();
+        for why in missing {
+            tracing::info!("{why}");
+        }
+        let leases = Arc::new(Leases::default());
+        let voting = if self.me.voter { Some(self.vote(&leases, &runtimes).await?) } else { None };
+        let group = format!("fleet-cluster/{}-{}", self.me.cluster, self.me.node);
+        let group = Group::root()?.child(&group)?;
+        let deadline: Arc<dyn Deadline> = Arc::new(DaemonDeadline::start(group.clone())?);
+        let host = self.host(group, runtimes, deadline.clone()).await?;
+
+        self.listen(voting.as_ref(), &host, &leases).await?;
+        let about = RegisterRequest {
+            node_id: self.me.node.0,
+            storage_id: self.me.storage.clone(),
+            port_range: Some(port_range(range)),
+            runtimes: available.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+            labels: labels(&own_labels),
+            version: VERSION.into(),
+            boot_id: boot_id(),
+        };
+        if let Some(voting) = &voting {
+            self.bootstrap(voting).await?;
+        }
+        let (ready, session) = self.hold_lease(&host, deadline, about)?;
+        self.remember_members(&host);
+        self.until_told_to_end(voting.as_ref(), ready).await?;
+        // The lease is still renewed while agents drain, but none is asked for anew.
+        session.abort();
+        self.end(voting, &host).await;
+        Ok(())
+    }
+
+    async fn vote(&self, leases: &Arc<Leases>, runtimes: &Runtimes) -> Result<Voting> {
+        let identity = self.identity.clone();
+        let raft = Node::open(RaftConfig {
+            id: self.me.node,
+            dir: self.data.raft(),
+            timing: self.timing,
+            dial: Arc::new(move |node, address| connect_node(&identity, node, address)),
+        })
+        .await?;
+        let proposer = Proposer::start(raft.clone());
+        let observed = Arc::new(Observed::default());
+        let secrets = self.data.voter_secrets()?;
+        let leader = Leader {
+            raft: raft.clone(),
+            proposer: proposer.clone(),
+            leases: leases.clone(),
+            timing: self.timing,
+            identity: self.identity.clone(),
+            agent_token_key: secrets.agent_token_key,
+            observed: observed.clone(),
+        };
+        tokio::spawn(leader.run());
+        let api = Arc::new(Api {
+            raft: raft.clone(),
+            proposer: proposer.clone(),
+            leases: leases.clone(),
+            observed,
+            runtimes: runtimes.clone(),
+            authority: self.data.authority(&self.me.cluster)?,
+            secrets,
+            identity: self.identity.clone(),
+        });
+        Ok(Voting { raft, proposer, api })
+    }
+
+    async fn host(
+        &self,
+        group: Group,
+        runtimes: Runtimes,
+        deadline: Arc<dyn Deadline>,
+    ) -> Result<Host> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let starts_at_once =
+            if self.config.starts_at_once == 0 { cores } else { self.config.starts_at_once };
+        let options = HostOptions {
+            cluster: self.me.cluster.clone(),
+            node: self.me.node,
+            node_name: self.me.name.clone(),
+            fleets_dir: self.config.fleets_dir.clone(),
+            data_dir: self.config.data_dir.clone(),
+            group,
+            runtimes,
+            starts_at_once,
+            log_bytes_max: self.config.log_bytes_max,
+            deadline,
+            members: self.me.members.clone(),
+        };
+        Host::open(options).await.context("the agent host does not open")
+    }
+
+    fn address(&self, advertised: &str) -> Result<SocketAddr> {
+        let port = advertised.rsplit_once(':').map(|(_, port)| port).unwrap_or_default();
+        let text = format!("{}:{port}", self.me.listen);
+        text.parse().with_context(|| format!("listen address {text:?}"))
+    }
+
+    async fn listen(
+        &self,
+        voting: Option<&Voting>,
+        host: &Host,
+        leases: &Arc<Leases>,
+    ) -> Result<()> {
+        let cluster = &self.me.cluster;
+        let raft = voting.map(|voting| voting.raft.clone());
+
+        let mut peer = RoutesBuilder::default();
+        peer.add_service(
+            AgentHostServiceServer::new(HostService::new(host.clone()))
+                .max_decoding_message_size(16 * limits::MESSAGE_BYTES_MAX),
+        );
+        let proposer = voting.map(|voting| voting.proposer.clone());
+        let register = registration::Service { proposer, leases: leases.clone() };
+        peer.add_service(RegistrationServiceServer::new(register));
+        if let Some(raft) = &raft {
+            peer.add_service(
+                RaftServiceServer::new(raft.service())
+                    .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(limits::MESSAGE_BYTES_MAX),
+            );
+        }
+        let listener = bind("peer", self.address(&self.me.address.peer)?).await?;
+        let gate = Gate::for_nodes(cluster.clone());
+        self.spawn(listener, false, gate, peer);
+
+        let mut api = RoutesBuilder::default();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        api.add_service(health_service);
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .build_v1()?;
+        api.add_service(reflection);
+        if let Some(voting) = voting {
+            api::add_services(&mut api, &voting.api);
+        }
+        let listener = bind("API", self.address(&self.me.address.api)?).await?;
+        let gate = Gate::new(cluster.clone(), Admits::Operators, self.route(raft.clone(), host));
+        self.spawn(listener, true, gate, api);
+
+        let service =
+            lease_service::Service { raft, leases: leases.clone(), timing: self.timing };
+        let address = self.address(&self.me.address.lease)?;
+        self.listen_for_leases(address, service)
+    }
+
+    fn spawn(
+        &self,
+        listener: tokio::net::TcpListener,
+        clients_optional: bool,
+        gate: Gate,
+        routes: RoutesBuilder,
+    ) {
+        let (identity, stop) = (self.identity.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let routes = routes.routes();
+            let stopped = stop.clone().cancelled_owned();
+            if let Err(error) =
+                serve(listener, &identity, clients_optional, gate, routes, stopped).await
+            {
+                tracing::error!("{error:#}");
+                stop.cancel();
+            }
+        });
+    }
+
+    /// Leases are answered on a thread of their own, so that no other load can delay them.
+    fn listen_for_leases(
+        &self,
+        address: SocketAddr,
+        service: lease_service::Service,
+    ) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = std::net::TcpListener::bind(address)
+            .with_context(|| format!("the lease listener cannot bind {address}"))?;
+        listener.set_nonblocking(true)?;
+        let (identity, cluster) = (self.identity.clone(), self.me.cluster.clone());
+        let stop = self.stop.clone();
+        std::thread::Builder::new().name("lease-serve".into()).spawn(move || {
+            let mut routes = RoutesBuilder::default();
+            routes.add_service(LeaseServiceServer::new(service));
+            let gate = Gate::for_nodes(cluster);
+            let stopped = stop.clone().cancelled_owned();
+            let serving = async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                serve(listener, &identity, false, gate, routes.routes(), stopped).await
+            };
+            if let Err(error) = runtime.block_on(serving) {
+                tracing::error!("{error:#}");
+                stop.cancel();
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Where calls go that this node does not answer: to the leader, or from a worker to a voter.
+    fn route(&self, raft: Option<Node>, host: &Host) -> Route {
+        let identity = self.identity.clone();
+        let members = host.members();
+        let channels: std::sync::Mutex<std::collections::BTreeMap<NodeId, (String, Channel)>> =
+            std::sync::Mutex::default();
+        let turn = std::sync::atomic::AtomicUsize::new(0);
+        Arc::new(move || {
+            let known = |node: NodeId, address: &str| {
+                let mut channels = channels.lock().expect("no holder panics");
+                match channels.get(&node) {
+                    Some((at, channel)) if at == address => Ok(Some(channel.clone())),
+                    _ => {
+                        let channel = connect_any_member(&identity, address)?;
+                        channels.insert(node, (address.to_owned(), channel.clone()));
+                        Ok(Some(channel))
+                    }
+                }
+            };
+            let Some(raft) = &raft else {
+                let members = members.borrow().clone();
+                let turn = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let member = members.get(turn % members.len().max(1));
+                let member = member.ok_or_else(|| not_leader(None))?;
+                return known(NodeId(member.node_id), &member.api_address);
+            };
+            let status = raft.status();
+            if status.is_leader {
+                return Ok(None);
+            }
+            let leader = status.leader.ok_or_else(|| not_leader(None))?;
+            let address =
+                raft.read(|state| state.nodes().get(&leader).map(|n| n.address.api.clone()));
+            known(leader, &address.ok_or_else(|| not_leader(Some(leader)))?)
+        })
+    }
+
+    /// Makes the cluster, on the node that `init` was run on.
+    async fn bootstrap(&self, voting: &Voting) -> Result<()> {
+        if !self.me.first || voting.raft.read(|state| state.cluster().is_some()) {
+            return Ok(());
+        }
+        voting.raft.initialize(&self.me.address.peer).await?;
+        let operation = Operation::InitCluster(InitCluster {
+            cluster: self.me.cluster.clone(),
+            profile: self.me.profile,
+            node: self.me.node,
+            name: self.me.name.clone(),
+            address: self.me.address.clone(),
+            storage: self.me.storage.clone(),
+        });
+        while voting.raft.read(|state| state.cluster().is_none()) {
+            if let Err(status) = voting.proposer.submit(operation.clone()).await
+                && status.code() != tonic::Code::Unavailable
+            {
+                bail!("making the cluster failed: {}", status.message());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tracing::info!(cluster = %self.me.cluster, "cluster made");
+        Ok(())
+    }
+
+    /// Starts registering and renewing; answers when the node holds its first lease.
+    fn hold_lease(
+        &self,
+        host: &Host,
+        deadline: Arc<dyn Deadline>,
+        about: RegisterRequest,
+    ) -> Result<(watch::Receiver<bool>, tokio::task::AbortHandle)> {
+        let (epoch, epochs) = watch::channel(Epoch(0));
+        let (refused, refusals) = mpsc::channel(16);
+        let (ready, readiness) = watch::channel(false);
+        Renewal {
+            identity: self.identity.clone(),
+            node: self.me.node,
+            timing: self.timing,
+            members: host.members(),
+            epoch: epochs,
+            deadline: deadline.clone(),
+            refused,
+        }
+        .start()?;
+        let session = Session {
+            identity: self.identity.clone(),
+            host: host.clone(),
+            deadline,
+            about,
+            epoch,
+            refused: refusals,
+            ready,
+        };
+        Ok((readiness, tokio::spawn(session.run()).abort_handle()))
+    }
+
+    /// Keeps the members on disk, so that the node finds its cluster after a restart.
+    fn remember_members(&self, host: &Host) {
+        let (data, me, mut members) = (self.data.clone(), self.me.clone(), host.members());
+        tokio::spawn(async move {
+            while members.changed().await.is_ok() {
+                let members = members.borrow_and_update().clone();
+                if let Err(error) = data.save(&NodeFile { members, ..me.clone() }) {
+                    tracing::warn!(%error, "the members of the cluster were not written down");
+                }
+            }
+        });
+    }
+
+    async fn until_told_to_end(
+        &self,
+        voting: Option<&Voting>,
+        mut ready: watch::Receiver<bool>,
+    ) -> Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let failed = async {
+            let Some(voting) = voting else { return std::future::pending().await };
+            loop {
+                if let Some(why) = voting.raft.status().failed {
+                    return why;
+                }
+                voting.raft.status_changed().await;
+            }
+        };
+        tokio::pin!(failed);
+        let announce = async {
+            // Ends only with the sender, which the session holds.
+            let _ = ready.wait_for(|ready| *ready).await;
+            tracing::info!(node.id = self.me.node.0, "this node is ready");
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                tracing::warn!(%error, "the service manager was not told");
+            }
+            std::future::pending::<()>().await
+        };
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = self.stop.cancelled() => bail!("a listener failed"),
+            why = &mut failed => bail!("node {} must stop: raft storage failed: {why}", self.me.node),
+            () = announce => Ok(()),
+        }
+    }
+
+    async fn end(&self, voting: Option<Voting>, host: &Host) {
+        tracing::info!("ending");
+        if let Some(voting) = &voting {
+            voting.raft.transfer_leadership(HANDOVER).await;
+        }
+        match self.config.on_shutdown {
+            OnShutdown::Stop => host.stop_all().await,
+            OnShutdown::Kill => host.kill_all().await,
+        }
+        self.stop.cancel();
+        if let Some(voting) = voting
+            && tokio::time::timeout(GOODBYE, voting.raft.shutdown()).await.is_err()
+        {
+            tracing::warn!("raft took too long to stop");
+        }
+    }
+}
+
+/// The kernel's boot id; empty when it cannot be read.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,49 @@
+//! Fencing nodes that were silent for W, and re-placing their agents in the same entry.
+
+use std::time::Duration;
+
+use fleet_core::{Evidence, FenceNode, Operation, plan};
+
+use super::{Leader, RETRY};
+use crate::leases::Silent;
+
+/// Longest pause between looks at the table: a node that registers shortens it by itself.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(leader: Leader) {
+    loop {
+        let (silent, next_ms) =
+            leader.raft.read(|state| leader.leases.silent(state, &leader.timing));
+        for silent in &silent {
+            fence(&leader, *silent).await;
+        }
+        let pause = next_ms.map_or(LOOK, |ms| Duration::from_millis(ms).min(LOOK));
+        tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+    }
+}
+
+/// Proposes until it is settled. The epoch is granted nothing any more, so waiting is safe.
+async fn fence(leader: &Leader, silent: Silent) {
+    let Silent { node, epoch, waited_ms } = silent;
+    loop {
+        let (moves, agents) = leader
+            .raft
+            .read(|state| (plan::replacements(state, node), state.placed_on(node).len()));
+        let evidence = Evidence::LeaseExpired { waited_ms };
+        let operation = Operation::FenceNode(FenceNode { node, epoch, evidence, moves });
+        match leader.proposer.submit(operation).await {
+            Ok(_) => {
+                tracing::warn!(
+                    node.id = node.0, lease.epoch = epoch.0, waited_ms, agents,
+                    "node fenced; its agents are placed elsewhere"
+                );
+                return;
+            }
+            Err(status) if status.code() == tonic::Code::Aborted => return,
+            Err(status) => {
+                tracing::warn!(node.id = node.0, %status, "fencing is not settled; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One session with each registered host: tell it everything, then every change; hear everything,
+//! then every change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use fleet_client::connect_node;
+use fleet_core::{
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, NodeStatus, Operation, Role, State,
+};
+use fleet_host::overlay;
+use fleet_proto::{
+    convert::host::{agent_key, assignment, parse_agent},
+    host::{
+        AssignRequest, Assignment, Observation, WatchObservedRequest,
+        agent_host_service_client::AgentHostServiceClient,
+    },
+    v1::Member,
+};
+use fleet_types::{AgentId, Epoch, NodeId, limits};
+use tokio::{sync::broadcast::error::RecvError, task::JoinSet};
+use tonic::{Status, transport::Channel};
+
+use super::{Leader, RETRY};
+use crate::secrets::agent_token;
+
+/// Pause between looks for hosts that registered or were fenced.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often unconfirmed stops are looked for again.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Keeps a session with every registered host.
+pub(super) async fn run(leader: Leader, term: u64) {
+    let mut sessions: BTreeMap<NodeId, (Epoch, tokio::task::AbortHandle)> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut index = leader.raft.applied_index();
+    loop {
+        index.mark_unchanged();
+        let hosts: BTreeMap<NodeId, (Epoch, String)> = leader.raft.read(|state| {
+            let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
+            active.map(|n| (n.id, (n.epoch, n.address.peer.clone()))).collect()
+        });
+        sessions.retain(|node, (epoch, session)| {
+            let keep = hosts.get(node).is_some_and(|(current, _)| current == epoch);
+            if !keep {
+                session.abort();
+                leader.observed.forget_node(*node);
+            }
+            keep
+        });
+        for (node, (epoch, address)) in hosts {
+            sessions.entry(node).or_insert_with(|| {
+                let session = Session { leader: leader.clone(), term, node, epoch };
+                (epoch, tasks.spawn(session.run(address)))
+            });
+        }
+        while tasks.try_join_next().is_some() {}
+        // Time out or change: both are reasons to look again.
+        let _ = tokio::time::timeout(LOOK, index.changed()).await;
+    }
+}
+
+struct Session {
+    leader: Leader,
+    term: u64,
+    node: NodeId,
+    epoch: Epoch,
+}
+
+impl Session {
+    async fn run(self, address: String) {
+        let Ok(channel) = connect_node(&self.leader.identity, self.node, &address) else {
+            tracing::error!(node.id = self.node.0, address, "the node's address is malformed");
+            return;
+        };
+        loop {
+            if let Err(status) = self.talk(channel.clone()).await {
+                tracing::debug!(node.id = self.node.0, %status, "session with a host ended");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn talk(&self, channel: Channel) -> Result<(), Status> {
+        let mut client = AgentHostServiceClient::new(channel)
+            .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(16 * limits::MESSAGE_BYTES_MAX);
+        let mut changes = self.leader.raft.changes();
+        let (mut sent, complete) = self.leader.raft.read(|state| self.everything(state));
+        client.assign(complete).await?;
+        let watch = WatchObservedRequest {
+            term: self.term,
+            node_id: self.node.0,
+            epoch: self.epoch.0,
+        };
+        let mut reports = client.watch_observed(watch).await?.into_inner();
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                changed = changes.recv() => {
+                    let mut keys = match changed {
+                        Ok(keys) => (*keys).clone(),
+                        Err(RecvError::Lagged(_)) => return Ok(()),
+                        Err(RecvError::Closed) => return Err(Status::cancelled("raft ended")),
+                    };
+                    while let Ok(more) = changes.try_recv() {
+                        keys.extend(more.iter().cloned());
+                    }
+                    let delta =
+                        self.leader.raft.read(|state| self.delta(state, &keys, &mut sent));
+                    if let Some(delta) = delta {
+                        client.assign(delta).await?;
+                    }
+                }
+                report = reports.message() => {
+                    let Some(report) = report? else { return Ok(()) };
+                    self.leader.observed.report(self.node, &report.observations);
+                    self.confirm(&report.observations).await;
+                }
+                _ = sweep.tick() => self.confirm_overdue(&sent).await,
+            }
+        }
+    }
+
+    fn request(&self) -> AssignRequest {
+        AssignRequest {
+            term: self.term,
+            node_id: self.node.0,
+            epoch: self.epoch.0,
+            ..AssignRequest::default()
+        }
+    }
+
+    fn assignment(&self, state: &State, agent: &Agent) -> Option<Assignment> {
+        let fleet = state.fleets().get(&agent.id.fleet)?;
+        let overlays = [fleet.config.as_str(), agent.spec.config.as_str()];
+        let config = overlay::combine(overlays).ok()?.to_string();
+        let token = agent_token(&self.leader.agent_token_key, &agent.id, agent.uid);
+        assignment(agent, config, token)
+    }
+
+    /// Whether the host must know of an agent: it is to run, or to be seen stopped.
+    fn concerns(&self, agent: &Agent) -> bool {
+        agent.placement.as_ref().is_some_and(|placement| {
+            let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
+            placement.node == self.node && (agent.desired == Desired::Running || stopping)
+        })
+    }
+
+    /// Everything the host should know, and the agents in it.
+    fn everything(&self, state: &State) -> (BTreeSet<AgentId>, AssignRequest) {
+        let agents = state.placed_on(self.node).filter_map(|id| state.agents().get(id));
+        let agents: Vec<&Agent> = agents.filter(|agent| self.concerns(agent)).collect();
+        let put = agents.iter().filter_map(|agent| self.assignment(state, agent)).collect();
+        let sent = agents.iter().map(|agent| agent.id.clone()).collect();
+        let members = members(state);
+        (sent, AssignRequest { complete: true, put, members, ..self.request() })
+    }
+
+    /// What the host should know of the changed records; none when nothing.
+    fn delta(
+        &self,
+        state: &State,
+        keys: &BTreeSet<Key>,
+        sent: &mut BTreeSet<AgentId>,
+    ) -> Option<AssignRequest> {
+        let mut request = self.request();
+        for key in keys {
+            match key {
+                Key::Node(_) => request.members = members(state),
+                Key::Agent(id) => {
+                    let agent = state.agents().get(id);
+                    let here = agent.filter(|agent| {
+                        let placed = agent.placement.as_ref().is_some_and(|p| p.node == self.node);
+                        placed && (self.concerns(agent) || sent.contains(id))
+                    });
+                    match here.and_then(|agent| self.assignment(state, agent)) {
+                        Some(assignment) => {
+                            sent.insert(id.clone());
+                            request.put.push(assignment);
+                        }
+                        None if sent.remove(id) => request.remove.push(agent_key(id)),
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        let empty =
+            request.put.is_empty() && request.remove.is_empty() && request.members.is_empty();
+        (!empty).then_some(request)
+    }
+
+    /// Records the stops the state waits for.
+    async fn confirm(&self, observations: &[Observation]) {
+        for observation in observations.iter().filter(|observation| observation.gone) {
+            let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
+            let awaited = self.leader.raft.read(|state| {
+                let agent = state.agents().get(&id)?;
+                let placement = agent.placement.as_ref()?;
+                let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
+                let current = placement.node == self.node
+                    && agent.generation.0 == observation.generation;
+                (stopping && current).then(|| (agent.generation, agent.spec.clone()))
+            });
+            let Some((generation, spec)) = awaited else { continue };
+            let (node, epoch) = (self.node, self.epoch);
+            let build: crate::proposer::Build = Box::new(move |planner| {
+                let next = planner.choose(&spec.runtime, spec.ports);
+                let agent = id;
+                Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next })
+            });
+            if let Err(status) = self.leader.proposer.commit(None, crate::proposer::SMALL, build).await {
+                tracing::warn!(%status, "a confirmed stop is not recorded yet");
+            }
+        }
+    }
+
+    /// Looks again at stops whose record failed.
+    async fn confirm_overdue(&self, sent: &BTreeSet<AgentId>) {
+        let overdue: Vec<Observation> = self.leader.raft.read(|state| {
+            let agents = sent.iter().filter_map(|id| state.agents().get(id));
+            agents.filter_map(|agent| self.leader.observed.of(agent)).filter(|o| o.gone).collect()
+        });
+        self.confirm(&overdue).await;
+    }
+}
+
+/// The voters, for hosts to reach the cluster by.
+fn members(state: &State) -> Vec<Member> {
+    let voters = state.nodes().values().filter(|node| node.role == Role::Voter);
+    voters
+        .map(|node| Member {
+            node_id: node.id.0,
+            api_address: node.address.api.clone(),
+            peer_address: node.address.peer.clone(),
+            lease_address: node.address.lease.clone(),
+            role: fleet_proto::v1::Role::Voter.into(),
+        })
+        .collect()
+}

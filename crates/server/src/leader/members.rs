@@ -1,0 +1,45 @@
+//! Keeping Raft's members in step with the nodes: a node admitted as a voter becomes a learner,
+//! then, caught up, a voter; a node that was removed leaves.
+
+use std::time::Duration;
+
+use fleet_core::Role;
+use fleet_types::NodeId;
+
+use super::Leader;
+
+/// Pause between looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long one change may take; a node that is not up yet is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(leader: Leader) {
+    loop {
+        let status = leader.raft.status();
+        let wanted: Vec<(NodeId, String)> = leader.raft.read(|state| {
+            let voters = state.nodes().values().filter(|n| n.role == Role::Voter);
+            voters.map(|n| (n.id, n.address.peer.clone())).collect()
+        });
+        for (node, address) in &wanted {
+            if status.voters.contains(node) {
+                continue;
+            }
+            tracing::info!(node.id = node.0, "node catches up to become a voter");
+            let adding = leader.raft.add_voter(*node, address);
+            match tokio::time::timeout(PATIENCE, adding).await {
+                Ok(Ok(())) => tracing::info!(node.id = node.0, "node votes"),
+                Ok(Err(error)) => tracing::warn!(node.id = node.0, %error, "node does not vote yet"),
+                Err(_) => tracing::warn!(node.id = node.0, "node has not caught up yet"),
+            }
+        }
+        let members = status.voters.iter().chain(&status.learners);
+        let gone = members.filter(|id| wanted.iter().all(|(node, _)| node != *id));
+        for node in gone.filter(|id| **id != leader.raft.id()) {
+            match leader.raft.remove_member(*node).await {
+                Ok(()) => tracing::info!(node.id = node.0, "removed node votes no more"),
+                Err(error) => tracing::warn!(node.id = node.0, %error, "removing a voter failed"),
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

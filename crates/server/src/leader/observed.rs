@@ -1,0 +1,64 @@
+//! What hosts report of their agents. In memory only: a new leader asks again.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use fleet_core::{Agent, Desired};
+use fleet_proto::{
+    convert::host::parse_agent,
+    host::Observation,
+    v1::{self, agent::State},
+};
+use fleet_types::{AgentId, NodeId};
+
+/// The last report on each agent, with the node it came from.
+#[derive(Default)]
+pub struct Observed {
+    agents: Mutex<BTreeMap<AgentId, (NodeId, Observation)>>,
+}
+
+impl Observed {
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.agents.lock().expect("no holder panics").clear();
+    }
+
+    /// Forgets what a node reported.
+    pub fn forget_node(&self, node: NodeId) {
+        self.agents.lock().expect("no holder panics").retain(|_, (from, _)| *from != node);
+    }
+
+    /// Takes reports in.
+    pub fn report(&self, node: NodeId, observations: &[Observation]) {
+        let mut agents = self.agents.lock().expect("no holder panics");
+        for observation in observations {
+            if let Ok(id) = parse_agent(&observation.fleet, &observation.agent) {
+                agents.insert(id, (node, observation.clone()));
+            }
+        }
+    }
+
+    /// The report on an agent's current placement, if there is one.
+    pub fn of(&self, agent: &Agent) -> Option<Observation> {
+        let placement = agent.placement.as_ref()?;
+        let agents = self.agents.lock().expect("no holder panics");
+        let (node, observation) = agents.get(&agent.id)?;
+        let current = *node == placement.node && observation.generation == agent.generation.0;
+        current.then(|| observation.clone())
+    }
+
+    /// Fills in what is observed.
+    pub fn complete(&self, agent: &Agent, shown: &mut v1::Agent) {
+        let Some(observation) = self.of(agent) else {
+            if agent.placement.is_some() && agent.desired == Desired::Stopped {
+                // Hosts are not told of agents that were never to run.
+                shown.state = State::Stopped.into();
+                shown.state_message.clear();
+            }
+            return;
+        };
+        shown.state = observation.state;
+        shown.state_message = observation.message;
+        shown.pid = observation.pid;
+        shown.starts = observation.starts;
+    }
+}

@@ -1,0 +1,37 @@
+//! Placing agents that wait for a place, whenever something changed that may make room.
+
+use std::time::Duration;
+
+use fleet_core::{Operation, PlaceAgents, plan};
+
+use super::{Leader, RETRY};
+
+/// Agents placed in one entry.
+const MOVES_MAX: usize = 1_000;
+/// Longest pause between looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(leader: Leader) {
+    let mut index = leader.raft.applied_index();
+    loop {
+        index.mark_unchanged();
+        let moves = leader.raft.read(|state| match state.unplaced().next() {
+            Some(_) => plan::placements(state, MOVES_MAX),
+            None => Vec::new(),
+        });
+        if moves.is_empty() {
+            // Time out or change: both are reasons to look again.
+            let _ = tokio::time::timeout(LOOK, index.changed()).await;
+            continue;
+        }
+        let count = moves.len();
+        let operation = Operation::PlaceAgents(PlaceAgents { moves });
+        match leader.proposer.submit(operation).await {
+            Ok(_) => tracing::info!(agents = count, "waiting agents placed"),
+            Err(status) => {
+                tracing::warn!(%status, "placing waiting agents failed; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Who was heard from, and since when this node leads. In memory only: a new leader waits as long
+//! as a lease lasts before it believes anyone to be gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
+
+use fleet_core::{NodeStatus, State};
+use fleet_runtime::clock::raw_ms;
+use fleet_types::{Epoch, LeaseTiming, NodeId};
+
+#[derive(Default)]
+struct Table {
+    /// When this term's first entry was known to be committed; none while not leading.
+    led_since_ms: Option<u64>,
+    /// Receipt of the last granted renewal.
+    heard_ms: BTreeMap<NodeId, (Epoch, u64)>,
+    /// Epochs whose fence is on its way: they are granted nothing any more.
+    dying: BTreeSet<(NodeId, Epoch)>,
+}
+
+/// The leader's memory of leases.
+#[derive(Default)]
+pub struct Leases {
+    table: Mutex<Table>,
+}
+
+/// A node that may be fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// The node.
+    pub node: NodeId,
+    /// The epoch that ends.
+    pub epoch: Epoch,
+    /// How long it was silent, in milliseconds of the waiter's clock.
+    pub waited_ms: u64,
+}
+
+impl Leases {
+    fn with<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
+        act(&mut self.table.lock().expect("no holder panics"))
+    }
+
+    /// This node leads, and an entry of its own term is committed.
+    pub fn begin_term(&self) {
+        self.with(|table| *table = Table { led_since_ms: Some(raw_ms()), ..Table::default() });
+    }
+
+    /// This node leads no more.
+    pub fn end_term(&self) {
+        self.with(|table| *table = Table::default());
+    }
+
+    /// Notes a renewal received at `receipt_ms` and confirmed by a quorum since; false when it
+    /// must not be granted.
+    pub fn grant(&self, node: NodeId, epoch: Epoch, receipt_ms: u64) -> bool {
+        self.with(|table| {
+            if table.led_since_ms.is_none() || table.dying.contains(&(node, epoch)) {
+                return false;
+            }
+            let heard = table.heard_ms.entry(node).or_insert((epoch, receipt_ms));
+            *heard = (epoch, receipt_ms.max(if heard.0 == epoch { heard.1 } else { 0 }));
+            true
+        })
+    }
+
+    /// How long ago a node was last heard, if ever in this term.
+    pub fn age_ms(&self, node: NodeId) -> Option<u64> {
+        let now = raw_ms();
+        self.with(|table| table.heard_ms.get(&node).map(|(_, at)| now.saturating_sub(*at)))
+    }
+
+    /// The nodes that were silent for W, marked so that nothing is granted to them any more; and
+    /// how long until the next one may be.
+    pub fn silent(&self, state: &State, timing: &LeaseTiming) -> (Vec<Silent>, Option<u64>) {
+        let now = raw_ms();
+        let wait = timing.fence_after_ms();
+        self.with(|table| {
+            let Some(led_since) = table.led_since_ms else { return (Vec::new(), None) };
+            let (mut silent, mut next) = (Vec::new(), None);
+            for node in state.nodes().values().filter(|n| n.status == NodeStatus::Active) {
+                let heard = table.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
+                let since = heard.map_or(0, |(_, at)| *at).max(led_since);
+                let waited_ms = now.saturating_sub(since);
+                if waited_ms >= wait {
+                    table.dying.insert((node.id, node.epoch));
+                    silent.push(Silent { node: node.id, epoch: node.epoch, waited_ms });
+                } else {
+                    let left = wait - waited_ms;
+                    next = Some(next.map_or(left, |n: u64| n.min(left)));
+                }
+            }
+            (silent, next)
+        })
+    }
+}

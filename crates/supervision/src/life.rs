@@ -1,0 +1,401 @@
+//! The table.
+
+use alloc::{collections::VecDeque, format, string::String, vec::Vec};
+
+use crate::policy::Policy;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl core::fmt::Display for Exit {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It should run.
+    Want,
+    /// It should not run.
+    Unwant,
+    /// It should be started anew, running or not.
+    Restart,
+    /// The governor lets it start.
+    Permit,
+    /// Its process runs.
+    Launched,
+    /// Its process could not be made; `fatal` when another try cannot help.
+    LaunchFailed {
+        /// Why.
+        why: String,
+        /// Whether trying again is pointless.
+        fatal: bool,
+    },
+    /// A readiness probe succeeded.
+    ProbeOk,
+    /// A readiness probe failed.
+    ProbeFailed {
+        /// Why.
+        why: String,
+    },
+    /// Its main process ended.
+    Exited(Exit),
+    /// Its control group was seen empty.
+    Emptied,
+    /// Time passed; [`Life::deadline`] says when to send this.
+    Time,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the governor for a permit; answer [`Event::Permit`].
+    AskPermit,
+    /// Give the permit, or the place in the queue, back.
+    ReleasePermit,
+    /// Prepare and start; answer [`Event::Launched`] or [`Event::LaunchFailed`].
+    Launch,
+    /// Send SIGTERM to the main process.
+    Terminate,
+    /// Kill the control group and answer [`Event::Emptied`] once it is empty.
+    Kill,
+}
+
+/// What comes after the control group is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Stop,
+    Start,
+    BackOff,
+    Park,
+}
+
+/// Where the agent is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing runs, and nothing should.
+    Stopped,
+    /// It waits for the governor.
+    Waiting,
+    /// It is being prepared and started.
+    Launching,
+    /// Its process runs and was not ready yet.
+    Starting,
+    /// It answers its probe.
+    Ready,
+    /// It was ready and does not answer now.
+    Unready,
+    /// It was told to end.
+    Stopping,
+    /// It ended; what is left of it is being killed.
+    Emptying,
+    /// It ended by itself and waits to be started again.
+    BackingOff,
+    /// It ended too often; it waits for someone.
+    CrashLooping,
+}
+
+/// One agent's life.
+#[derive(Clone, Debug)]
+pub struct Life {
+    policy: Policy,
+    state: State,
+    next: Next,
+    permit: bool,
+    since_ms: u64,
+    deadline_ms: Option<u64>,
+    failures: u32,
+    tries: u32,
+    crashes_ms: VecDeque<u64>,
+    message: String,
+}
+
+impl Life {
+    /// An agent of which nothing runs.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            state: State::Stopped,
+            next: Next::Start,
+            permit: false,
+            since_ms: 0,
+            deadline_ms: None,
+            failures: 0,
+            tries: 0,
+            crashes_ms: VecDeque::new(),
+            message: String::new(),
+        }
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why it is there, in words; may be empty.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// When [`Event::Time`] is due, on the clock events are stamped with.
+    pub fn deadline(&self) -> Option<u64> {
+        self.deadline_ms
+    }
+
+    /// Whether nothing of it runs and nothing will by itself.
+    pub fn at_rest(&self) -> bool {
+        matches!(self.state, State::Stopped | State::CrashLooping)
+    }
+
+    /// Whether its process should be probed.
+    pub fn probed(&self) -> bool {
+        matches!(self.state, State::Starting | State::Ready | State::Unready)
+    }
+
+    fn enter(&mut self, state: State, now_ms: u64) {
+        self.state = state;
+        self.since_ms = now_ms;
+        self.deadline_ms = None;
+    }
+
+    fn release(&mut self, actions: &mut Vec<Action>) {
+        if core::mem::take(&mut self.permit) {
+            actions.push(Action::ReleasePermit);
+        }
+    }
+
+    fn wait(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        self.enter(State::Waiting, now_ms);
+        self.permit = true;
+        actions.push(Action::AskPermit);
+    }
+
+    fn stop(&mut self, next: Next, now_ms: u64, actions: &mut Vec<Action>) {
+        self.release(actions);
+        self.enter(State::Stopping, now_ms);
+        self.next = next;
+        self.deadline_ms = Some(now_ms + self.policy.stop_timeout_ms);
+        actions.push(Action::Terminate);
+    }
+
+    fn empty(&mut self, next: Next, now_ms: u64, actions: &mut Vec<Action>) {
+        self.release(actions);
+        self.enter(State::Emptying, now_ms);
+        self.next = next;
+        actions.push(Action::Kill);
+    }
+
+    /// Notes an end nobody asked for and says what follows.
+    fn crashed(&mut self, fatal: bool, now_ms: u64) -> Next {
+        let healthy = matches!(self.state, State::Ready | State::Unready)
+            && now_ms.saturating_sub(self.since_ms) >= self.policy.healthy_after_ms;
+        if healthy {
+            self.tries = 0;
+            self.crashes_ms.clear();
+        }
+        self.crashes_ms.push_back(now_ms);
+        let window = now_ms.saturating_sub(self.policy.crash_window_ms);
+        self.crashes_ms.retain(|at| *at >= window);
+        let crashes = u32::try_from(self.crashes_ms.len()).unwrap_or(u32::MAX);
+        if fatal || crashes >= self.policy.crashes_max { Next::Park } else { Next::BackOff }
+    }
+
+    fn forgive(&mut self) {
+        self.tries = 0;
+        self.crashes_ms.clear();
+        self.message.clear();
+    }
+
+    /// Takes in what happened at `now_ms` and says what to do. `jitter` is a fresh random number.
+    pub fn on(&mut self, event: Event, now_ms: u64, jitter: u32) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Want => self.on_want(now_ms, &mut actions),
+            Event::Unwant => self.on_unwant(now_ms, &mut actions),
+            Event::Restart => self.on_restart(now_ms, &mut actions),
+            Event::Permit => {
+                if self.state == State::Waiting {
+                    self.enter(State::Launching, now_ms);
+                    actions.push(Action::Launch);
+                }
+            }
+            Event::Launched => self.on_launched(now_ms, &mut actions),
+            Event::LaunchFailed { why, fatal } => {
+                self.on_launch_failed(why, fatal, now_ms, &mut actions);
+            }
+            Event::ProbeOk => self.on_probe_ok(now_ms, &mut actions),
+            Event::ProbeFailed { why } => self.on_probe_failed(why),
+            Event::Exited(exit) => self.on_exited(exit, now_ms, &mut actions),
+            Event::Emptied => self.on_emptied(now_ms, jitter, &mut actions),
+            Event::Time => self.on_time(now_ms, &mut actions),
+        }
+        actions
+    }
+
+    fn on_want(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Stopped => self.wait(now_ms, actions),
+            State::Stopping | State::Emptying | State::Launching if self.next == Next::Stop => {
+                self.next = Next::Start;
+            }
+            _ => {}
+        }
+    }
+
+    fn on_unwant(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Stopped => {}
+            State::Waiting | State::BackingOff | State::CrashLooping => {
+                self.release(actions);
+                self.forgive();
+                self.enter(State::Stopped, now_ms);
+            }
+            // What is being launched is stopped as soon as it is there.
+            State::Launching | State::Stopping | State::Emptying => self.next = Next::Stop,
+            State::Starting | State::Ready | State::Unready => {
+                self.message.clear();
+                self.stop(Next::Stop, now_ms, actions);
+            }
+        }
+    }
+
+    fn on_restart(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        self.forgive();
+        match self.state {
+            State::Stopped | State::BackingOff | State::CrashLooping => self.wait(now_ms, actions),
+            State::Waiting | State::Launching => {}
+            State::Stopping | State::Emptying => self.next = Next::Start,
+            State::Starting | State::Ready | State::Unready => {
+                self.stop(Next::Start, now_ms, actions);
+            }
+        }
+    }
+
+    fn on_launched(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        if self.state != State::Launching {
+            return;
+        }
+        if self.next == Next::Stop {
+            self.stop(Next::Stop, now_ms, actions);
+        } else {
+            self.failures = 0;
+            self.enter(State::Starting, now_ms);
+            self.deadline_ms = Some(now_ms + self.policy.start_timeout_ms);
+        }
+    }
+
+    fn on_launch_failed(
+        &mut self,
+        why: String,
+        fatal: bool,
+        now_ms: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.state != State::Launching {
+            return;
+        }
+        let next = if self.next == Next::Stop { Next::Stop } else { self.crashed(fatal, now_ms) };
+        self.message = why;
+        self.empty(next, now_ms, actions);
+    }
+
+    fn on_probe_ok(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        self.failures = 0;
+        match self.state {
+            State::Starting => {
+                self.release(actions);
+                self.message.clear();
+                self.enter(State::Ready, now_ms);
+            }
+            State::Unready => {
+                self.message.clear();
+                self.state = State::Ready;
+            }
+            _ => {}
+        }
+    }
+
+    fn on_probe_failed(&mut self, why: String) {
+        match self.state {
+            State::Starting | State::Unready => self.message = why,
+            State::Ready => {
+                self.failures += 1;
+                if self.failures >= self.policy.probe_failures {
+                    self.message = why;
+                    self.state = State::Unready;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_exited(&mut self, exit: Exit, now_ms: u64, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Starting | State::Ready | State::Unready => {
+                let fatal = matches!(exit, Exit::Code(code)
+                    if self.policy.fatal_exit_codes.contains(&code));
+                self.message = format!("ended by itself with {exit}");
+                let next = self.crashed(fatal, now_ms);
+                self.empty(next, now_ms, actions);
+            }
+            State::Stopping => self.empty(self.next, now_ms, actions),
+            _ => {}
+        }
+    }
+
+    fn on_emptied(&mut self, now_ms: u64, jitter: u32, actions: &mut Vec<Action>) {
+        if self.state != State::Emptying {
+            return;
+        }
+        match self.next {
+            Next::Stop => {
+                self.forgive();
+                self.enter(State::Stopped, now_ms);
+            }
+            Next::Start => self.wait(now_ms, actions),
+            Next::BackOff => {
+                self.enter(State::BackingOff, now_ms);
+                self.deadline_ms = Some(now_ms + self.policy.pause_ms(self.tries, jitter));
+                self.tries += 1;
+            }
+            Next::Park => {
+                self.enter(State::CrashLooping, now_ms);
+                self.message = format!(
+                    "{}; parked: restart it once the cause is mended",
+                    self.message
+                );
+            }
+        }
+        self.next = Next::Start;
+    }
+
+    fn on_time(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        if self.deadline_ms.is_none_or(|deadline| now_ms < deadline) {
+            return;
+        }
+        self.deadline_ms = None;
+        match self.state {
+            State::Starting => {
+                let why = core::mem::take(&mut self.message);
+                let seconds = self.policy.start_timeout_ms / 1_000;
+                self.message = format!("not ready within {seconds} s: {why}");
+                let next = self.crashed(false, now_ms);
+                self.stop(next, now_ms, actions);
+            }
+            State::Stopping => self.empty(self.next, now_ms, actions),
+            State::BackingOff => self.wait(now_ms, actions),
+            _ => {}
+        }
+    }
+}

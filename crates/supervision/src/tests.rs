@@ -1,0 +1,159 @@
+//! The table, walked by hand and at random.
+
+use proptest::prelude::*;
+
+use crate::{Action, Event, Exit, Life, Policy, State};
+
+fn policy() -> Policy {
+    Policy {
+        start_timeout_ms: 1_000,
+        stop_timeout_ms: 500,
+        backoff_min_ms: 100,
+        backoff_max_ms: 800,
+        healthy_after_ms: 10_000,
+        crashes_max: 5,
+        crash_window_ms: 60_000,
+        probe_failures: 2,
+        fatal_exit_codes: vec![78],
+    }
+}
+
+fn started() -> Life {
+    let mut life = Life::new(policy());
+    assert_eq!(life.on(Event::Want, 0, 0), [Action::AskPermit]);
+    assert_eq!(life.on(Event::Permit, 1, 0), [Action::Launch]);
+    assert_eq!(life.on(Event::Launched, 2, 0), []);
+    life
+}
+
+#[test]
+fn up_is_not_ready() {
+    let mut life = started();
+    assert_eq!(life.state(), State::Starting);
+    assert_eq!(life.on(Event::ProbeOk, 3, 0), [Action::ReleasePermit]);
+    assert_eq!(life.state(), State::Ready);
+    life.on(Event::ProbeFailed { why: "slow".into() }, 4, 0);
+    assert_eq!(life.state(), State::Ready, "one failure is forgiven");
+    life.on(Event::ProbeFailed { why: "slow".into() }, 5, 0);
+    assert_eq!(life.state(), State::Unready);
+    life.on(Event::ProbeOk, 6, 0);
+    assert_eq!(life.state(), State::Ready);
+}
+
+#[test]
+fn stopping_drains_then_kills_then_rests() {
+    let mut life = started();
+    life.on(Event::ProbeOk, 3, 0);
+    assert_eq!(life.on(Event::Unwant, 10, 0), [Action::Terminate]);
+    assert_eq!(life.on(Event::Time, 509, 0), [], "it may still drain");
+    assert_eq!(life.on(Event::Time, 510, 0), [Action::Kill]);
+    assert_eq!(life.on(Event::Exited(Exit::Signal(9)), 511, 0), []);
+    assert!(!life.at_rest(), "an ended main process is not an empty group");
+    life.on(Event::Emptied, 512, 0);
+    assert_eq!(life.state(), State::Stopped);
+}
+
+#[test]
+fn pauses_grow_and_a_crash_loop_is_parked_until_someone_restarts_it() {
+    let mut life = started();
+    let mut now = 10;
+    for pause in [100, 200, 400, 800] {
+        assert!(life.on(Event::Exited(Exit::Code(1)), now, 0).contains(&Action::Kill));
+        life.on(Event::Emptied, now, 0);
+        assert_eq!(life.state(), State::BackingOff);
+        assert_eq!(life.deadline(), Some(now + pause));
+        now += pause;
+        assert_eq!(life.on(Event::Time, now, 0), [Action::AskPermit]);
+        life.on(Event::Permit, now, 0);
+        life.on(Event::Launched, now, 0);
+    }
+    life.on(Event::Exited(Exit::Code(1)), now, 0);
+    life.on(Event::Emptied, now, 0);
+    assert_eq!(life.state(), State::CrashLooping);
+    assert!(life.message().contains("exit code 1"));
+    assert_eq!(life.on(Event::Want, now, 0), [], "wanting it again is no reason to try");
+    assert_eq!(life.on(Event::Restart, now, 0), [Action::AskPermit]);
+}
+
+#[test]
+fn a_fatal_exit_code_is_parked_at_once() {
+    let mut life = started();
+    life.on(Event::Exited(Exit::Code(78)), 5, 0);
+    life.on(Event::Emptied, 6, 0);
+    assert_eq!(life.state(), State::CrashLooping);
+}
+
+#[test]
+fn a_healthy_run_forgets_earlier_crashes() {
+    let mut life = started();
+    life.on(Event::Exited(Exit::Code(1)), 3, 0);
+    life.on(Event::Emptied, 3, 0);
+    life.on(Event::Time, 103, 0);
+    life.on(Event::Permit, 103, 0);
+    life.on(Event::Launched, 103, 0);
+    life.on(Event::ProbeOk, 104, 0);
+    life.on(Event::Exited(Exit::Code(1)), 104 + 10_000, 0);
+    life.on(Event::Emptied, 104 + 10_000, 0);
+    assert_eq!(life.deadline(), Some(104 + 10_000 + 100));
+}
+
+#[test]
+fn unwanted_while_launching_stops_once_it_is_there() {
+    let mut life = Life::new(policy());
+    life.on(Event::Want, 0, 0);
+    life.on(Event::Permit, 0, 0);
+    assert_eq!(life.on(Event::Unwant, 1, 0), []);
+    assert_eq!(life.on(Event::Launched, 2, 0), [Action::ReleasePermit, Action::Terminate]);
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::Want),
+        Just(Event::Unwant),
+        Just(Event::Restart),
+        Just(Event::Permit),
+        Just(Event::Launched),
+        any::<bool>().prop_map(|fatal| Event::LaunchFailed { why: "no".into(), fatal }),
+        Just(Event::ProbeOk),
+        Just(Event::ProbeFailed { why: "no".into() }),
+        prop_oneof![Just(Exit::Code(1)), Just(Exit::Code(78)), Just(Exit::Signal(9))]
+            .prop_map(Event::Exited),
+        Just(Event::Emptied),
+        Just(Event::Time),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: permits balance, nothing launches before the last try
+    /// was seen empty, and an unwanted agent comes to rest when the adapter does its part.
+    #[test]
+    fn any_history_keeps_the_rules(
+        events in proptest::collection::vec((event(), 0_u64..2_000), 0..200),
+    ) {
+        let mut life = Life::new(policy());
+        let (mut now, mut permits, mut dirty) = (0, 0, false);
+        for (event, passed) in events {
+            now += passed;
+            if event == Event::Emptied && life.state() == State::Emptying {
+                dirty = false;
+            }
+            for action in life.on(event, now, u32::MAX / 2) {
+                match action {
+                    Action::AskPermit => permits += 1,
+                    Action::ReleasePermit => permits -= 1,
+                    Action::Launch => {
+                        prop_assert!(!dirty, "launched on top of the last try");
+                        dirty = true;
+                    }
+                    Action::Terminate | Action::Kill => {}
+                }
+                prop_assert!((0..=1).contains(&permits));
+            }
+        }
+        life.on(Event::Unwant, now, 0);
+        life.on(Event::LaunchFailed { why: "no".into(), fatal: false }, now, 0);
+        life.on(Event::Exited(Exit::Signal(15)), now, 0);
+        life.on(Event::Emptied, now, 0);
+        prop_assert_eq!(life.state(), State::Stopped);
+    }
+}
