@@ -40,8 +40,6 @@ pub struct HostOptions {
     pub node: NodeId,
     /// Its name.
     pub node_name: NodeName,
-    /// Where agents' HOMEs are.
-    pub fleets_dir: PathBuf,
     /// Where the host keeps its ledger and agents' logs.
     pub data_dir: PathBuf,
     /// Parent of every agent's control group.
@@ -191,7 +189,6 @@ impl Host {
                 cluster: options.cluster,
                 node: options.node,
                 node_name: options.node_name,
-                fleets_dir: options.fleets_dir,
                 runtimes: options.runtimes,
             },
             governor: Arc::new(Semaphore::new(options.starts_at_once.max(1))),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_process::{LaunchFile, LaunchSpec};
-use fleet_proto::host::Assignment;
+use fleet_proto::{convert::api::home, host::Assignment};
 use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock};
 use serde_json::Value;
 
@@ -38,7 +38,6 @@ pub(crate) struct Site {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) node_name: NodeName,
-    pub(crate) fleets_dir: PathBuf,
     pub(crate) runtimes: Runtimes,
 }
 
@@ -82,7 +81,7 @@ impl Site {
     pub(crate) fn prepare(&self, id: &AgentId, assignment: &Assignment) -> Result<Plan, Refusal> {
         let definition = self.definition(assignment)?;
         let spec = assignment.spec.clone().unwrap_or_default();
-        let home = self.fleets_dir.join(id.fleet.as_str()).join(id.agent.as_str());
+        let home = PathBuf::from(home(id));
         let variables = self.variables(id, assignment, &home);
         let overlay = overlay::combine([spec.config_json.as_str()])
             .map_err(|e| fatal(format!("config: {e}")))?;
@@ -111,7 +110,7 @@ impl Site {
         }
         environment.extend(spec.environment);
         let files = configuration(definition, &overlay, &variables)?;
-        make_home(&self.fleets_dir, &home, assignment.uid)
+        make_home(&home, assignment.uid)
             .map_err(|e| Refusal { why: format!("HOME {}: {e}", home.display()), fatal: false })?;
         let launch = LaunchSpec {
             group: PathBuf::new(),
@@ -184,12 +183,12 @@ fn find_program(program: &str) -> Option<String> {
 
 /// Makes an agent's HOME, its own and closed to others. The directories above it belong to root,
 /// so nothing an agent does can redirect this.
-fn make_home(fleets_dir: &Path, home: &Path, uid: u32) -> io::Result<()> {
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
-    let fleet = home.parent().unwrap_or(fleets_dir);
-    fs::create_dir_all(fleet)?;
-    open(fleets_dir)?;
-    open(fleet)?;
+fn make_home(home: &Path, uid: u32) -> io::Result<()> {
+    let above: Vec<&Path> = home.ancestors().skip(1).take(2).collect();
+    for directory in above.iter().rev() {
+        fs::create_dir_all(directory)?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
     match fs::create_dir(home) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}

@@ -26,8 +26,6 @@ pub enum OnShutdown {
 pub struct Config {
     /// Where the node keeps its identity, log and state.
     pub data_dir: PathBuf,
-    /// Where agents' HOMEs are: the same path on every node.
-    pub fleets_dir: PathBuf,
     /// Directories with further runtime definitions (`*.toml`); later ones win.
     pub runtime_dirs: Vec<PathBuf>,
     /// First port handed to agents.
@@ -52,7 +50,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: "/var/lib/fleet-cluster".into(),
-            fleets_dir: "/var/lib/fleets".into(),
             runtime_dirs: vec!["/etc/fleet-cluster/runtimes".into()],
             port_first: 10_240,
             port_last: 32_767,
@@ -61,7 +58,7 @@ impl Default for Config {
             starts_at_once: 0,
             on_shutdown: OnShutdown::Stop,
             log_bytes_max: 16 << 20,
-            log: "info,openraft=warn".into(),
+            log: "info,openraft=error".into(),
         }
     }
 }

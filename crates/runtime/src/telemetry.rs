@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging at `level` (a `tracing` filter, e.g. `info` or `info,openraft=warn`). Text on a
+/// Starts logging at `level` (a `tracing` filter, e.g. `info` or `info,openraft=error`). Text on a
 /// terminal, JSON lines elsewhere. A filter that does not parse means `info`.
 pub fn start(level: &str) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));

@@ -162,7 +162,6 @@ impl Daemon {
             cluster: self.me.cluster.clone(),
             node: self.me.node,
             node_name: self.me.name.clone(),
-            fleets_dir: self.config.fleets_dir.clone(),
             data_dir: self.config.data_dir.clone(),
             group,
             runtimes,
