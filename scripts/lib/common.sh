@@ -44,5 +44,8 @@ install_openclaw() {
     "node-linux-$machine@$node_version" "openclaw@$openclaw_version" >&2) ||
     die "npm did not install OpenClaw"
   ln -sfn "node_modules/node-linux-$machine/bin/node" "$into/node"
+  # Its first run finishes the installation, which agents' own users may not.
+  HOME=$(mktemp -d) "$into/node" "$into/node_modules/openclaw/openclaw.mjs" --version >/dev/null ||
+    die "OpenClaw does not run"
   touch "$into/openclaw-$openclaw_version"
 }

@@ -5,10 +5,13 @@ import { createServer } from "node:http";
 const [host, port] = process.argv.slice(2);
 const BODY_BYTES_MAX = 4 * 1024 * 1024;
 
-function lastUserText(messages) {
-  const last = messages.filter((message) => message.role === "user").at(-1);
-  const content = last?.content ?? "";
-  return typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
+// What the person said last. OpenClaw adds messages and lines of context of its own.
+function lastSaid(messages) {
+  const texts = messages.filter((message) => message.role === "user").map(({ content }) => {
+    const text = typeof content === "string" ? content : content.map((part) => part.text ?? "").join("\n");
+    return text.replace(/<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>[^]*?<<<END_OPENCLAW_INTERNAL_CONTEXT>>>/g, "").trim();
+  });
+  return (texts.filter(Boolean).at(-1) ?? "").split("\n")[0];
 }
 
 createServer((request, response) => {
@@ -23,7 +26,7 @@ createServer((request, response) => {
       return;
     }
     const { messages = [], model = "echo-1", stream } = JSON.parse(body);
-    const content = `echo: ${lastUserText(messages).split("\n").at(-1)}`;
+    const content = `echo: ${lastSaid(messages)}`;
     const common = { id: "echo", created: 0, model };
     const usage = { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 };
     if (!stream) {

@@ -62,6 +62,9 @@ pub struct Definition {
     /// Files that must exist on a node that runs it.
     #[serde(default)]
     pub requires: Vec<String>,
+    /// Files that must not exist on a node that runs it, with what to do about them.
+    #[serde(default)]
+    pub forbids: BTreeMap<String, String>,
     /// Where its version is found.
     pub version: Option<VersionSource>,
     /// Its environment.
@@ -301,6 +304,12 @@ impl Runtimes {
             let path = variables.fill(required)?;
             if !Path::new(&path).is_file() {
                 return Err(format!("{path} does not exist"));
+            }
+        }
+        for (file, mend) in &definition.forbids {
+            let path = variables.fill(file)?;
+            if Path::new(&path).exists() {
+                return Err(format!("{path} exists: {}", variables.fill(mend)?));
             }
         }
         let Some(source) = &definition.version else { return Ok("-".into()) };

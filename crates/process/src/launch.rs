@@ -118,6 +118,7 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
     if u64::try_from(now.num_milliseconds()).unwrap_or(0) >= spec.deadline_ms {
         return Err(io::Error::other("the node's lease ended before the agent started"));
     }
+    rustix::process::setpriority_process(None, 0)?;
     unshare(CloneFlags::CLONE_NEWUTS)?;
     sethostname(&spec.hostname)?;
     umask(Mode::from_bits_truncate(0o077));
