@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         return ExitCode::from(LAUNCH_FAILED);
     }
     let args = Args::parse();
+    if matches!(args.command, Command::Run(_)) {
+        fleet_runtime::priority::raise();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {

@@ -1,1 +1,333 @@
+//! Random histories: whatever is asked in whatever order, the state stays sound, replicas agree,
+//! and a snapshot loses nothing.
 
+use std::collections::BTreeMap;
+
+use fleet_types::{
+    AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId, PortRange,
+    RequestId, RuntimeName, Timestamp, TokenId,
+};
+use proptest::prelude::*;
+
+use crate::{plan::Planner, *};
+
+fn address(node: u64) -> NodeAddress {
+    let at = |port: u16| format!("10.0.0.{node}:{port}");
+    NodeAddress { api: at(1), peer: at(2), lease: at(3) }
+}
+
+fn exec() -> RuntimeName {
+    "exec".parse().unwrap()
+}
+
+fn init() -> Operation {
+    Operation::InitCluster(InitCluster {
+        cluster: "0123456789abcdef".parse().unwrap(),
+        profile: LeaseProfile::Default,
+        node: NodeId(1),
+        name: "n1".parse().unwrap(),
+        address: address(1),
+        storage: "s1".into(),
+    })
+}
+
+fn report(ports: u16) -> NodeReport {
+    NodeReport {
+        port_range: PortRange::new(10_240, 10_240 + ports).unwrap(),
+        runtimes: BTreeMap::from([(exec(), "-".to_owned())]),
+        labels: Labels::default(),
+        version: "0".into(),
+        boot: "b".into(),
+    }
+}
+
+fn command(operation: Operation) -> Command {
+    Command { at: Timestamp(1_000), request: None, operation }
+}
+
+/// What a history is made of; numbers are taken modulo what exists.
+#[derive(Clone, Debug)]
+enum Step {
+    Token { uses: u32 },
+    Admit { token: usize, name: u8 },
+    Register { node: usize, ports: u16 },
+    Fence { node: usize, stale: bool },
+    Schedule { node: usize, schedulable: u8 },
+    RemoveNode { node: usize },
+    Fleet { name: u8 },
+    DeleteFleet { name: u8 },
+    Agents { fleet: u8, first: u8, count: u8, order: u32, key: Option<u8> },
+    Desired { agent: usize, run: bool },
+    Restart { agent: usize },
+    Delete { agent: usize },
+    Place,
+    Confirm { agent: usize, stale: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => (1_u32..4).prop_map(|uses| Step::Token { uses }),
+        2 => (any::<usize>(), 0_u8..8).prop_map(|(token, name)| Step::Admit { token, name }),
+        4 => (any::<usize>(), prop_oneof![Just(63_u16), Just(255), 0_u16..300])
+            .prop_map(|(node, ports)| Step::Register { node, ports }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(node, stale)| Step::Fence { node, stale }),
+        2 => (any::<usize>(), 0_u8..3)
+            .prop_map(|(node, schedulable)| Step::Schedule { node, schedulable }),
+        1 => any::<usize>().prop_map(|node| Step::RemoveNode { node }),
+        1 => (0_u8..3).prop_map(|name| Step::Fleet { name }),
+        1 => (0_u8..3).prop_map(|name| Step::DeleteFleet { name }),
+        6 => (0_u8..3, 0_u8..30, 0_u8..6, 0_u32..8, proptest::option::of(0_u8..4)).prop_map(
+            |(fleet, first, count, order, key)| Step::Agents { fleet, first, count, order, key }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(agent, run)| Step::Desired { agent, run }),
+        1 => any::<usize>().prop_map(|agent| Step::Restart { agent }),
+        3 => any::<usize>().prop_map(|agent| Step::Delete { agent }),
+        2 => Just(Step::Place),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(agent, stale)| Step::Confirm { agent, stale }),
+    ]
+}
+
+fn pick<T: Clone>(items: impl Iterator<Item = T>, number: usize) -> Option<T> {
+    let items: Vec<T> = items.collect();
+    items.get(number.checked_rem(items.len())?).cloned()
+}
+
+fn fleet(name: u8) -> FleetName {
+    format!("f{name}").parse().unwrap()
+}
+
+/// The command a step stands for in `state`, as a leader that sees `state` would propose it.
+fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
+    let node = |n: usize| pick(state.nodes().values().cloned(), n);
+    let agent = |n: usize| pick(state.agents().keys().cloned(), n);
+    let operation = match *step {
+        Step::Token { uses } => Operation::CreateToken(CreateToken {
+            token: format!("{number:012x}").parse().unwrap(),
+            secret_sha256: [7; 32],
+            role: if uses == 1 { Role::Worker } else { Role::Voter },
+            ttl_ms: 10_000,
+            uses,
+        }),
+        Step::Admit { token, name } => Operation::AdmitNode(AdmitNode {
+            token: pick(state.tokens().keys().cloned(), token)
+                .unwrap_or_else(|| "ffffffffffff".parse::<TokenId>().unwrap()),
+            secret_sha256: [7; 32],
+            name: format!("node-{name}").parse().unwrap(),
+            address: address(u64::from(name)),
+            storage: format!("storage-{name}"),
+        }),
+        Step::Register { node: n, ports } => {
+            let node = node(n)?;
+            let report = report(ports);
+            Operation::RegisterNode(RegisterNode { node: node.id, storage: node.storage, report })
+        }
+        Step::Fence { node: n, stale } => {
+            let node = node(n)?;
+            let epoch = if stale { Epoch(0) } else { node.epoch };
+            Operation::FenceNode(FenceNode {
+                node: node.id,
+                epoch,
+                evidence: Evidence::LeaseExpired { waited_ms: 6_700 },
+                moves: plan::replacements(state, node.id),
+            })
+        }
+        Step::Schedule { node: n, schedulable } => Operation::SetSchedulable(SetSchedulable {
+            node: node(n)?.id,
+            schedulable: match schedulable {
+                0 => Schedulable::Open,
+                1 => Schedulable::Cordoned,
+                _ => Schedulable::Draining,
+            },
+        }),
+        Step::RemoveNode { node: n } => Operation::RemoveNode(RemoveNode { node: node(n)?.id }),
+        Step::Fleet { name } => Operation::CreateFleet(CreateFleet {
+            fleet: fleet(name),
+            config: String::new(),
+            labels: Labels::default(),
+        }),
+        Step::DeleteFleet { name } => Operation::DeleteFleet(DeleteFleet { fleet: fleet(name) }),
+        Step::Agents { fleet: name, first, count, order, .. } => {
+            let mut planner = Planner::new(state);
+            let draft = |n: u8| AgentDraft {
+                name: format!("a{n}").parse::<AgentName>().unwrap(),
+                spec: AgentSpec {
+                    runtime: exec(),
+                    config: String::new(),
+                    command: Vec::new(),
+                    environment: BTreeMap::new(),
+                    ports: 1 << order,
+                    labels: Labels::default(),
+                },
+                desired: Desired::Running,
+                node: planner.choose(&exec(), 1 << order),
+            };
+            let agents = (first..first + count).map(draft).collect();
+            Operation::CreateAgents(CreateAgents { fleet: fleet(name), agents })
+        }
+        Step::Desired { agent: n, run } => Operation::SetAgentDesired(SetAgentDesired {
+            agent: agent(n)?,
+            desired: if run { Desired::Running } else { Desired::Stopped },
+        }),
+        Step::Restart { agent: n } => Operation::RestartAgent(RestartAgent { agent: agent(n)? }),
+        Step::Delete { agent: n } => Operation::DeleteAgent(DeleteAgent { agent: agent(n)? }),
+        Step::Place => {
+            Operation::PlaceAgents(PlaceAgents { moves: plan::placements(state, 1_000) })
+        }
+        Step::Confirm { agent: n, stale } => {
+            let id = agent(n)?;
+            let agent = &state.agents()[&id];
+            let node = agent.placement.as_ref()?.node;
+            let generation = if stale { Generation(0) } else { agent.generation };
+            let next = Planner::new(state).choose(&agent.spec.runtime, agent.spec.ports);
+            let epoch = state.nodes()[&node].epoch;
+            Operation::ConfirmStopped(ConfirmStopped { agent: id, generation, node, epoch, next })
+        }
+    };
+    let mut command = command(operation);
+    if let Step::Agents { key: Some(key), .. } = step {
+        let id: RequestId = format!("key-{key}").parse().unwrap();
+        command.request = Some(Request { id, fingerprint: u64::from(*key) });
+    }
+    Some(command)
+}
+
+fn proposed(state: &mut State, index: u64, step: &Step) {
+    let command = propose(state, 0, step).unwrap();
+    apply(state, index, &command).unwrap();
+}
+
+fn fencing_tokens(state: &State) -> (BTreeMap<NodeId, Epoch>, BTreeMap<AgentId, (u32, Generation)>) {
+    let epochs = state.nodes().values().map(|node| (node.id, node.epoch)).collect();
+    let agents = state.agents().values();
+    (epochs, agents.map(|a| (a.id.clone(), (a.uid, a.generation))).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_history_keeps_the_state_sound(steps in proptest::collection::vec(step(), 1..120)) {
+        let (mut state, mut replica) = (State::default(), State::default());
+        let first = command(init());
+        apply(&mut state, 1, &first).unwrap();
+        apply(&mut replica, 1, &first).unwrap();
+        for (number, step) in steps.iter().enumerate() {
+            let index = 2 + number as u64;
+            let Some(command) = propose(&state, number, step) else { continue };
+            let (digest, before) = (state.digest(), fencing_tokens(&state));
+            let outcome = apply(&mut state, index, &command);
+            prop_assert_eq!(&outcome, &apply(&mut replica, index, &command));
+            if outcome.is_err() {
+                prop_assert_eq!(state.digest(), digest, "a refused command changed something");
+            }
+            prop_assert_eq!(audit(&state), vec![]);
+            prop_assert_eq!(state.digest(), replica.digest(), "replicas differ");
+            let after = fencing_tokens(&state);
+            for (node, epoch) in &before.0 {
+                prop_assert!(after.0.get(node).is_none_or(|e| e >= epoch), "an epoch went back");
+            }
+            for (agent, (uid, generation)) in &before.1 {
+                let kept = after.1.get(agent).filter(|(now, _)| now == uid);
+                prop_assert!(kept.is_none_or(|(_, g)| g >= generation), "a generation went back");
+            }
+            // Apply from a snapshot goes on exactly as from the original.
+            replica = State::restore(replica.records());
+        }
+        state.take_changed();
+        prop_assert_eq!(State::restore(state.records()), state);
+    }
+
+    #[test]
+    fn changed_records_are_all_that_changed(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut state = State::default();
+        let mut mirror: BTreeMap<Key, Record> = BTreeMap::new();
+        apply(&mut state, 1, &command(init())).unwrap();
+        for (number, step) in steps.iter().enumerate() {
+            if let Some(command) = propose(&state, number, step) {
+                let _ = apply(&mut state, 2 + number as u64, &command);
+            }
+            for key in state.take_changed() {
+                match state.record(&key) {
+                    Some(record) => mirror.insert(key, record),
+                    None => mirror.remove(&key),
+                };
+            }
+            let whole: BTreeMap<Key, Record> = state.records().map(|r| (r.key(), r)).collect();
+            prop_assert_eq!(&mirror, &whole);
+        }
+    }
+
+    #[test]
+    fn placements_are_spread(nodes in 1_u64..8, agents in 1_u8..60) {
+        let mut state = State::default();
+        apply(&mut state, 1, &command(init())).unwrap();
+        let token = propose(&state, 1, &Step::Token { uses: 3 }).unwrap();
+        apply(&mut state, 2, &token).unwrap();
+        for n in 0..nodes {
+            let uses = CreateToken {
+                token: format!("{:012x}", 100 + n).parse().unwrap(),
+                secret_sha256: [7; 32],
+                role: Role::Worker,
+                ttl_ms: 10_000,
+                uses: 1,
+            };
+            apply(&mut state, 10 + 2 * n, &command(Operation::CreateToken(uses))).unwrap();
+            let admit = AdmitNode {
+                token: format!("{:012x}", 100 + n).parse().unwrap(),
+                secret_sha256: [7; 32],
+                name: format!("w{n}").parse().unwrap(),
+                address: address(n),
+                storage: format!("w{n}"),
+            };
+            apply(&mut state, 11 + 2 * n, &command(Operation::AdmitNode(admit))).unwrap();
+        }
+        let ids: Vec<NodeId> = state.nodes().keys().copied().collect();
+        for (n, node) in ids.iter().enumerate() {
+            let storage = state.nodes()[node].storage.clone();
+            let register = RegisterNode { node: *node, storage, report: report(255) };
+            apply(&mut state, 50 + n as u64, &command(Operation::RegisterNode(register))).unwrap();
+        }
+        proposed(&mut state, 90, &Step::Fleet { name: 0 });
+        let create = Step::Agents { fleet: 0, first: 0, count: agents, order: 0, key: None };
+        proposed(&mut state, 91, &create);
+        let loads: Vec<usize> = ids.iter().map(|id| state.placed_on(*id).len()).collect();
+        let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
+        prop_assert!(most - least <= 1, "{:?}", loads);
+    }
+}
+
+/// A command repeated under its key is answered, not repeated; another one under it is refused.
+#[test]
+fn a_retry_is_carried_out_once() {
+    let mut state = State::default();
+    apply(&mut state, 1, &command(init())).unwrap();
+    let mut create = propose(&state, 0, &Step::Fleet { name: 0 }).unwrap();
+    create.request = Some(Request { id: "k".parse().unwrap(), fingerprint: 1 });
+    let first = apply(&mut state, 2, &create).unwrap();
+    assert_eq!(first, Outcome::Done(fleet_types::Revision(2)));
+    let again = apply(&mut state, 3, &create).unwrap();
+    assert_eq!(again, Outcome::Repeated(fleet_types::Revision(2)));
+    create.request = Some(Request { id: "k".parse().unwrap(), fingerprint: 2 });
+    assert_eq!(apply(&mut state, 4, &create), Err(Rejection::RequestIdReused));
+}
+
+#[test]
+fn the_audit_sees_overlapping_blocks() {
+    let mut state = State::default();
+    apply(&mut state, 1, &command(init())).unwrap();
+    let register = RegisterNode { node: NodeId(1), storage: "s1".into(), report: report(255) };
+    apply(&mut state, 2, &command(Operation::RegisterNode(register))).unwrap();
+    proposed(&mut state, 3, &Step::Fleet { name: 0 });
+    let create = Step::Agents { fleet: 0, first: 0, count: 2, order: 4, key: None };
+    proposed(&mut state, 4, &create);
+    let broken = state.records().map(|record| match record {
+        Record::Agent(mut agent) => {
+            agent.placement.as_mut().unwrap().block.base = 10_240;
+            Record::Agent(agent)
+        }
+        other => other,
+    });
+    let found = audit(&State::restore(broken));
+    assert!(found.iter().any(|violation| violation.rule == "blocks overlap"), "{found:?}");
+}

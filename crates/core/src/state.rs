@@ -305,6 +305,9 @@ impl State {
         }
         if let Some(placed) = self.placed.get_mut(&placement.node) {
             placed.remove(id);
+            if placed.is_empty() {
+                self.placed.remove(&placement.node);
+            }
         }
         self.unplaced.insert(id.clone());
         self.changed.insert(Key::Agent(id.clone()));

@@ -3,6 +3,7 @@
 
 pub mod clock;
 mod config;
+pub mod priority;
 pub mod telemetry;
 
 pub use config::{Config, ConfigError, OnShutdown};

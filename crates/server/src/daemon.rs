@@ -41,8 +41,6 @@ use crate::{
     registration, session::Session,
 };
 
-/// Priority of the daemon over agents, which have 0.
-const NICE: i32 = -10;
 /// How long handing leadership over may take on a clean stop.
 const HANDOVER: Duration = Duration::from_secs(2);
 /// How long open calls may take to end on a clean stop.
@@ -65,11 +63,6 @@ struct Daemon {
 pub async fn run(config: Config) -> Result<()> {
     let data = DataDir::new(&config.data_dir);
     let me = data.load()?;
-    // Before any thread is made, so that all of them have it. Agents that use every core must not
-    // delay elections and leases; the launcher gives the advantage up again.
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::warn!(%error, "no priority over agents; a busy machine may cause elections");
-    }
     let identity = data.identity(&me.cluster)?;
     let timing = LeaseTiming::of(me.profile);
     let stop = CancellationToken::new();

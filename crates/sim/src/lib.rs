@@ -1,0 +1,21 @@
+//! The pure crates in a world where everything goes wrong and nothing is left to chance.
+//!
+//! One seed determines a run: who leads, which messages are late or doubled, which machines stop,
+//! how fast their clocks run. Replicas apply the real [`fleet_core`]; nodes hold leases and run
+//! agents through the real [`fleet_supervision`]; the leader's wait is the real
+//! [`fleet_types::LeaseTiming`]. Time, network and disk are the world's.
+//!
+//! A run has two phases: while faults go on, every [`invariants`] file is checked after every
+//! step; then the faults end and the world must settle: every agent placed and running.
+//!
+//! Not modelled: Raft itself (an ordered log is assumed, with leaders that overlap in belief),
+//! lost disks, the guard.
+#![forbid(unsafe_code)]
+
+pub mod invariants;
+mod leader;
+mod node;
+mod world;
+
+pub use invariants::Broken;
+pub use world::{Options, Report, run};

@@ -61,6 +61,7 @@ pub(crate) fn apply(
         cluster.next_uid += 1;
         state.place(&id, draft.node, at, revision);
     }
+    cluster.revision = revision;
     state.put_cluster(cluster);
     Ok(Outcome::Done(revision))
 }

@@ -1,0 +1,109 @@
+//! A simulated leader: what it heard, since when it leads, and what it would propose.
+//!
+//! Several may believe to lead at once; only one of them can commit, which the world sees to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_core::{
+    Agent, ConfirmStopped, Desired, Evidence, FenceNode, Lifecycle, NodeStatus, Operation,
+    PlaceAgents, State, plan,
+};
+use fleet_types::{AgentId, Epoch, Generation, LeaseTiming, NodeId};
+
+/// Whether a host should run an agent placed on it.
+pub(crate) fn should_run(agent: &Agent) -> bool {
+    let stays = agent.placement.as_ref().is_some_and(|placement| !placement.evicting);
+    stays && agent.desired == Desired::Running && agent.lifecycle == Lifecycle::Live
+}
+
+/// One who believes to lead.
+pub(crate) struct Leader {
+    /// Its own clock when its term's first entry was committed.
+    since_ms: u64,
+    rate_permille: u64,
+    heard_ms: BTreeMap<NodeId, (Epoch, u64)>,
+    dying: BTreeSet<(NodeId, Epoch)>,
+}
+
+impl Leader {
+    pub(crate) fn new(now_ms: u64, rate_permille: u64) -> Self {
+        Self {
+            since_ms: now_ms * rate_permille / 1_000,
+            rate_permille,
+            heard_ms: BTreeMap::new(),
+            dying: BTreeSet::new(),
+        }
+    }
+
+    fn clock(&self, now_ms: u64) -> u64 {
+        now_ms * self.rate_permille / 1_000
+    }
+
+    /// Notes a renewal received at true time `now_ms`; false when it must not be granted.
+    pub(crate) fn hears(&mut self, state: &State, node: NodeId, epoch: Epoch, now_ms: u64) -> bool {
+        let current = state.nodes().get(&node);
+        let active = current.is_some_and(|n| n.epoch == epoch && n.status == NodeStatus::Active);
+        if !active || self.dying.contains(&(node, epoch)) {
+            return false;
+        }
+        self.heard_ms.insert(node, (epoch, self.clock(now_ms)));
+        true
+    }
+
+    /// A fence for a node silent for W, if there is one.
+    pub(crate) fn fence(
+        &mut self,
+        state: &State,
+        timing: &LeaseTiming,
+        now_ms: u64,
+    ) -> Option<Operation> {
+        let now = self.clock(now_ms);
+        let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
+        for node in active {
+            let heard = self.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
+            let since = heard.map_or(0, |(_, at)| *at).max(self.since_ms);
+            let waited_ms = now.saturating_sub(since);
+            if waited_ms >= timing.fence_after_ms() {
+                self.dying.insert((node.id, node.epoch));
+                return Some(Operation::FenceNode(FenceNode {
+                    node: node.id,
+                    epoch: node.epoch,
+                    evidence: Evidence::LeaseExpired { waited_ms },
+                    moves: plan::replacements(state, node.id),
+                }));
+            }
+        }
+        None
+    }
+
+    /// A placement for agents that wait for one.
+    pub(crate) fn place(&self, state: &State) -> Option<Operation> {
+        let moves = plan::placements(state, 100);
+        (!moves.is_empty()).then_some(Operation::PlaceAgents(PlaceAgents { moves }))
+    }
+
+    /// A record of an awaited stop that `node` reports.
+    pub(crate) fn confirm(
+        &self,
+        state: &State,
+        node: NodeId,
+        stopped: &[(AgentId, Generation)],
+    ) -> Option<Operation> {
+        stopped.iter().find_map(|(id, generation)| {
+            let agent = state.agents().get(id)?;
+            let placement = agent.placement.as_ref()?;
+            let awaited = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
+            if placement.node != node || agent.generation != *generation || !awaited {
+                return None;
+            }
+            let mut planner = plan::Planner::new(state);
+            Some(Operation::ConfirmStopped(ConfirmStopped {
+                agent: id.clone(),
+                generation: *generation,
+                node,
+                epoch: state.nodes().get(&node)?.epoch,
+                next: planner.choose(&agent.spec.runtime, agent.spec.ports),
+            }))
+        })
+    }
+}
