@@ -126,7 +126,12 @@ pub struct Join {
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// The join token itself. Other users can see it in the process list: prefer --token-file
-    #[arg(long, env = "FLEET_CLUSTER_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    #[arg(
+        long,
+        env = "FLEET_CLUSTER_TOKEN",
+        hide_env_values = true,
+        conflicts_with = "token_file"
+    )]
     pub token: Option<String>,
 }
 

@@ -59,7 +59,9 @@ pub fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         eprintln!("error: {}{} [{reason}]", status.message(), causes(status));
         if status.code() == Code::Unavailable {
-            eprintln!("hint: is a majority of the voters running? see `systemctl status fleet-cluster` there");
+            eprintln!(
+                "hint: is a majority of the voters running? see `systemctl status fleet-cluster` there"
+            );
         }
         return ExitCode::from(of_status(status));
     }

@@ -53,7 +53,8 @@ pub fn read_text(path: &Path) -> Result<String> {
     if path == Path::new("-") {
         std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
     } else {
-        text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     }
     Ok(text)
 }

@@ -25,9 +25,7 @@ impl Client {
     /// # Errors
     /// When an endpoint is malformed.
     pub fn new(context: &Context, identity: &Identity, patience: Duration) -> Result<Self, Status> {
-        let open = |address: &String| {
-            Ok((address.clone(), connect_any_member(identity, address)?))
-        };
+        let open = |address: &String| Ok((address.clone(), connect_any_member(identity, address)?));
         let channels = context.endpoints.iter().map(open).collect::<Result<_, Status>>()?;
         Ok(Self { channels, patience })
     }

@@ -83,9 +83,8 @@ impl Context {
     /// # Errors
     /// When the cluster id is malformed.
     pub fn identity(&self, path: &Path) -> Result<Identity, ContextError> {
-        let malformed = |e: fleet_types::InvalidId| {
-            ContextError::Malformed(path.to_owned(), e.to_string())
-        };
+        let malformed =
+            |e: fleet_types::InvalidId| ContextError::Malformed(path.to_owned(), e.to_string());
         Ok(Identity {
             cluster: self.cluster.parse().map_err(malformed)?,
             ca_pem: self.ca_pem.clone(),

@@ -112,10 +112,8 @@ impl ServerCertVerifier for ReadOnly {
 
 /// The certificate with the token's hash from the chain the server at `address` shows.
 async fn fetch_ca(address: &str, token: &Token) -> Result<Vec<u8>, JoinError> {
-    let unreachable =
-        |source| JoinError::Unreachable { address: address.to_owned(), source };
-    let not_a_cluster =
-        |source| JoinError::NotACluster { address: address.to_owned(), source };
+    let unreachable = |source| JoinError::Unreachable { address: address.to_owned(), source };
+    let not_a_cluster = |source| JoinError::NotACluster { address: address.to_owned(), source };
     let timed_out = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address))
         .await
@@ -151,7 +149,6 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-
 /// Joins the cluster at `address`: checks that it is the one the token was made by, and only then
 /// shows it the secret.
 ///
@@ -165,9 +162,8 @@ pub async fn join(
     let ca = pem(&fetch_ca(address, token).await?);
     // The cluster's id is not known yet, so the name every node of any cluster bears is asked for;
     // the pinned CA signs for one cluster only.
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(ca))
-        .domain_name("join.fleet");
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name("join.fleet");
     let refused = |e: tonic::transport::Error| JoinError::Refused(Status::from_error(e.into()));
     let channel = Endpoint::from_shared(format!("https://{address}"))
         .and_then(|endpoint| endpoint.tls_config(tls))

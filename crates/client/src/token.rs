@@ -71,9 +71,11 @@ mod tests {
 
     #[test]
     fn garbled_tokens_are_refused_without_being_repeated() {
-        let good = Token { ca_sha256: [1; 32], id: "0123456789ab".parse().unwrap(), secret: [2; 32] };
+        let good =
+            Token { ca_sha256: [1; 32], id: "0123456789ab".parse().unwrap(), secret: [2; 32] };
         let good = good.reveal();
-        for bad in ["", "FC1", "FC2.a.b.c", &good[1..], &good[..good.len() - 1], &format!("{good}.x")]
+        for bad in
+            ["", "FC1", "FC2.a.b.c", &good[1..], &good[..good.len() - 1], &format!("{good}.x")]
         {
             assert_eq!(bad.parse::<Token>(), Err(InvalidToken), "{bad}");
         }

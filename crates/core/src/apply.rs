@@ -53,7 +53,11 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
     Ok(outcome)
 }
 
-fn dispatch(state: &mut State, revision: Revision, command: &Command) -> Result<Outcome, Rejection> {
+fn dispatch(
+    state: &mut State,
+    revision: Revision,
+    command: &Command,
+) -> Result<Outcome, Rejection> {
     let at = command.at;
     match &command.operation {
         Operation::InitCluster(op) => commands::init_cluster::apply(state, revision, at, op),

@@ -96,6 +96,7 @@ fn fleet(name: u8) -> FleetName {
 }
 
 /// The command a step stands for in `state`, as a leader that sees `state` would propose it.
+#[expect(clippy::too_many_lines, reason = "one arm a kind of step")]
 fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
     let node = |n: usize| pick(state.nodes().values().cloned(), n);
     let agent = |n: usize| pick(state.agents().keys().cloned(), n);
@@ -195,7 +196,9 @@ fn proposed(state: &mut State, index: u64, step: &Step) {
     apply(state, index, &command).unwrap();
 }
 
-fn fencing_tokens(state: &State) -> (BTreeMap<NodeId, Epoch>, BTreeMap<AgentId, (u32, Generation)>) {
+fn fencing_tokens(
+    state: &State,
+) -> (BTreeMap<NodeId, Epoch>, BTreeMap<AgentId, (u32, Generation)>) {
     let epochs = state.nodes().values().map(|node| (node.id, node.epoch)).collect();
     let agents = state.agents().values();
     (epochs, agents.map(|a| (a.id.clone(), (a.uid, a.generation))).collect())

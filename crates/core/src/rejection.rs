@@ -191,6 +191,7 @@ impl Rejection {
 }
 
 impl fmt::Display for Rejection {
+    #[expect(clippy::too_many_lines, reason = "one line of prose a variant")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Rejection as R;
         match self {
@@ -216,7 +217,10 @@ impl fmt::Display for Rejection {
                  `fleet-cluster token create`",
             ),
             R::NodeNameTaken(name) => {
-                write!(f, "a node named {name} exists; join with another --name, or remove that one")
+                write!(
+                    f,
+                    "a node named {name} exists; join with another --name, or remove that one"
+                )
             }
             R::NodeUnknown(id) => write!(f, "no node {id}"),
             R::StorageMismatch(id) => write!(

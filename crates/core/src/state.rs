@@ -130,7 +130,10 @@ impl State {
         let first = "0".parse().expect("the smallest text that is a name");
         let start = AgentId { fleet: fleet.clone(), agent: first };
         let of_fleet = fleet.clone();
-        self.agents.range(start..).map(|(_, agent)| agent).take_while(move |a| a.id.fleet == of_fleet)
+        self.agents
+            .range(start..)
+            .map(|(_, agent)| agent)
+            .take_while(move |a| a.id.fleet == of_fleet)
     }
 
     /// The join tokens, by id.

@@ -130,6 +130,7 @@ impl Task {
             self.probe_next();
             self.report();
             if silent && self.life.at_rest() {
+                self.leave();
                 return;
             }
         }
@@ -300,6 +301,14 @@ impl Task {
             tracing::error!(agent = %self.id, %error, "waiting for a fenced process failed");
         }
         empty(&self.group).await;
+        self.leave();
+    }
+
+    /// Takes the empty control group away.
+    fn leave(&self) {
+        if let Err(error) = self.group.remove() {
+            tracing::debug!(agent = %self.id, %error, "its control group stays");
+        }
     }
 }
 

@@ -196,13 +196,8 @@ impl Host {
             deadline: options.deadline,
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
         });
-        let state = State {
-            epoch: Epoch(0),
-            told,
-            ledger,
-            agents: BTreeMap::new(),
-            tasks: JoinSet::new(),
-        };
+        let state =
+            State { epoch: Epoch(0), told, ledger, agents: BTreeMap::new(), tasks: JoinSet::new() };
         Ok(Self {
             shared,
             state: Arc::new(Mutex::new(state)),
@@ -302,7 +297,12 @@ impl Host {
         Ok(())
     }
 
-    fn tell(&self, state: &mut State, id: AgentId, assignment: Assignment) -> Result<(), GroupError> {
+    fn tell(
+        &self,
+        state: &mut State,
+        id: AgentId,
+        assignment: Assignment,
+    ) -> Result<(), GroupError> {
         let generation = assignment.generation;
         if let Some(running) = state.agents.get_mut(&id) {
             (running.generation, running.removed) = (generation, false);

@@ -9,7 +9,6 @@
 use std::{
     io,
     sync::{Arc, Mutex},
-
 };
 
 use fleet_process::Group;
@@ -140,7 +139,8 @@ impl Deadline for DaemonDeadline {
     fn extend(&self, new: Lease) {
         let mut lease = self.shared.lease.lock().expect("no holder panics");
         let older = lease.is_some_and(|held| {
-            new.epoch < held.epoch || (new.epoch == held.epoch && new.deadline_ms <= held.deadline_ms)
+            new.epoch < held.epoch
+                || (new.epoch == held.epoch && new.deadline_ms <= held.deadline_ms)
         });
         if older || new.deadline_ms <= boot_ms() {
             return;
@@ -167,4 +167,3 @@ impl Deadline for DaemonDeadline {
         self.shared.announced.subscribe()
     }
 }
-

@@ -23,7 +23,11 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 ///
 /// # Errors
 /// In words, when it is not.
-pub(crate) async fn run(probe: &Probe, block: PortBlock, variables: &Variables) -> Result<(), String> {
+pub(crate) async fn run(
+    probe: &Probe,
+    block: PortBlock,
+    variables: &Variables,
+) -> Result<(), String> {
     let limit = Duration::from_millis(probe.timeout_ms);
     let port = block.base.saturating_add(probe.port_offset);
     let probing = async {

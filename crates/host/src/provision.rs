@@ -93,14 +93,16 @@ impl Site {
                 .map_err(|e| fatal(format!("config: probe: {e}")))?,
             None => definition.probe.clone(),
         };
-        let template = if definition.command.is_empty() { &spec.command } else { &definition.command };
+        let template =
+            if definition.command.is_empty() { &spec.command } else { &definition.command };
         let fill = |text: &String| variables.fill(text).map_err(fatal);
         let mut command = if definition.command.is_empty() {
             template.clone()
         } else {
             template.iter().map(fill).collect::<Result<_, _>>()?
         };
-        let program = command.first_mut().ok_or_else(|| fatal("the agent's spec has no command"))?;
+        let program =
+            command.first_mut().ok_or_else(|| fatal("the agent's spec has no command"))?;
         *program = find_program(program)
             .ok_or_else(|| fatal(format!("program {program:?} does not exist on this node")))?;
 
@@ -223,7 +225,8 @@ mod tests {
 
     #[test]
     fn openclaw_json_has_what_the_gateway_needs() {
-        let json = openclaw(r#"{"logging": {"level": "debug"}, "hooks": {"enabled": true}}"#).unwrap();
+        let json =
+            openclaw(r#"{"logging": {"level": "debug"}, "hooks": {"enabled": true}}"#).unwrap();
         assert_eq!(json["gateway"]["port"], 20_480);
         assert_eq!(json["gateway"]["bind"], "loopback");
         assert_eq!(json["gateway"]["auth"]["token"], "secret");

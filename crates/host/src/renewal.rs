@@ -4,11 +4,7 @@
 //! The moment the request is made is the moment the lease counts from; the answer may come as late
 //! as it likes, it cannot make the lease longer than the leader thinks.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fleet_client::{Identity, connect_node};
 use fleet_proto::{
@@ -45,7 +41,7 @@ pub struct Renewal {
 enum Answer {
     Granted { leader: NodeId, lease_ms: u64 },
     Refused,
-    NoAnswer,
+    Silence,
 }
 
 impl Renewal {
@@ -93,7 +89,7 @@ impl Renewal {
                         return;
                     }
                 }
-                Answer::NoAnswer => leader = None,
+                Answer::Silence => leader = None,
             }
         }
     }
@@ -133,11 +129,13 @@ impl Renewal {
         while let Some(answer) = calls.next().await {
             match answer {
                 Ok((leader, lease_ms)) => return Answer::Granted { leader, lease_ms },
-                Err(status) if reason(&status).as_deref() == Some("LEASE_REFUSED") => refused = true,
+                Err(status) if reason(&status).as_deref() == Some("LEASE_REFUSED") => {
+                    refused = true
+                }
                 Err(_) => {}
             }
         }
-        if refused { Answer::Refused } else { Answer::NoAnswer }
+        if refused { Answer::Refused } else { Answer::Silence }
     }
 }
 

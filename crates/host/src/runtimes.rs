@@ -240,9 +240,11 @@ fn parse(origin: &str, text: &str) -> Result<(RuntimeName, Definition), RuntimeE
     let value = |why: String| RuntimeError::Value { origin: origin.to_owned(), why };
     let definition: Definition = toml::from_str(text)
         .map_err(|e| RuntimeError::Parse { origin: origin.to_owned(), source: Box::new(e) })?;
-    let name = definition.name.parse().map_err(|e: fleet_types::InvalidName| value(e.to_string()))?;
+    let name =
+        definition.name.parse().map_err(|e: fleet_types::InvalidName| value(e.to_string()))?;
     if !definition.ports.is_power_of_two() || definition.ports > PORT_BLOCK_MAX {
-        let why = format!("ports = {} is not a power of two up to {PORT_BLOCK_MAX}", definition.ports);
+        let why =
+            format!("ports = {} is not a power of two up to {PORT_BLOCK_MAX}", definition.ports);
         return Err(value(why));
     }
     Ok((name, definition))

@@ -43,7 +43,9 @@ impl Variables {
             let (name, after) =
                 after.split_once('}').ok_or_else(|| format!("{text:?} has a '{{' without '}}'"))?;
             let value = self.values.get(name).ok_or_else(|| {
-                format!("{{{name}}} has no value; set it in [runtime_variables] of the configuration")
+                format!(
+                    "{{{name}}} has no value; set it in [runtime_variables] of the configuration"
+                )
             })?;
             filled.push_str(before);
             filled.push_str(value);

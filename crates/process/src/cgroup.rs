@@ -16,7 +16,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
     /// The host has no version 2 hierarchy.
-    #[error("no cgroup v2 is mounted here: boot with systemd.unified_cgroup_hierarchy=1, or mount one at /sys/fs/cgroup/unified")]
+    #[error(
+        "no cgroup v2 is mounted here: boot with systemd.unified_cgroup_hierarchy=1, or mount one at /sys/fs/cgroup/unified"
+    )]
     NoVersion2,
     /// The kernel is older than `cgroup.kill` (Linux 5.14).
     #[error("this kernel has no cgroup.kill: Linux 5.14 or newer is needed")]

@@ -113,7 +113,8 @@ fn strings(texts: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>> 
 pub fn become_agent() -> io::Result<std::convert::Infallible> {
     let spec: LaunchSpec = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let own = std::process::id().to_string();
-    fs::write(spec.group.join("cgroup.procs"), own).map_err(context("entering the control group"))?;
+    fs::write(spec.group.join("cgroup.procs"), own)
+        .map_err(context("entering the control group"))?;
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     if u64::try_from(now.num_milliseconds()).unwrap_or(0) >= spec.deadline_ms {
         return Err(io::Error::other("the node's lease ended before the agent started"));

@@ -131,7 +131,8 @@ mod tests {
             writer.write_all(b"\n").unwrap();
             log.cap().unwrap();
         }
-        let sizes = fs::metadata(log.path()).unwrap().len() + fs::metadata(log.older()).unwrap().len();
+        let sizes =
+            fs::metadata(log.path()).unwrap().len() + fs::metadata(log.older()).unwrap().len();
         assert!(sizes <= 2_200, "{sizes}");
         writer.write_all(b"last\n").unwrap();
         assert!(tail(log.path(), 1).unwrap().0.ends_with(b"last\n"));

@@ -45,9 +45,8 @@ fn holder(port: u16, inode: u64) -> Holder {
             fds.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(i) if i == inode)))
         })
     };
-    let found = all_processes().ok().and_then(|mut all| {
-        all.find_map(|process| process.ok().filter(owns))
-    });
+    let found =
+        all_processes().ok().and_then(|mut all| all.find_map(|process| process.ok().filter(owns)));
     let command = found.as_ref().and_then(|p| p.stat().ok()).map(|stat| stat.comm);
     Holder { port, pid: found.map(|p| p.pid), command: command.unwrap_or_default() }
 }

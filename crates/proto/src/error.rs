@@ -26,7 +26,12 @@ pub fn status(
 }
 
 /// A request field that cannot be right.
-pub fn invalid_field(reason: &str, field: &str, value: &str, why: impl std::fmt::Display) -> Status {
+pub fn invalid_field(
+    reason: &str,
+    field: &str,
+    value: &str,
+    why: impl std::fmt::Display,
+) -> Status {
     let value: String = value.chars().take(120).collect();
     let message = format!("{field}: {why}");
     status(Code::InvalidArgument, reason, message, &[("field", field), ("value", &value)])

@@ -11,7 +11,8 @@ use crate::DESCRIPTORS;
 fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     POOL.get_or_init(|| {
-        DescriptorPool::decode(DESCRIPTORS).expect("the committed descriptors are checked by a test")
+        DescriptorPool::decode(DESCRIPTORS)
+            .expect("the committed descriptors are checked by a test")
     })
 }
 

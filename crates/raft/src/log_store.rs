@@ -80,9 +80,11 @@ fn flush_loop(store: &Store, mark: &Mutex<HighWater>, waiting: &mpsc::Receiver<W
     while let Ok(first) = waiting.recv() {
         let batch: Vec<Waiting> = std::iter::once(first).chain(waiting.try_iter()).collect();
         let last = batch.iter().map(|w| w.last).max().unwrap_or(0);
-        let flushed = store.db.flush_wal(true).map_err(io_error).and_then(|()| {
-            mark.lock().expect("no holder panics").advance(last)
-        });
+        let flushed = store
+            .db
+            .flush_wal(true)
+            .map_err(io_error)
+            .and_then(|()| mark.lock().expect("no holder panics").advance(last));
         if let Err(error) = flushed {
             tracing::error!(%error, "syncing the log failed; what is on disk is unknown, stopping");
             std::process::abort();

@@ -50,7 +50,9 @@ impl Service {
     }
 }
 
-fn get_append(message: wire::AppendEntriesRequest) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+fn get_append(
+    message: wire::AppendEntriesRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     Ok(AppendEntriesRequest {
         vote: get_vote(message.vote).map_err(invalid)?,
         prev_log_id: message.prev_log_id.map(get_log_id),
@@ -68,9 +70,9 @@ fn put_appended(
     result: openraft::raft::StreamAppendResult<TypeConfig>,
 ) -> wire::AppendEntriesResponse {
     let result = match result {
-        Ok(last) => appended::Result::Matched(appended::Matched {
-            log_id: last.as_ref().map(put_log_id),
-        }),
+        Ok(last) => {
+            appended::Result::Matched(appended::Matched { log_id: last.as_ref().map(put_log_id) })
+        }
         Err(StreamAppendError::Conflict(id)) => appended::Result::Conflict(put_log_id(&id)),
         Err(StreamAppendError::HigherVote(v)) => appended::Result::HigherVote(put_vote(&v)),
     };
@@ -122,8 +124,7 @@ impl RaftService for Service {
         let mut rpc = VoteRequest::new(vote, message.last_log_id.map(get_log_id));
         rpc.leadership_transfer = message.leadership_transfer;
         let raft = &self.inner.raft;
-        let answer =
-            if message.pre_vote { raft.pre_vote(rpc).await } else { raft.vote(rpc).await };
+        let answer = if message.pre_vote { raft.pre_vote(rpc).await } else { raft.vote(rpc).await };
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(wire::RequestVoteResponse {
             vote: Some(put_vote(&answer.vote)),

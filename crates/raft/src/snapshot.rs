@@ -180,4 +180,3 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         tokio::task::spawn_blocking(move || builder.build()).await.map_err(io::Error::other)?
     }
 }
-

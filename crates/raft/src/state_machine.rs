@@ -28,9 +28,7 @@ use crate::{
     node::Changes,
     snapshot::{self, Builder, SnapshotFile},
     store::{Store, io_error, key},
-    type_config::{
-        Entry, LogId, Results, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
-    },
+    type_config::{Entry, LogId, Results, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
 /// Audits of large states take long; a debug build checks those up to this many agents.
@@ -156,11 +154,8 @@ impl StateMachine {
         for record in state.records() {
             batch.put_cf(self.store.state(), stored_key(&record.key()), encode_record(&record));
         }
-        let applied = Applied {
-            state,
-            last: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-        };
+        let applied =
+            Applied { state, last: meta.last_log_id, membership: meta.last_membership.clone() };
         self.put_position(&mut batch, &applied);
         self.store.write(batch, true)?;
         snapshot::publish(&self.snapshots, &file.path, meta)?;

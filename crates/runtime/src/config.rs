@@ -105,7 +105,9 @@ impl Config {
     pub fn load(path: &Path, required: bool) -> Result<Self, ConfigError> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !required => return Ok(Self::default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !required => {
+                return Ok(Self::default());
+            }
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
         toml::from_str(&text)

@@ -35,10 +35,12 @@ use crate::{
     data_dir::{DataDir, NodeFile},
     gate::{Admits, Gate, Route},
     leader::{Leader, Observed},
-    lease_service, leases::Leases,
+    lease_service,
+    leases::Leases,
     listen::{bind, serve},
     proposer::{Proposer, not_leader},
-    registration, session::Session,
+    registration,
+    session::Session,
 };
 
 /// How long handing leadership over may take on a clean stop.
@@ -222,8 +224,7 @@ impl Daemon {
         let gate = Gate::new(cluster.clone(), Admits::Operators, self.route(raft.clone(), host));
         self.spawn(listener, true, gate, api);
 
-        let service =
-            lease_service::Service { raft, leases: leases.clone(), timing: self.timing };
+        let service = lease_service::Service { raft, leases: leases.clone(), timing: self.timing };
         let address = self.address(&self.me.address.lease)?;
         self.listen_for_leases(address, service)
     }

@@ -172,7 +172,11 @@ impl DataDir {
             Err(error) => return Err(error),
             Ok(node) => {
                 let path = self.path.clone();
-                return Err(DataDirError::Occupied { path, node: node.node, cluster: node.cluster });
+                return Err(DataDirError::Occupied {
+                    path,
+                    node: node.node,
+                    cluster: node.cluster,
+                });
             }
         }
         fs::create_dir_all(&self.path).map_err(self.failed("."))?;

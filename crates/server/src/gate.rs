@@ -97,11 +97,18 @@ impl Gate {
             return Ok(principal);
         }
         let (message, way_out) = match principal {
-            None => ("no client certificate of this cluster was shown", "use the context that init wrote"),
+            None => (
+                "no client certificate of this cluster was shown",
+                "use the context that init wrote",
+            ),
             Some(_) => ("the certificate does not allow this call", "use an operator's context"),
         };
         let message = format!("{message}; {way_out}");
-        let code = if principal.is_none() { tonic::Code::Unauthenticated } else { tonic::Code::PermissionDenied };
+        let code = if principal.is_none() {
+            tonic::Code::Unauthenticated
+        } else {
+            tonic::Code::PermissionDenied
+        };
         Err(fleet_proto::error::status(code, "NOT_ALLOWED", message, &[]))
     }
 }

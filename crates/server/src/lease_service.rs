@@ -41,8 +41,7 @@ impl LeaseService for Service {
         if caller != Some(Principal::Node(node)) {
             return Err(Status::permission_denied("a node renews its own lease only"));
         }
-        let not_leader =
-            || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
+        let not_leader = || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
         let raft = self.raft.as_ref().ok_or_else(not_leader)?;
         raft.linearize().await.map_err(|_| not_leader())?;
         let current = raft.read(|state| {

@@ -93,7 +93,11 @@ impl Authority {
         Ok(sha2::Sha256::digest(&pem.contents).into())
     }
 
-    fn sign(&self, mut params: CertificateParams, key: &impl PublicKeyData) -> Result<String, PkiError> {
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<String, PkiError> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.key_pem)?)?;
         Ok(params.signed_by(key, &issuer)?.pem())
@@ -107,11 +111,8 @@ impl Authority {
     pub fn issue_node(&self, node: NodeId, request_pem: &str) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut params = params(&format!("node {node}"));
-        let names = [
-            node_name(&self.cluster, node),
-            member_name(&self.cluster),
-            "join.fleet".to_owned(),
-        ];
+        let names =
+            [node_name(&self.cluster, node), member_name(&self.cluster), "join.fleet".to_owned()];
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
         }

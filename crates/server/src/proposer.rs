@@ -127,7 +127,8 @@ fn failed(error: &ProposeError) -> Status {
     match error {
         ProposeError::NotLeader { leader } => not_leader(*leader),
         ProposeError::Unknown(why) => {
-            let message = format!("the outcome is not known, retry with the same request id: {why}");
+            let message =
+                format!("the outcome is not known, retry with the same request id: {why}");
             status(Code::Unknown, "OUTCOME_UNKNOWN", message, &[])
         }
     }

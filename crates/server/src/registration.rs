@@ -6,9 +6,7 @@ use fleet_core::{NodeReport, Operation, Outcome, RegisterNode};
 use fleet_proto::{
     convert::api::parse_labels,
     error::{invalid_field, status},
-    host::{
-        RegisterRequest, RegisterResponse, registration_service_server::RegistrationService,
-    },
+    host::{RegisterRequest, RegisterResponse, registration_service_server::RegistrationService},
 };
 use fleet_runtime::clock::raw_ms;
 use fleet_types::{NodeId, PortRange, Principal};
@@ -53,8 +51,7 @@ impl RegistrationService for Service {
         if caller != Some(Principal::Node(node)) {
             return Err(Status::permission_denied("a node registers itself only"));
         }
-        let not_leader =
-            || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
+        let not_leader = || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
         let proposer = self.proposer.as_ref().ok_or_else(not_leader)?;
         let storage = request.storage_id.clone();
         let operation =

@@ -393,9 +393,9 @@ impl World {
             self.commit(confirm);
         }
         let state = &self.state;
-        self.machines[n].processes.retain(|id, process| {
-            state.agents().contains_key(id) || process.executes
-        });
+        self.machines[n]
+            .processes
+            .retain(|id, process| state.agents().contains_key(id) || process.executes);
     }
 
     fn register(&mut self, n: usize) {

@@ -25,8 +25,7 @@ fn a_seed_replays_exactly() {
 /// A leader that waits too short is caught.
 #[test]
 fn a_leader_that_does_not_wait_is_caught() {
-    let caught = (0..40).find_map(|seed| {
-        run(Options { wait_permille: 500, ..options(seed) }).err()
-    });
+    let caught =
+        (0..40).find_map(|seed| run(Options { wait_permille: 500, ..options(seed) }).err());
     assert_eq!(caught.map(|broken| broken.promise), Some("agents run once"));
 }

@@ -371,10 +371,8 @@ impl Life {
             }
             Next::Park => {
                 self.enter(State::CrashLooping, now_ms);
-                self.message = format!(
-                    "{}; parked: restart it once the cause is mended",
-                    self.message
-                );
+                self.message =
+                    format!("{}; parked: restart it once the cause is mended", self.message);
             }
         }
         self.next = Next::Start;

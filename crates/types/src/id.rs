@@ -27,7 +27,10 @@ macro_rules! number {
     };
 }
 
-number!(NodeId, "A node's number: 1 for the first, then the log index that admitted it. Never reused.");
+number!(
+    NodeId,
+    "A node's number: 1 for the first, then the log index that admitted it. Never reused."
+);
 number!(Epoch, "Counts the leases a node was granted or lost; the fencing token of a node.");
 number!(Generation, "Counts the times an agent was placed; the fencing token of an agent.");
 number!(Revision, "The log index of the last change to a record; 0 before the first.");

@@ -57,9 +57,15 @@ impl Labels {
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidLabel> {
         let mut labels = BTreeMap::new();
         for (key, value) in pairs {
-            let bad = if valid(&key) { Some(&value).filter(|v| !v.is_empty() && !valid(v)) } else { Some(&key) };
+            let bad = if valid(&key) {
+                Some(&value).filter(|v| !v.is_empty() && !valid(v))
+            } else {
+                Some(&key)
+            };
             if let Some(text) = bad {
-                return Err(InvalidLabel::Text { text: text.chars().take(80).collect::<String>().to_string() });
+                return Err(InvalidLabel::Text {
+                    text: text.chars().take(80).collect::<String>().to_string(),
+                });
             }
             labels.insert(key, value);
             if labels.len() > LABELS_MAX {

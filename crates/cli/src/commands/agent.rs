@@ -128,11 +128,8 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         labels: args.labels.into_iter().collect(),
     };
     let desired = if args.stopped { DesiredState::Stopped } else { DesiredState::Running };
-    let agent = v1::Agent {
-        spec: Some(spec),
-        desired_state: desired.into(),
-        ..v1::Agent::default()
-    };
+    let agent =
+        v1::Agent { spec: Some(spec), desired_state: desired.into(), ..v1::Agent::default() };
     let request = CreateAgentRequest {
         parent: fleet_proto::resource::fleet(&id.fleet),
         agent_id: id.agent.to_string(),

@@ -2,11 +2,7 @@
 
 use fleet_types::Revision;
 
-use crate::{
-    Outcome, Rejection, State,
-    command::SetAgentDesired,
-    record::Lifecycle,
-};
+use crate::{Outcome, Rejection, State, command::SetAgentDesired, record::Lifecycle};
 
 pub(crate) fn apply(
     state: &mut State,

@@ -164,7 +164,10 @@ pub fn agent_state(agent: &core::Agent) -> v1::agent::State {
 pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
     let placement = agent.placement.as_ref().map(|p| v1::Placement {
         node: format!("nodes/{}", p.node),
-        node_display_name: state.nodes().get(&p.node).map_or_else(String::new, |n| n.name.to_string()),
+        node_display_name: state
+            .nodes()
+            .get(&p.node)
+            .map_or_else(String::new, |n| n.name.to_string()),
         port_block: Some(port_block(p.block)),
         place_time: Some(timestamp(p.placed)),
         evidence: evidence(&p.evidence),
@@ -234,7 +237,8 @@ pub fn parse_agent_spec(
     for key in spec.environment.keys() {
         let ok = !key.is_empty() && key.len() <= 128 && !key.contains(['=', '\0']);
         if !ok || key.starts_with("FLEET_") {
-            let why = format!("{key:?} cannot be set: it is empty, too long, holds '=' or is reserved");
+            let why =
+                format!("{key:?} cannot be set: it is empty, too long, holds '=' or is reserved");
             return Err(invalid_field("ENVIRONMENT_INVALID", "agent.spec.environment", key, why));
         }
     }
@@ -258,7 +262,8 @@ fn check_words<'a>(
     }
     for word in words {
         if word.len() > COMMAND_WORD_BYTES_MAX || word.contains('\0') {
-            let why = format!("an entry is longer than {COMMAND_WORD_BYTES_MAX} bytes or holds a NUL");
+            let why =
+                format!("an entry is longer than {COMMAND_WORD_BYTES_MAX} bytes or holds a NUL");
             return Err(invalid_field("COMMAND_INVALID", field, word, why));
         }
     }

@@ -392,9 +392,7 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
         }),
         Op::RestartAgent(o) => Wire::RestartAgent(put_agent_ref(&o.agent)),
         Op::DeleteAgent(o) => Wire::DeleteAgent(put_agent_ref(&o.agent)),
-        Op::PlaceAgents(o) => {
-            Wire::PlaceAgents(wire::PlaceAgents { moves: put_moves(&o.moves) })
-        }
+        Op::PlaceAgents(o) => Wire::PlaceAgents(wire::PlaceAgents { moves: put_moves(&o.moves) }),
         Op::ConfirmStopped(o) => Wire::ConfirmStopped(wire::ConfirmStopped {
             agent: Some(put_agent_ref(&o.agent)),
             generation: o.generation.0,
@@ -492,9 +490,7 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
         }),
         Wire::RestartAgent(o) => Op::RestartAgent(core::RestartAgent { agent: get_agent_ref(o)? }),
         Wire::DeleteAgent(o) => Op::DeleteAgent(core::DeleteAgent { agent: get_agent_ref(o)? }),
-        Wire::PlaceAgents(o) => {
-            Op::PlaceAgents(core::PlaceAgents { moves: get_moves(o.moves)? })
-        }
+        Wire::PlaceAgents(o) => Op::PlaceAgents(core::PlaceAgents { moves: get_moves(o.moves)? }),
         Wire::ConfirmStopped(o) => Op::ConfirmStopped(core::ConfirmStopped {
             agent: get_agent_ref(need("agent", o.agent)?)?,
             generation: Generation(o.generation),

@@ -18,8 +18,8 @@ use fleet_proto::{
         CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, GetAgentRequest,
         GetAgentResponse, ListAgentsRequest, ListAgentsResponse, RestartAgentRequest,
         RestartAgentResponse, StartAgentRequest, StartAgentResponse, StopAgentRequest,
-        StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse,
-        agent::DesiredState, agent_service_server::AgentService,
+        StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
+        agent_service_server::AgentService,
     },
 };
 use fleet_types::{AgentId, AgentName, FleetName, limits};
@@ -182,7 +182,8 @@ impl AgentService for Api {
         let request = request.into_inner();
         let (size, after) = convert::parse_page(request.page_size, &request.page_token)?;
         let all = matches!(request.parent.as_str(), "" | "fleets/-");
-        let fleet = if all { None } else { Some(resource::parse_fleet("parent", &request.parent)?) };
+        let fleet =
+            if all { None } else { Some(resource::parse_fleet("parent", &request.parent)?) };
         let after = after.map(|token| resource::parse_agent("page_token", token)).transpose()?;
         let start = match (after, &fleet) {
             (Some(after), _) => Bound::Excluded(after),

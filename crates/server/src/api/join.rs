@@ -20,7 +20,9 @@ const ADDRESS_BYTES_MAX: usize = 260;
 
 fn address(field: &str, text: &str) -> Result<String, Status> {
     let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_some() && text.len() <= ADDRESS_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic())
+    if port.is_some()
+        && text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|b| b.is_ascii_graphic())
     {
         return Ok(text.to_owned());
     }
@@ -72,10 +74,10 @@ impl JoinService for Api {
         let Outcome::NodeAdmitted { node, role } = outcome else {
             return Err(Status::internal(format!("admitting ended in {outcome:?}")));
         };
-        let certificate_pem = self
-            .authority
-            .issue_node(node, &request.certificate_request_pem)
-            .map_err(|e| invalid_field("CERTIFICATE_REQUEST_INVALID", "certificate_request_pem", "", e))?;
+        let certificate_pem =
+            self.authority.issue_node(node, &request.certificate_request_pem).map_err(|e| {
+                invalid_field("CERTIFICATE_REQUEST_INVALID", "certificate_request_pem", "", e)
+            })?;
         tracing::info!(node.id = node.0, node.name = %name, ?role, "node admitted");
         let (profile, members) = self.raft.read(|state| {
             let voters = state.nodes().values().filter(|n| n.role == Role::Voter && n.id != node);

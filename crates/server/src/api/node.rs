@@ -78,8 +78,7 @@ impl NodeService for Api {
             None => Bound::Unbounded,
             Some(token) => {
                 let token = token?;
-                let invalid =
-                    |e| invalid_field("INVALID_RESOURCE_NAME", "page_token", token, e);
+                let invalid = |e| invalid_field("INVALID_RESOURCE_NAME", "page_token", token, e);
                 Bound::Excluded(NodeId(token.parse().map_err(invalid)?))
             }
         };

@@ -30,7 +30,8 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
     });
     let spare = up - (up.min(all / 2 + 1));
     if all > 1 && spare == 0 {
-        let message = format!("{up} of {all} voters are up: the loss of one more stops the cluster");
+        let message =
+            format!("{up} of {all} voters are up: the loss of one more stops the cluster");
         let action = "bring a voter back, or join another node";
         found.push(problem("NO_SPARE_VOTER", message, action));
     }

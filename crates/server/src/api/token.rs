@@ -59,8 +59,7 @@ impl TokenService for Api {
         });
         self.proposer.submit(operation).await?;
         let token = self.raft.read(|state| state.tokens().get(&id).map(show));
-        let ca_sha256 =
-            self.authority.sha256().map_err(|e| Status::internal(e.to_string()))?;
+        let ca_sha256 = self.authority.sha256().map_err(|e| Status::internal(e.to_string()))?;
         let secret = Secret { ca_sha256, id, secret }.reveal();
         Ok(Response::new(CreateTokenResponse { token, secret }))
     }
@@ -74,7 +73,8 @@ impl TokenService for Api {
         let tokens: Vec<Token> = self
             .read(|state| {
                 let tokens = state.tokens().values().map(show);
-                let rest = tokens.filter(|token| after.is_none_or(|after| token.name.as_str() > after));
+                let rest =
+                    tokens.filter(|token| after.is_none_or(|after| token.name.as_str() > after));
                 rest.take(size).collect()
             })
             .await?;

@@ -34,7 +34,10 @@ async fn fence(leader: &Leader, silent: Silent) {
         match leader.proposer.submit(operation).await {
             Ok(_) => {
                 tracing::warn!(
-                    node.id = node.0, lease.epoch = epoch.0, waited_ms, agents,
+                    node.id = node.0,
+                    lease.epoch = epoch.0,
+                    waited_ms,
+                    agents,
                     "node fenced; its agents are placed elsewhere"
                 );
                 return;

@@ -90,11 +90,8 @@ impl Session {
         let mut changes = self.leader.raft.changes();
         let (mut sent, complete) = self.leader.raft.read(|state| self.everything(state));
         client.assign(complete).await?;
-        let watch = WatchObservedRequest {
-            term: self.term,
-            node_id: self.node.0,
-            epoch: self.epoch.0,
-        };
+        let watch =
+            WatchObservedRequest { term: self.term, node_id: self.node.0, epoch: self.epoch.0 };
         let mut reports = client.watch_observed(watch).await?.into_inner();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
@@ -201,8 +198,8 @@ impl Session {
                 let agent = state.agents().get(&id)?;
                 let placement = agent.placement.as_ref()?;
                 let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
-                let current = placement.node == self.node
-                    && agent.generation.0 == observation.generation;
+                let current =
+                    placement.node == self.node && agent.generation.0 == observation.generation;
                 (stopping && current).then(|| (agent.generation, agent.spec.clone()))
             });
             let Some((generation, spec)) = awaited else { continue };
@@ -212,7 +209,9 @@ impl Session {
                 let agent = id;
                 Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next })
             });
-            if let Err(status) = self.leader.proposer.commit(None, crate::proposer::SMALL, build).await {
+            if let Err(status) =
+                self.leader.proposer.commit(None, crate::proposer::SMALL, build).await
+            {
                 tracing::warn!(%status, "a confirmed stop is not recorded yet");
             }
         }

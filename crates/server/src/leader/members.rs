@@ -28,7 +28,9 @@ pub(super) async fn run(leader: Leader) {
             let adding = leader.raft.add_voter(*node, address);
             match tokio::time::timeout(PATIENCE, adding).await {
                 Ok(Ok(())) => tracing::info!(node.id = node.0, "node votes"),
-                Ok(Err(error)) => tracing::warn!(node.id = node.0, %error, "node does not vote yet"),
+                Ok(Err(error)) => {
+                    tracing::warn!(node.id = node.0, %error, "node does not vote yet")
+                }
                 Err(_) => tracing::warn!(node.id = node.0, "node has not caught up yet"),
             }
         }

@@ -9,7 +9,8 @@ pub(crate) fn check(machines: &[Machine]) -> Result<(), Broken> {
     let mut running = BTreeMap::new();
     for machine in machines {
         for (id, process) in machine.processes.iter().filter(|(_, p)| p.executes) {
-            if let Some((other, generation)) = running.insert(id, (machine.id, process.generation)) {
+            if let Some((other, generation)) = running.insert(id, (machine.id, process.generation))
+            {
                 let seen = format!(
                     "agent {id} executes on node {other} (generation {generation}) and on node {} \
                      (generation {})",

@@ -1,0 +1,157 @@
+//! One agent's life on one node, which is a whole cluster.
+
+use std::fs;
+
+use cluster_tests::{Cluster, until};
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::formed(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    cluster
+}
+
+fn exec(cluster: &Cluster, name: &str, script: &str) {
+    cluster.ok(&["agent", "create", name, "--runtime", "exec", "--", "/bin/sh", "-c", script]);
+}
+
+#[test]
+fn an_agent_starts_stops_restarts_and_goes() {
+    let cluster = cluster();
+    exec(
+        &cluster,
+        "f/a",
+        "echo up as $(id -u) on $(hostname) port $PORT_BASE; exec sleep infinity",
+    );
+    let agent = cluster.agent("f/a");
+    let (pid, uid) = (agent["pid"].as_u64().unwrap(), agent["uid"].as_u64().unwrap());
+    let log = cluster.ok(&["agent", "logs", "f/a"]);
+    assert_eq!(log.trim(), format!("up as {uid} on agent-{uid} port 10240"));
+
+    cluster.ok(&["agent", "restart", "f/a"]);
+    until(10, "another process", || {
+        (cluster.agent("f/a")["pid"].as_u64() != Some(pid)).then_some(())
+    });
+    assert_eq!(cluster.agent("f/a")["generation"], "1", "a restart in place is no placement");
+    cluster.ok(&["agent", "stop", "f/a"]);
+    assert_eq!(cluster.agent("f/a")["state"], "STATE_STOPPED");
+    cluster.ok(&["agent", "start", "f/a"]);
+    cluster.ok(&["agent", "delete", "f/a"]);
+    assert_eq!(cluster.cli(&["agent", "get", "f/a"]).code, 4);
+    assert!(cluster.folder(1, "fleets").join("f/a").exists(), "its HOME stays");
+    cluster.ok(&["fleet", "delete", "f"]);
+}
+
+#[test]
+fn what_an_agent_leaves_behind_ends_with_it() {
+    let cluster = cluster();
+    let marker = cluster.shared().join("orphan");
+    let script = format!(
+        "setsid sh -c 'trap \"\" TERM HUP; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 1; done' & \
+         exec sleep infinity",
+        marker.display()
+    );
+    exec(&cluster, "f/a", &script);
+    let orphan = until(10, "the orphan", || fs::read_to_string(&marker).ok());
+    cluster.ok(&["agent", "stop", "f/a"]);
+    let gone = fs::read_to_string(format!("/proc/{}/stat", orphan.trim()))
+        .map_or(true, |stat| stat.contains(") Z "));
+    assert!(gone, "a process that called setsid and ignores SIGTERM outlived its agent");
+}
+
+#[test]
+fn a_crash_loop_is_parked_with_its_reason() {
+    let cluster = cluster();
+    let args = ["agent", "create", "f/a", "--runtime", "exec", "--no-wait", "--", "/bin/false"];
+    cluster.ok(&args);
+    let message = until(10, "a reason", || {
+        let agent = cluster.agent("f/a");
+        let trouble =
+            agent["state"] == "STATE_BACKING_OFF" || agent["state"] == "STATE_CRASH_LOOPING";
+        trouble.then(|| agent["stateMessage"].as_str().unwrap().to_owned())
+    });
+    assert!(message.contains("exit code 1"), "{message}");
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_holder() {
+    let cluster = cluster();
+    let script = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 10245)); s.listen(); time.sleep(600)";
+    let mut holder = cluster.spawn_on(1, "python3", &["-c", script]);
+    until(10, "the foreign listener", || {
+        let listening = cluster.spawn_on(1, "sh", &["-c", "ss -tln | grep -q :10245"]).wait();
+        listening.unwrap().success().then_some(())
+    });
+    cluster.ok(&[
+        "agent",
+        "create",
+        "f/a",
+        "--runtime",
+        "exec",
+        "--no-wait",
+        "--",
+        "/bin/sleep",
+        "60",
+    ]);
+    let message = until(10, "a reason", || {
+        let message = cluster.agent("f/a")["stateMessage"].as_str().unwrap().to_owned();
+        message.contains("10245").then_some(message)
+    });
+    let pid = holder.id();
+    assert!(message.contains(&format!("port 10245 is taken by pid {pid} (python3)")), "{message}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    cluster.wait_ready("f/a", 1, 20);
+}
+
+#[test]
+fn agents_cannot_read_each_others_home() {
+    let cluster = cluster();
+    exec(&cluster, "f/a", "echo secret > $HOME/secret; exec sleep infinity");
+    exec(
+        &cluster,
+        "f/b",
+        "cat /var/lib/fleets/f/a/secret; ls /var/lib/fleet-cluster; exec sleep infinity",
+    );
+    let log = until(10, "the attempt", || {
+        let log = cluster.ok(&["agent", "logs", "f/b"]);
+        (log.matches("denied").count() >= 2).then_some(log)
+    });
+    assert!(!log.contains("secret\n"), "{log}");
+}
+
+#[test]
+fn a_probe_decides_when_an_agent_is_ready() {
+    let cluster = cluster();
+    let script = "import http.server, os, socketserver
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ok = os.path.exists(os.environ['HOME'] + '/ready')
+        self.send_response(200 if ok else 503); self.end_headers(); self.wfile.write(b'fine')
+socketserver.TCPServer(('127.0.0.1', int(os.environ['PORT_BASE'])), H).serve_forever()";
+    let probe = r#"{"probe": {"kind": "http", "path": "/", "body": "fine", "interval_ms": 200}}"#;
+    let args = [
+        "agent",
+        "create",
+        "f/a",
+        "--runtime",
+        "exec",
+        "--config-file",
+        "-",
+        "--no-wait",
+        "--",
+        "python3",
+        "-c",
+        script,
+    ];
+    assert_eq!(cluster.cli_with(&args, probe).code, 0);
+    let message = until(10, "an answer", || {
+        let message = cluster.agent("f/a")["stateMessage"].as_str().unwrap().to_owned();
+        message.contains("503").then_some(message)
+    });
+    assert_eq!(cluster.agent("f/a")["state"], "STATE_STARTING", "up is not ready: {message}");
+    let ready = cluster.folder(1, "fleets").join("f/a/ready");
+    fs::write(&ready, "").unwrap();
+    cluster.wait_ready("f/a", 1, 10);
+    fs::remove_file(&ready).unwrap();
+    until(10, "unready", || (cluster.agent("f/a")["state"] == "STATE_UNREADY").then_some(()));
+}

@@ -1,0 +1,102 @@
+//! `cargo xtask bench`: the built release binary beside its alternative, in one run on one machine.
+//! What `docs/benchmarks.md` shows comes from here.
+
+mod etcd;
+mod failover;
+mod fleet;
+mod load;
+mod node_lost;
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Create-and-place a second, against etcd's puts a second
+    Throughput,
+    /// Leader killed to next acknowledged write, against etcd's
+    Failover,
+    /// Node killed to its agents started elsewhere
+    NodeLost,
+}
+
+/// Arguments of `bench`.
+#[derive(Parser)]
+pub struct Args {
+    /// What to measure; everything when nothing is named
+    what: Vec<What>,
+    /// Seconds of load at each width
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Kills for failover; node-lost does two fewer
+    #[arg(long, default_value_t = 12)]
+    kills: u32,
+}
+
+/// Numbers of clients at once.
+const WIDTHS: [usize; 4] = [1, 16, 64, 256];
+
+/// Builds the release binary and measures.
+pub fn run(root: &Path, args: &Args) -> Result<()> {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "-p", "fleet-cluster"])
+        .current_dir(root)
+        .status()?;
+    if !built.success() {
+        bail!("the release binary does not build");
+    }
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    let binary = target.join("release/fleet-cluster");
+    let all = [What::Throughput, What::Failover, What::NodeLost];
+    let what = if args.what.is_empty() { &all[..] } else { &args.what };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    for what in what {
+        match what {
+            What::Throughput => runtime.block_on(throughput(&binary, args.seconds))?,
+            What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
+            What::NodeLost => node_lost::run(&binary, args.kills.saturating_sub(2).max(1))?,
+        }
+    }
+    Ok(())
+}
+
+async fn throughput(binary: &Path, seconds: u64) -> Result<()> {
+    println!("\ncreate-and-place (mTLS, fsync) against etcd puts of 256 bytes (plain, fsync)\n");
+    println!(
+        "| clients | fleet-cluster /s | p50 ms | p99 ms | etcd /s | p50 ms | p99 ms | ratio |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for clients in WIDTHS {
+        let ours = {
+            let cluster = fleet::Cluster::start(binary).await.context("our cluster")?;
+            let client = cluster.leader().await?;
+            load::run(clients, seconds, |k| client.writer(k)).await?
+        };
+        let theirs = {
+            let cluster = etcd::Cluster::start().await.context("the etcd cluster")?;
+            let client = cluster.leader().await?;
+            load::run(clients, seconds, |k| client.writer(k)).await?
+        };
+        println!(
+            "| {clients} | {:.0} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} | {:.2} |",
+            ours.rate,
+            ours.p50_ms,
+            ours.p99_ms,
+            theirs.rate,
+            theirs.p50_ms,
+            theirs.p99_ms,
+            ours.rate / theirs.rate
+        );
+    }
+    Ok(())
+}
+
+/// The median of some milliseconds.
+fn median(mut ms: Vec<f64>) -> f64 {
+    ms.sort_by(f64::total_cmp);
+    ms.get(ms.len() / 2).copied().unwrap_or(f64::NAN)
+}

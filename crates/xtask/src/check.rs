@@ -1,0 +1,48 @@
+//! `cargo xtask check` and its writing twin, `fix`.
+
+use std::{path::Path, process::Command, time::Instant};
+
+use anyhow::{Result, bail};
+
+use crate::{dependencies, gen_proto, tidy};
+
+fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
+    let started = Instant::now();
+    println!("── cargo {}", args.join(" "));
+    let status = Command::new(env!("CARGO"))
+        .args(args)
+        .envs(env.iter().copied())
+        .current_dir(root)
+        .status()?;
+    if !status.success() {
+        bail!("cargo {} failed", args.join(" "));
+    }
+    println!("   {} s", started.elapsed().as_secs());
+    Ok(())
+}
+
+/// Checks everything.
+pub fn run(root: &Path, no_tests: bool) -> Result<()> {
+    println!("── tidy");
+    tidy::check(root)?;
+    println!("── dependency table");
+    dependencies::check(root)?;
+    println!("── generated code");
+    gen_proto::check(root)?;
+    cargo(root, &["fmt", "--all", "--check"], &[])?;
+    cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    let warnings = [("RUSTDOCFLAGS", "-D warnings")];
+    cargo(root, &["doc", "--workspace", "--no-deps", "--document-private-items"], &warnings)?;
+    if !no_tests {
+        cargo(root, &["build", "-p", "fleet-cluster", "-p", "fleet-guard"], &[])?;
+        cargo(root, &["test", "--workspace"], &[])?;
+    }
+    println!("all is well");
+    Ok(())
+}
+
+/// Formats and regenerates.
+pub fn fix(root: &Path) -> Result<()> {
+    gen_proto::write(root)?;
+    cargo(root, &["fmt", "--all"], &[])
+}
