@@ -5,7 +5,7 @@ use std::{
     fs, io,
     path::PathBuf,
     sync::{Arc, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fleet_core::{Command, Key, Outcome, Rejection, State};
@@ -37,6 +37,9 @@ const CHANGES_BUFFERED: usize = 4_096;
 const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 20_000;
 /// Entries kept behind a snapshot, so that a follower that was away briefly needs no snapshot.
 const ENTRIES_KEPT: u64 = 5_000;
+
+/// Pause before a leader that waits for a quorum tries again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What a node needs to take part.
 pub struct RaftConfig {
@@ -74,6 +77,8 @@ pub(crate) struct Inner {
     applied: Arc<RwLock<Applied>>,
     index: watch::Receiver<u64>,
     changes: broadcast::Sender<Changes>,
+    /// How long a leader may wait to hear a quorum before it refuses.
+    patience: Duration,
 }
 
 /// A handle to this node's part in consensus. Clones share it.
@@ -118,10 +123,11 @@ impl Node {
         let (applied, index) = (machine.shared(), machine.index());
         let network = Network { dial: options.dial };
         let config = Arc::new(config(options.timing)?);
+        let patience = Duration::from_millis(2 * options.timing.election_max_ms);
         let raft = Raft::new(options.id.0, config, network, log, machine)
             .await
             .map_err(|e| OpenError::Raft(e.to_string()))?;
-        let inner = Inner { id: options.id, raft, snapshots, applied, index, changes };
+        let inner = Inner { id: options.id, raft, snapshots, applied, index, changes, patience };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -157,12 +163,22 @@ impl Node {
         commands: &[Command],
     ) -> Result<Vec<Result<Outcome, Rejection>>, ProposeError> {
         let batch = Batch(encode_batch(commands));
-        match self.inner.raft.client_write(batch).await {
-            Ok(written) => Ok(written.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) })
+        let end = Instant::now() + self.inner.patience;
+        loop {
+            match self.inner.raft.client_write(batch.clone()).await {
+                Ok(written) => return Ok(written.data),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                    // A leader that has not heard a quorum for a moment, as after a member was
+                    // added, takes nothing and names nobody. Nothing was appended.
+                    let waiting = forward.leader_id.is_none() && self.status().is_leader;
+                    if !waiting || Instant::now() >= end {
+                        let leader = forward.leader_id.map(NodeId);
+                        return Err(ProposeError::NotLeader { leader });
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(ProposeError::Unknown(error.to_string())),
             }
-            Err(error) => Err(ProposeError::Unknown(error.to_string())),
         }
     }
 
