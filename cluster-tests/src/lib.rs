@@ -85,6 +85,7 @@ pub struct Host {
     netns: String,
     dir: PathBuf,
     daemon: Option<Child>,
+    guard: Option<Child>,
 }
 
 /// Several hosts on one bridge.
@@ -115,9 +116,22 @@ impl Cluster {
         cluster
     }
 
-    /// A formed cluster of `count` nodes, all active.
+    /// A formed cluster of `count` nodes, all active, without guards.
     pub fn formed(count: u32, profile: &str) -> Self {
+        Self::hosts(count).form(count, profile)
+    }
+
+    /// As [`Cluster::formed`], with a guard on every node.
+    pub fn guarded(count: u32, profile: &str) -> Self {
         let mut cluster = Self::hosts(count);
+        for number in 1..=count {
+            cluster.start_guard(number);
+        }
+        cluster.form(count, profile)
+    }
+
+    fn form(mut self, count: u32, profile: &str) -> Self {
+        let cluster = &mut self;
         let init = cluster.init(profile);
         assert_eq!(init.code, 0, "{init:?}");
         cluster.start(1);
@@ -129,7 +143,7 @@ impl Cluster {
             cluster.start(number);
         }
         cluster.wait_active(count);
-        cluster
+        self
     }
 
     /// Makes the cluster on the first host, without starting it.
@@ -168,8 +182,8 @@ impl Cluster {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        self.hosts.push(Host { number, netns, dir, daemon: None });
-        self.configure(number, "on_shutdown = \"kill\"\n");
+        self.hosts.push(Host { number, netns, dir, daemon: None, guard: None });
+        self.configure(number, "");
     }
 
     /// Adds hosts up to `count`.
@@ -197,9 +211,49 @@ impl Cluster {
         path
     }
 
-    /// Replaces a host's configuration.
+    /// Adds to a host's configuration.
     pub fn configure(&self, number: u32, toml: &str) {
-        fs::write(self.folder(number, "etc").join("config.toml"), toml).unwrap();
+        let (cgroup, socket) = (self.cgroup(number), self.guard_socket(number));
+        let text = format!(
+            "on_shutdown = \"kill\"\ncgroup = {cgroup:?}\nguard_socket = {socket:?}\n{toml}"
+        );
+        fs::write(self.folder(number, "etc").join("config.toml"), text).unwrap();
+    }
+
+    fn cgroup(&self, number: u32) -> String {
+        format!("fleet-tests/{}n{number}", self.prefix)
+    }
+
+    fn guard_socket(&self, number: u32) -> PathBuf {
+        self.dir.path().join(format!("h{number}/guard/socket"))
+    }
+
+    /// Starts a host's guard, before its daemon.
+    pub fn start_guard(&mut self, number: u32) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let root = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
+        let group = Path::new(root.split(' ').nth(1).unwrap()).join(self.cgroup(number));
+        let socket = self.guard_socket(number);
+        let guard = Command::new(binary().with_file_name("fleet-guard"))
+            .arg(&socket)
+            .arg(group)
+            .arg("10000")
+            .spawn();
+        self.host(number).guard = Some(guard.unwrap());
+        until(5, "the guard's socket", || socket.exists().then_some(()));
+    }
+
+    /// Sends a host's daemon a signal that does not end it.
+    pub fn signal(&mut self, number: u32, signal: &str) {
+        let pid = self.host(number).daemon.as_ref().unwrap().id();
+        sh(&format!("kill -{signal} {pid}"));
+    }
+
+    /// Kills a host's guard.
+    pub fn kill_guard(&mut self, number: u32) {
+        let mut guard = self.host(number).guard.take().unwrap();
+        guard.kill().unwrap();
+        guard.wait().unwrap();
     }
 
     fn context(&self) -> PathBuf {
@@ -361,7 +415,8 @@ impl Cluster {
         until(60, &format!("{count} active nodes"), || {
             let said = self.cli(&["node", "list", "-o", "json", "--patience", "1"]);
             let active = said.out.matches("STATE_ACTIVE").count();
-            (active >= count as usize).then_some(())
+            let votes = said.out.matches("\"votes\": true").count();
+            (active >= count as usize && votes >= count.min(3) as usize).then_some(())
         });
     }
 
@@ -449,6 +504,10 @@ impl Drop for Cluster {
         for host in &mut self.hosts {
             if let Some(mut daemon) = host.daemon.take() {
                 let _ = daemon.wait();
+            }
+            if let Some(mut guard) = host.guard.take() {
+                let _ = guard.kill();
+                let _ = guard.wait();
             }
         }
         for name in &names {

@@ -1,10 +1,9 @@
 //! The right to run agents, and its end.
 //!
-//! [`Deadline`] is the one interface between "until when" and "then nothing runs". Here the daemon
-//! enforces it itself: a thread of real-time priority waits on `CLOCK_BOOTTIME` and kills the
-//! node's whole control group when the lease is over. That covers a cut network and a busy or
-//! paused runtime, not a daemon that is itself stopped or killed; agents carry a parent-death
-//! signal for the latter.
+//! [`Deadline`] is the one interface between "until when" and "then nothing runs". `fleet-guard`
+//! enforces it where it runs (see [`crate::guard`]). Without one the daemon does: a thread of
+//! real-time priority waits on `CLOCK_BOOTTIME` and kills the node's whole control group when the
+//! lease is over. That covers a cut network and a busy runtime, not a daemon that is itself paused.
 
 use std::{
     io,

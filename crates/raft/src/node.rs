@@ -94,6 +94,7 @@ fn config(timing: LeaseTiming) -> Result<Config, OpenError> {
         election_timeout_min: timing.election_min_ms,
         election_timeout_max: timing.election_max_ms,
         enable_pre_vote: Some(true),
+        broadcast_submitted_on_append: Some(true),
         quorum_loss_probe_interval: Some(2 * timing.election_max_ms),
         // A restarted leader has forgotten its leases: it must win a term first.
         enable_leader_restore: Some(false),
@@ -246,7 +247,20 @@ impl Node {
         let raft = &self.inner.raft;
         let address = Address(peer_address.to_owned());
         let unknown = |e: &dyn std::fmt::Display| ProposeError::Unknown(e.to_string());
-        raft.add_learner(node.0, address, true).await.map_err(|e| unknown(&e))?;
+        raft.add_learner(node.0, address, false).await.map_err(|e| unknown(&e))?;
+        // openraft takes a learner that lags by less than thousands of entries for caught up, even
+        // one that never answered; giving that a vote could cost the quorum.
+        let goal = raft.metrics().borrow_watched().last_log_index;
+        let mut metrics = raft.metrics();
+        loop {
+            let matched = metrics.borrow_watched().replication.as_ref().and_then(|peers| {
+                peers.get(&node.0).and_then(|matched| matched.as_ref().map(|id| id.index()))
+            });
+            if matched >= goal && matched.is_some() {
+                break;
+            }
+            metrics.changed().await.map_err(|e| unknown(&e))?;
+        }
         let mut voters: BTreeSet<u64> = self.status().voters.iter().map(|id| id.0).collect();
         voters.insert(node.0);
         raft.change_membership(voters, true).await.map_err(|e| unknown(&e))?;

@@ -36,6 +36,11 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Variables for runtime definitions, e.g. where `node` and `openclaw` are installed.
     pub runtime_variables: BTreeMap<String, String>,
+    /// Control group of the node's agents, below the host's cgroup v2 root.
+    pub cgroup: PathBuf,
+    /// Socket of `fleet-guard`. Where none is, the daemon ends agents itself, which a paused or
+    /// killed daemon cannot.
+    pub guard_socket: PathBuf,
     /// How many agents may start at once; 0 for one a core.
     pub starts_at_once: usize,
     /// What becomes of the agents when the daemon is told to end.
@@ -55,6 +60,8 @@ impl Default for Config {
             port_last: 32_767,
             labels: BTreeMap::new(),
             runtime_variables: BTreeMap::new(),
+            cgroup: "fleet-cluster".into(),
+            guard_socket: "/run/fleet-guard/socket".into(),
             starts_at_once: 0,
             on_shutdown: OnShutdown::Stop,
             log_bytes_max: 16 << 20,

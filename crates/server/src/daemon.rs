@@ -7,6 +7,7 @@ use fleet_client::{Identity, connect_any_member, connect_node};
 use fleet_core::{InitCluster, Operation};
 use fleet_host::{
     Host, HostOptions,
+    guard::GuardDeadline,
     lease::{DaemonDeadline, Deadline},
     renewal::Renewal,
     runtimes::Runtimes,
@@ -89,9 +90,8 @@ impl Daemon {
         }
         let leases = Arc::new(Leases::default());
         let voting = if self.me.voter { Some(self.vote(&leases, &runtimes).await?) } else { None };
-        let group = format!("fleet-cluster/{}-{}", self.me.cluster, self.me.node);
-        let group = Group::root()?.child(&group)?;
-        let deadline: Arc<dyn Deadline> = Arc::new(DaemonDeadline::start(group.clone())?);
+        let group = Group::root()?.child(&self.config.cgroup.to_string_lossy())?;
+        let deadline = self.deadline(group.clone())?;
         let host = self.host(group, runtimes, deadline.clone()).await?;
 
         self.listen(voting.as_ref(), &host, &leases).await?;
@@ -149,6 +149,21 @@ impl Daemon {
             identity: self.identity.clone(),
         });
         Ok(Voting { raft, proposer, api })
+    }
+
+    /// The guard, where there is one.
+    fn deadline(&self, group: Group) -> Result<Arc<dyn Deadline>> {
+        let socket = &self.config.guard_socket;
+        if socket.exists() {
+            let guard = GuardDeadline::connect(socket);
+            let guard = guard.with_context(|| format!("no guard at {}", socket.display()))?;
+            return Ok(Arc::new(guard));
+        }
+        tracing::warn!(
+            socket = %socket.display(),
+            "degraded: no guard; a paused daemon cannot end its agents when its lease does"
+        );
+        Ok(Arc::new(DaemonDeadline::start(group)?))
     }
 
     async fn host(

@@ -41,6 +41,15 @@ pub fn run(root: &Path, no_tests: bool) -> Result<()> {
     Ok(())
 }
 
+/// Builds the release binary and measures it. The load comes from a release build, too: an
+/// unoptimised client would be what is measured.
+pub fn bench(root: &Path, args: &[String]) -> Result<()> {
+    cargo(root, &["build", "--release", "-p", "fleet-cluster", "-p", "fleet-bench"], &[])?;
+    let run = ["run", "--release", "-q", "-p", "fleet-bench", "--"];
+    let args: Vec<&str> = run.into_iter().chain(args.iter().map(String::as_str)).collect();
+    cargo(root, &args, &[])
+}
+
 /// Formats and regenerates.
 pub fn fix(root: &Path) -> Result<()> {
     gen_proto::write(root)?;

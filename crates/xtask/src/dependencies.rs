@@ -57,7 +57,8 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("fleet-sim", &["fleet-types", "fleet-core", "fleet-supervision"]),
-    ("xtask", &["fleet-sim", "fleet-client", "fleet-proto", "cluster-tests"]),
+    ("xtask", &["fleet-sim"]),
+    ("fleet-bench", &["fleet-client", "fleet-proto", "cluster-tests"]),
     ("cluster-tests", &[]),
 ];
 

@@ -1,7 +1,6 @@
 //! The project's own chores: `cargo xtask --help`.
 #![allow(clippy::print_stdout, reason = "a chore reports on standard output")]
 
-mod bench;
 mod check;
 mod dependencies;
 mod gen_proto;
@@ -29,7 +28,11 @@ enum Chore {
     /// Runs simulated worlds.
     Sim(simulate::Args),
     /// Measures the built release binary, beside the alternatives.
-    Bench(bench::Args),
+    Bench {
+        /// Passed on; --help shows what there is.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -39,6 +42,6 @@ fn main() -> Result<()> {
         Chore::Fix => check::fix(&root),
         Chore::GenProto => gen_proto::write(&root),
         Chore::Sim(args) => simulate::run(&args),
-        Chore::Bench(args) => bench::run(&root, &args),
+        Chore::Bench { args } => check::bench(&root, &args),
     }
 }

@@ -18,7 +18,7 @@ fn table(tokens: &ListTokensResponse) -> String {
     let now = i64::try_from(fleet_runtime::clock::now().0 / 1_000).unwrap_or(i64::MAX);
     let rows = tokens.tokens.iter().map(|token| {
         let left = token.expire_time.map_or(0, |at| at.seconds - now);
-        let expires = if left > 0 { format!("in {}m", left / 60) } else { "expired".into() };
+        let expires = if left >= 0 { format!("in {}m", left / 60) } else { "expired".into() };
         vec![
             last(&token.name).to_owned(),
             short(token.role().as_str_name()),

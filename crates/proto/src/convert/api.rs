@@ -67,8 +67,14 @@ pub fn port_block(block: PortBlock) -> v1::PortBlock {
     v1::PortBlock { base: block.base.into(), size: block.size.into() }
 }
 
-/// A node as the API writes it; `lease_age_ms` is what the leader knows of its last renewal.
-pub fn node(state: &core::State, node: &core::Node, lease_age_ms: Option<u64>) -> v1::Node {
+/// A node as the API writes it; `lease_age_ms` is what the leader knows of its last renewal, and
+/// `votes` whether Raft counts it.
+pub fn node(
+    state: &core::State,
+    node: &core::Node,
+    lease_age_ms: Option<u64>,
+    votes: bool,
+) -> v1::Node {
     let report = node.report.as_ref();
     v1::Node {
         name: format!("nodes/{}", node.id),
@@ -99,6 +105,7 @@ pub fn node(state: &core::State, node: &core::Node, lease_age_ms: Option<u64>) -
         create_time: Some(timestamp(node.joined)),
         revision: node.revision.0,
         free_ports: state.ports(node.id).map_or(0, core::BuddyAllocator::free_ports),
+        votes,
     }
 }
 

@@ -1812,6 +1812,9 @@ pub struct Node {
     /// Ports of its range that no agent owns.
     #[prost(uint32, tag = "16")]
     pub free_ports: u32,
+    /// Whether it has a vote now: a voter gets it once it is up and has caught up.
+    #[prost(bool, tag = "17")]
+    pub votes: bool,
 }
 /// Nested message and enum types in `Node`.
 pub mod node {

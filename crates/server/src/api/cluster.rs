@@ -34,9 +34,7 @@ impl Api {
             leader: raft.leader.map(|id| format!("nodes/{id}")).unwrap_or_default(),
             term: raft.term,
             applied_index: *self.raft.applied_index().borrow(),
-            nodes: nodes
-                .map(|node| convert::node(state, node, self.leases.age_ms(node.id)))
-                .collect(),
+            nodes: nodes.filter_map(|node| self.show(state, node.id)).collect(),
             agents_by_state,
             agents: convert::count(state.agents().len()),
             problems: problems::find(state, &self.observed),

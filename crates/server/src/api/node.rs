@@ -28,9 +28,10 @@ fn find(state: &State, text: &str) -> Option<NodeId> {
 }
 
 impl Api {
-    fn show(&self, state: &State, id: NodeId) -> Option<Node> {
+    pub(super) fn show(&self, state: &State, id: NodeId) -> Option<Node> {
         let node = state.nodes().get(&id)?;
-        Some(convert::node(state, node, self.leases.age_ms(id)))
+        let votes = self.raft.status().voters.contains(&id);
+        Some(convert::node(state, node, self.leases.age_ms(id), votes))
     }
 
     async fn node_id(&self, name: &str) -> Result<NodeId, Status> {

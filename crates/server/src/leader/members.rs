@@ -1,9 +1,9 @@
-//! Keeping Raft's members in step with the nodes: a node admitted as a voter becomes a learner,
-//! then, caught up, a voter; a node that was removed leaves.
+//! Keeping Raft's members in step with the nodes: a node admitted as a voter and up becomes a
+//! learner, then, caught up, a voter; a node that was removed leaves.
 
 use std::time::Duration;
 
-use fleet_core::Role;
+use fleet_core::{Node, NodeStatus, Role};
 use fleet_types::NodeId;
 
 use super::Leader;
@@ -16,12 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) async fn run(leader: Leader) {
     loop {
         let status = leader.raft.status();
-        let wanted: Vec<(NodeId, String)> = leader.raft.read(|state| {
+        let wanted: Vec<(NodeId, String, bool)> = leader.raft.read(|state| {
             let voters = state.nodes().values().filter(|n| n.role == Role::Voter);
-            voters.map(|n| (n.id, n.address.peer.clone())).collect()
+            let up = |n: &Node| n.status == NodeStatus::Active;
+            voters.map(|n| (n.id, n.address.peer.clone(), up(n))).collect()
         });
-        for (node, address) in &wanted {
-            if status.voters.contains(node) {
+        for (node, address, up) in &wanted {
+            if status.voters.contains(node) || !up {
                 continue;
             }
             tracing::info!(node.id = node.0, "node catches up to become a voter");
@@ -35,7 +36,7 @@ pub(super) async fn run(leader: Leader) {
             }
         }
         let members = status.voters.iter().chain(&status.learners);
-        let gone = members.filter(|id| wanted.iter().all(|(node, _)| node != *id));
+        let gone = members.filter(|id| wanted.iter().all(|(node, ..)| node != *id));
         for node in gone.filter(|id| **id != leader.raft.id()) {
             match leader.raft.remove_member(*node).await {
                 Ok(()) => tracing::info!(node.id = node.0, "removed node votes no more"),

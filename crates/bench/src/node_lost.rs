@@ -5,12 +5,12 @@ use std::{fs, path::Path, time::Instant};
 use anyhow::Result;
 use cluster_tests::{Cluster, host_of, until};
 
-use super::median;
+use crate::median;
 
 /// W of the default profile, in milliseconds.
 const W_MS: f64 = 6_700.0;
 
-pub(super) fn run(binary: &Path, kills: u32) -> Result<()> {
+pub(crate) fn run(binary: &Path, kills: u32) -> Result<()> {
     println!(
         "\nnode killed to its agent's process started elsewhere, {kills} kills, default profile\n"
     );

@@ -17,13 +17,13 @@ use fleet_proto::v1::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::load::Write;
+use crate::load::Write;
 
 const NODES: u16 = 3;
 /// Connections the clients share, as many for either system.
 const CONNECTIONS: usize = 8;
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
     binary: PathBuf,
     daemons: Vec<Option<Child>>,
@@ -35,13 +35,13 @@ fn port(node: u16) -> u16 {
 }
 
 /// Connections to one node's API.
-pub(super) struct Api {
+pub(crate) struct Api {
     channels: Vec<Channel>,
 }
 
 impl Cluster {
     /// Starts a new cluster with a fleet in it.
-    pub(super) async fn start(binary: &Path) -> Result<Self> {
+    pub(crate) async fn start(binary: &Path) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let context = dir.path().join("context.json");
         let run = |args: &[&str], input: Stdio| {
@@ -93,16 +93,16 @@ impl Cluster {
         Ok(connect_any_member(&self.identity, &format!("127.0.0.1:{}", port(node)))?)
     }
 
-    /// How many nodes are active, as the first that answers says.
+    /// How many nodes vote.
     async fn voters(&self) -> Option<usize> {
         let request = GetClusterStatusRequest {};
         let mut client = ClusterServiceClient::new(self.channel(0).ok()?);
         let nodes = client.get_cluster_status(request).await.ok()?.into_inner().status?.nodes;
-        Some(nodes.iter().filter(|node| node.lease_age.is_some()).count())
+        Some(nodes.iter().filter(|node| node.votes).count())
     }
 
     /// The position of the node that leads.
-    pub(super) async fn leader_node(&self) -> Result<u16> {
+    pub(crate) async fn leader_node(&self) -> Result<u16> {
         until(|| async {
             for node in (0..NODES).filter(|n| self.daemons[usize::from(*n)].is_some()) {
                 let request = GetClusterStatusRequest {};
@@ -122,21 +122,21 @@ impl Cluster {
     }
 
     /// Connections to the leader.
-    pub(super) async fn leader(&self) -> Result<Api> {
+    pub(crate) async fn leader(&self) -> Result<Api> {
         self.api(self.leader_node().await?)
     }
 
     /// Connections to a node.
-    pub(super) fn api(&self, node: u16) -> Result<Api> {
+    pub(crate) fn api(&self, node: u16) -> Result<Api> {
         let channels = (0..CONNECTIONS).map(|_| self.channel(node)).collect::<Result<_>>()?;
         Ok(Api { channels })
     }
 
-    pub(super) fn nodes(&self) -> std::ops::Range<u16> {
+    pub(crate) fn nodes(&self) -> std::ops::Range<u16> {
         0..NODES
     }
 
-    pub(super) fn kill(&mut self, node: u16) -> Result<()> {
+    pub(crate) fn kill(&mut self, node: u16) -> Result<()> {
         if let Some(mut daemon) = self.daemons[usize::from(node)].take() {
             daemon.kill()?;
             daemon.wait()?;
@@ -144,7 +144,7 @@ impl Cluster {
         Ok(())
     }
 
-    pub(super) fn restart(&mut self, node: u16) -> Result<()> {
+    pub(crate) fn restart(&mut self, node: u16) -> Result<()> {
         self.daemons[usize::from(node)] = Some(spawn(&self.binary, self.dir.path(), node)?);
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Drop for Cluster {
 }
 
 /// Waits until `look` finds something.
-pub(super) async fn until<T, F>(mut look: impl FnMut() -> F) -> Result<T>
+pub(crate) async fn until<T, F>(mut look: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<Option<T>>>,
 {
@@ -183,21 +183,21 @@ where
 
 impl Api {
     /// A client.
-    pub(super) fn writer(&self, client: usize) -> Writer {
+    pub(crate) fn writer(&self, client: usize) -> Writer {
         let channel = self.channels[client % self.channels.len()].clone();
         Writer { client, api: AgentServiceClient::new(channel) }
     }
 }
 
 /// Creates agents that are placed and not started.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     client: usize,
     api: AgentServiceClient<Channel>,
 }
 
 impl Writer {
     /// Creates one agent; its name must be new.
-    pub(super) async fn create(&mut self, name: String) -> Result<(), tonic::Status> {
+    pub(crate) async fn create(&mut self, name: String) -> Result<(), tonic::Status> {
         let spec = AgentSpec {
             runtime: "exec".into(),
             command: vec!["/bin/true".into()],

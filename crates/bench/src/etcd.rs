@@ -13,7 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{fleet::until, load::Write};
+use crate::{fleet::until, load::Write};
 
 const NODES: u16 = 3;
 const CONNECTIONS: usize = 8;
@@ -61,12 +61,12 @@ where
     Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
 }
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
     members: Vec<Option<Child>>,
 }
 
-pub(super) struct Api {
+pub(crate) struct Api {
     channels: Vec<Channel>,
 }
 
@@ -80,7 +80,7 @@ fn channel(node: u16) -> Result<Channel> {
 }
 
 impl Cluster {
-    pub(super) async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let mut cluster = Self { dir: tempfile::tempdir()?, members: vec![None, None, None] };
         for node in cluster.nodes() {
             cluster.spawn(node, "new")?;
@@ -109,11 +109,11 @@ impl Cluster {
         Ok(())
     }
 
-    pub(super) fn nodes(&self) -> std::ops::Range<u16> {
+    pub(crate) fn nodes(&self) -> std::ops::Range<u16> {
         0..NODES
     }
 
-    pub(super) async fn leader_node(&self) -> Result<u16> {
+    pub(crate) async fn leader_node(&self) -> Result<u16> {
         until(|| async {
             for node in self.nodes().filter(|n| self.members[usize::from(*n)].is_some()) {
                 let path = "/etcdserverpb.Maintenance/Status";
@@ -130,15 +130,15 @@ impl Cluster {
         .await
     }
 
-    pub(super) async fn leader(&self) -> Result<Api> {
+    pub(crate) async fn leader(&self) -> Result<Api> {
         self.api(self.leader_node().await?)
     }
 
-    pub(super) fn api(&self, node: u16) -> Result<Api> {
+    pub(crate) fn api(&self, node: u16) -> Result<Api> {
         Ok(Api { channels: (0..CONNECTIONS).map(|_| channel(node)).collect::<Result<_>>()? })
     }
 
-    pub(super) fn kill(&mut self, node: u16) -> Result<()> {
+    pub(crate) fn kill(&mut self, node: u16) -> Result<()> {
         if let Some(mut member) = self.members[usize::from(node)].take() {
             member.kill()?;
             member.wait()?;
@@ -146,7 +146,7 @@ impl Cluster {
         Ok(())
     }
 
-    pub(super) fn restart(&mut self, node: u16) -> Result<()> {
+    pub(crate) fn restart(&mut self, node: u16) -> Result<()> {
         self.spawn(node, "existing")
     }
 }
@@ -161,19 +161,19 @@ impl Drop for Cluster {
 }
 
 impl Api {
-    pub(super) fn writer(&self, client: usize) -> Writer {
+    pub(crate) fn writer(&self, client: usize) -> Writer {
         Writer { client, channel: self.channels[client % self.channels.len()].clone() }
     }
 }
 
 /// Puts values under new keys.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     client: usize,
     channel: Channel,
 }
 
 impl Writer {
-    pub(super) async fn put(&self, key: String) -> Result<(), Status> {
+    pub(crate) async fn put(&self, key: String) -> Result<(), Status> {
         let request = PutRequest { key: key.into_bytes(), value: vec![b'v'; VALUE_BYTES] };
         call::<_, Opaque>(self.channel.clone(), "/etcdserverpb.KV/Put", request).await.map(drop)
     }

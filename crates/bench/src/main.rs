@@ -1,5 +1,7 @@
-//! `cargo xtask bench`: the built release binary beside its alternative, in one run on one machine.
+//! The built release binary beside its alternative, in one run on one machine: `cargo xtask bench`.
 //! What `docs/benchmarks.md` shows comes from here.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "figures go to standard output")]
 
 mod etcd;
 mod failover;
@@ -7,9 +9,9 @@ mod fleet;
 mod load;
 mod node_lost;
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
 /// What to measure.
@@ -23,9 +25,10 @@ enum What {
     NodeLost,
 }
 
-/// Arguments of `bench`.
+/// Measures the built release binary, beside the alternatives
 #[derive(Parser)]
-pub struct Args {
+#[command(name = "cargo xtask bench")]
+struct Args {
     /// What to measure; everything when nothing is named
     what: Vec<What>,
     /// Seconds of load at each width
@@ -39,15 +42,9 @@ pub struct Args {
 /// Numbers of clients at once.
 const WIDTHS: [usize; 4] = [1, 16, 64, 256];
 
-/// Builds the release binary and measures.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "-p", "fleet-cluster"])
-        .current_dir(root)
-        .status()?;
-    if !built.success() {
-        bail!("the release binary does not build");
-    }
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let binary = target.join("release/fleet-cluster");

@@ -8,20 +8,20 @@ use std::{
 use anyhow::Result;
 
 /// What was measured.
-pub(super) struct Figures {
-    pub(super) rate: f64,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
+pub(crate) struct Figures {
+    pub(crate) rate: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
 }
 
 /// One client: makes one write a call, with a number never given before.
-pub(super) trait Write: Send + 'static {
+pub(crate) trait Write: Send + 'static {
     fn write(&mut self, number: u64) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// Runs `clients` for `seconds`. A write that fails ends the measurement: a figure with errors in
 /// it is none.
-pub(super) async fn run<W: Write>(
+pub(crate) async fn run<W: Write>(
     clients: usize,
     seconds: u64,
     make: impl Fn(usize) -> W,

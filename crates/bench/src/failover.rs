@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use futures::future::{BoxFuture, select_ok};
 
-use super::{etcd, fleet, median};
+use crate::{etcd, fleet, median};
 
 /// How long one try may take.
 const TRY: Duration = Duration::from_millis(100);
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// A survivor is given this long to settle before the next kill.
 const SETTLE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(binary: &Path, kills: u32) -> Result<()> {
+pub(crate) async fn run(binary: &Path, kills: u32) -> Result<()> {
     println!("\nleader killed to next acknowledged write, {kills} kills each\n");
     println!("| system | p50 ms | max ms |");
     println!("|---|---|---|");
