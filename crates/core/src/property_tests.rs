@@ -82,7 +82,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|agent| Step::Restart { agent }),
         3 => any::<usize>().prop_map(|agent| Step::Delete { agent }),
         2 => Just(Step::Place),
-        4 => (any::<usize>(), any::<bool>()).prop_map(|(agent, stale)| Step::Confirm { agent, stale }),
+        4 => (any::<usize>(), any::<bool>())
+            .prop_map(|(agent, stale)| Step::Confirm { agent, stale }),
     ]
 }
 

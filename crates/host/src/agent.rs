@@ -113,7 +113,10 @@ impl Task {
                     None if self.removing => { silent = true; None }
                     None => { self.fenced().await; return; }
                 },
-                permit = finished(&mut self.asking) => { self.permit = Some(permit); Some(Event::Permit) }
+                permit = finished(&mut self.asking) => {
+                    self.permit = Some(permit);
+                    Some(Event::Permit)
+                }
                 launched = finished(&mut self.launching) => Some(self.launched(launched)),
                 exit = exited(&mut self.child) => { self.child = None; Some(self.exit_event(exit)) }
                 () = finished(&mut self.emptying) => Some(Event::Emptied),

@@ -1,4 +1,4 @@
-//! A [`Deadline`] enforced by `fleet-guard`, which outlives this process and is never paused by what
+//! A [`Deadline`] enforced by `fleet-guard`, which outlives this process and is not paused by what
 //! pauses it.
 
 use std::{

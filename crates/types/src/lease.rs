@@ -2,9 +2,9 @@
 //! re-places them.
 //!
 //! The holder counts from the moment it *asked*, on a clock that runs during suspend, and gives up
-//! early by [`LeaseTiming::HOLDER_MARGIN_PERMILLE`]. The waiter counts from the moment it *received*
-//! and gives up late by [`LeaseTiming::WAITER_MARGIN_PERMILLE`]. As long as clock rates differ by
-//! less than the two margins, the holder is done before the waiter acts.
+//! early by [`LeaseTiming::HOLDER_MARGIN_PERMILLE`]. The waiter counts from the moment it
+//! *received* and gives up late by [`LeaseTiming::WAITER_MARGIN_PERMILLE`]. As long as clock rates
+//! differ by less than the two margins, the holder is done before the waiter acts.
 
 use core::{fmt, str::FromStr};
 

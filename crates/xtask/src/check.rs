@@ -31,7 +31,7 @@ pub fn run(root: &Path, no_tests: bool) -> Result<()> {
     gen_proto::check(root)?;
     cargo(root, &["fmt", "--all", "--check"], &[])?;
     cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    let warnings = [("RUSTDOCFLAGS", "-D warnings")];
+    let warnings = [("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")];
     cargo(root, &["doc", "--workspace", "--no-deps", "--document-private-items"], &warnings)?;
     if !no_tests {
         cargo(root, &["build", "-p", "fleet-cluster", "-p", "fleet-guard"], &[])?;

@@ -1,0 +1,254 @@
+//! What is on disk today must decode for ever. One of every record and command, as bytes; the file
+//! only ever grows. `UPDATE=1 cargo test -p fleet-proto` adds what is new.
+
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "a test may")]
+
+use std::{collections::BTreeMap, fmt::Write, fs};
+
+use fleet_core as core;
+use fleet_core::Operation as Op;
+use fleet_proto::convert::storage::{decode_batch, decode_record, encode_batch, encode_record};
+use fleet_types::{
+    AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange, Revision,
+    Timestamp,
+};
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden_storage.txt");
+
+fn address() -> core::NodeAddress {
+    let at = |port| format!("192.0.2.1:{port}");
+    core::NodeAddress { api: at(7400), peer: at(7401), lease: at(7402) }
+}
+
+fn labels() -> Labels {
+    Labels::new([("rack".to_owned(), "r1".to_owned())]).unwrap()
+}
+
+fn report() -> core::NodeReport {
+    core::NodeReport {
+        port_range: PortRange::new(10_240, 32_767).unwrap(),
+        runtimes: BTreeMap::from([("exec".parse().unwrap(), "-".to_owned())]),
+        labels: labels(),
+        version: "0.1.0".into(),
+        boot: "boot".into(),
+    }
+}
+
+fn spec() -> core::AgentSpec {
+    core::AgentSpec {
+        runtime: "exec".parse().unwrap(),
+        config: "{}".into(),
+        command: vec!["/bin/sleep".into(), "1".into()],
+        environment: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+        ports: 16,
+        labels: labels(),
+    }
+}
+
+fn agent() -> AgentId {
+    "shop/support".parse().unwrap()
+}
+
+fn records() -> Vec<core::Record> {
+    let placement = core::Placement {
+        node: NodeId(5),
+        block: PortBlock { base: 10_240, size: 16 },
+        evicting: true,
+        evidence: core::Evidence::LeaseExpired { waited_ms: 6_701 },
+        placed: Timestamp(9),
+    };
+    let placed = core::Agent {
+        id: agent(),
+        spec: spec(),
+        desired: core::Desired::Running,
+        lifecycle: core::Lifecycle::Live,
+        restarts: 2,
+        uid: 2_000_000,
+        generation: Generation(3),
+        placement: Some(placement),
+        pending: None,
+        evidence: core::Evidence::First,
+        created: Timestamp(8),
+        revision: Revision(10),
+    };
+    let pending = core::Agent {
+        desired: core::Desired::Stopped,
+        lifecycle: core::Lifecycle::Deleting,
+        placement: None,
+        pending: Some(core::PendingReason::NoPorts),
+        evidence: core::Evidence::Asserted,
+        ..placed.clone()
+    };
+    vec![
+        core::Record::Cluster(core::Cluster {
+            id: "0123456789abcdef".parse().unwrap(),
+            profile: LeaseProfile::Fast,
+            next_uid: 2_000_001,
+            created: Timestamp(1),
+            revision: Revision(2),
+        }),
+        core::Record::Node(core::Node {
+            id: NodeId(5),
+            name: "n2".parse().unwrap(),
+            address: address(),
+            role: core::Role::Worker,
+            storage: "s".into(),
+            token: Some("0123456789ab".parse().unwrap()),
+            status: core::NodeStatus::Fenced,
+            schedulable: core::Schedulable::Draining,
+            epoch: Epoch(4),
+            report: Some(report()),
+            joined: Timestamp(3),
+            revision: Revision(6),
+        }),
+        core::Record::Fleet(core::Fleet {
+            name: "shop".parse().unwrap(),
+            config: "{}".into(),
+            labels: labels(),
+            created: Timestamp(4),
+            revision: Revision(7),
+        }),
+        core::Record::Agent(placed),
+        core::Record::Agent(pending),
+        core::Record::Token(core::JoinToken {
+            id: "0123456789ab".parse().unwrap(),
+            secret_sha256: [7; 32],
+            role: core::Role::Voter,
+            expires: Timestamp(99),
+            uses_left: 2,
+            created: Timestamp(5),
+            revision: Revision(8),
+        }),
+        core::Record::Request(core::RequestRecord {
+            id: "key".parse().unwrap(),
+            fingerprint: 12,
+            serial: 13,
+            revision: Revision(14),
+        }),
+    ]
+}
+
+fn operations() -> Vec<Op> {
+    let token: fleet_types::TokenId = "0123456789ab".parse().unwrap();
+    let node = NodeId(5);
+    let fleet: fleet_types::FleetName = "shop".parse().unwrap();
+    vec![
+        Op::InitCluster(core::InitCluster {
+            cluster: "0123456789abcdef".parse().unwrap(),
+            profile: LeaseProfile::Aggressive,
+            node: NodeId(1),
+            name: "n1".parse().unwrap(),
+            address: address(),
+            storage: "s".into(),
+        }),
+        Op::CreateToken(core::CreateToken {
+            token: token.clone(),
+            secret_sha256: [7; 32],
+            role: core::Role::Worker,
+            ttl_ms: 1_000,
+            uses: 3,
+        }),
+        Op::RevokeToken(core::RevokeToken { token: token.clone() }),
+        Op::AdmitNode(core::AdmitNode {
+            token,
+            secret_sha256: [7; 32],
+            name: "n2".parse().unwrap(),
+            address: address(),
+            storage: "s".into(),
+        }),
+        Op::RegisterNode(core::RegisterNode { node, storage: "s".into(), report: report() }),
+        Op::FenceNode(core::FenceNode {
+            node,
+            epoch: Epoch(4),
+            evidence: core::Evidence::ConfirmedEmpty,
+            moves: vec![(agent(), NodeId(1))],
+        }),
+        Op::SetSchedulable(core::SetSchedulable { node, schedulable: core::Schedulable::Cordoned }),
+        Op::RemoveNode(core::RemoveNode { node }),
+        Op::CreateFleet(core::CreateFleet {
+            fleet: fleet.clone(),
+            config: "{}".into(),
+            labels: labels(),
+        }),
+        Op::DeleteFleet(core::DeleteFleet { fleet: fleet.clone() }),
+        Op::CreateAgents(core::CreateAgents {
+            fleet,
+            agents: vec![core::AgentDraft {
+                name: "support".parse().unwrap(),
+                spec: spec(),
+                desired: core::Desired::Running,
+                node: Some(node),
+            }],
+        }),
+        Op::SetAgentDesired(core::SetAgentDesired {
+            agent: agent(),
+            desired: core::Desired::Stopped,
+        }),
+        Op::RestartAgent(core::RestartAgent { agent: agent() }),
+        Op::DeleteAgent(core::DeleteAgent { agent: agent() }),
+        Op::PlaceAgents(core::PlaceAgents { moves: vec![(agent(), node)] }),
+        Op::ConfirmStopped(core::ConfirmStopped {
+            agent: agent(),
+            generation: Generation(3),
+            node,
+            epoch: Epoch(4),
+            next: Some(NodeId(1)),
+        }),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn stored_bytes_stay_what_they_are() {
+    let mut lines = Vec::new();
+    for record in records() {
+        let bytes = encode_record(&record);
+        assert_eq!(decode_record(&bytes).unwrap(), record);
+        lines.push(format!("record {}", hex(&bytes)));
+    }
+    for (number, operation) in operations().into_iter().enumerate() {
+        let request =
+            (number % 2 == 0).then(|| core::Request { id: "key".parse().unwrap(), fingerprint: 1 });
+        let commands = vec![core::Command { at: Timestamp(7), request, operation }];
+        let bytes = encode_batch(&commands);
+        assert_eq!(decode_batch(&bytes).unwrap(), commands);
+        lines.push(format!("batch {}", hex(&bytes)));
+    }
+    let mut stored = fs::read_to_string(FILE).unwrap_or_default();
+    for line in &lines {
+        if !stored.lines().any(|old| old == line) {
+            assert!(std::env::var_os("UPDATE").is_some(), "not in {FILE}: {line}");
+            stored.push_str(line);
+            stored.push('\n');
+        }
+    }
+    fs::write(FILE, &stored).unwrap();
+    for line in stored.lines() {
+        let (kind, bytes) = line.split_once(' ').unwrap();
+        let bytes = unhex(bytes);
+        match kind {
+            "record" => drop(decode_record(&bytes).unwrap()),
+            _ => drop(decode_batch(&bytes).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn foreign_bytes_are_refused() {
+    assert!(decode_record(&[]).is_err());
+    assert!(decode_record(&[0xff; 8]).is_err());
+    assert!(decode_batch(&[0x0a, 0x02, 0x08, 0x01]).is_err(), "a command without operation");
+}
