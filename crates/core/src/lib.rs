@@ -1,7 +1,7 @@
 //! The replicated state machine: what the cluster has decided, and how a command changes it.
 //!
-//! Every replica applies the same commands in the same order through [`apply`] and must end with
-//! the same [`State`]; so nothing here reads a clock, draws a random number, iterates in hash
+//! Every replica applies the same commands in the same order through [`apply()`] and must end
+//! with the same [`State`]; so nothing here reads a clock, draws a random number, iterates in hash
 //! order, allocates by chance or does I/O. Time enters with the command. Choosing a node is the
 //! leader's business ([`plan`]), done outside `apply` and carried in the command; `apply` checks
 //! the choice, allocates the port block and raises the generation. A better planner in a later

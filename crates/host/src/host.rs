@@ -267,13 +267,15 @@ impl Host {
         }
         let mut state = self.state.lock().expect("no holder panics");
         let told = fold(&state.told, request);
-        let mut wanted = BTreeMap::new();
+        let (mut wanted, mut outdated) = (BTreeMap::new(), BTreeSet::new());
         for assignment in &told.put {
             let id = parse_agent(&assignment.fleet, &assignment.agent)
                 .map_err(|e| AssignError::Malformed(e.to_string()))?;
             let newer = state.agents.get(&id).is_none_or(|r| r.generation <= assignment.generation);
             if newer {
                 wanted.insert(id, assignment.clone());
+            } else {
+                outdated.insert(id);
             }
         }
         state.ledger.write(&told)?;
@@ -281,7 +283,8 @@ impl Host {
         // A task is kept until it has reported its agent gone, so that an agent that comes back
         // meanwhile meets the same task, never a second one.
         state.agents.retain(|id, running| {
-            if wanted.contains_key(id) {
+            // What is older than what runs here says nothing about it.
+            if wanted.contains_key(id) || outdated.contains(id) {
                 return true;
             }
             if running.removed {
