@@ -39,11 +39,31 @@ struct Waiting {
     last: u64,
 }
 
+/// The thread that syncs. Dropping it waits for the thread, which holds the database: RocksDB must
+/// be closed before the process ends.
+struct Flusher {
+    queue: Option<mpsc::SyncSender<Waiting>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        // Without a sender the thread finishes what waits and ends.
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the flusher thread panicked");
+        }
+    }
+}
+
 /// The log. Clones share it.
 #[derive(Clone)]
 pub(crate) struct LogStore {
+    // Before the database, so that the thread is gone when the last handle closes it.
+    flusher: Arc<Flusher>,
     store: Store,
-    flusher: mpsc::SyncSender<Waiting>,
     high_water: Arc<Mutex<HighWater>>,
 }
 
@@ -56,11 +76,12 @@ impl LogStore {
             return Err(OpenError::LostEntries { path: dir.to_owned(), acknowledged, found });
         }
         let high_water = Arc::new(Mutex::new(high_water));
-        let (flusher, waiting) = mpsc::sync_channel(WAITING_MAX);
+        let (queue, waiting) = mpsc::sync_channel(WAITING_MAX);
         let (db, mark) = (store.clone(), high_water.clone());
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("wal-flush".into())
             .spawn(move || flush_loop(&db, &mark, &waiting))?;
+        let flusher = Arc::new(Flusher { queue: Some(queue), thread: Some(thread) });
         Ok(Self { store, flusher, high_water })
     }
 }
@@ -213,7 +234,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             batch.put_cf(self.store.log(), last.to_be_bytes(), bytes);
         }
         self.store.write(batch, false)?;
-        self.flusher
+        let queue = self.flusher.queue.as_ref().expect("taken away only by drop");
+        queue
             .send(Waiting { callback, last })
             .map_err(|_| io::Error::other("the flusher thread ended"))
     }
