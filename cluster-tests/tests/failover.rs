@@ -183,3 +183,24 @@ fn a_drained_node_is_empty_and_can_be_removed() {
     assert_eq!(cluster.json(&["node", "list"])["nodes"].as_array().unwrap().len(), 2);
     never_twice(&cluster);
 }
+
+#[test]
+fn a_fourth_node_works_without_a_vote() {
+    let mut cluster = Cluster::formed(4, "fast");
+    let nodes = cluster.json(&["node", "list"]);
+    let nodes = nodes["nodes"].as_array().unwrap();
+    let worker = nodes.iter().find(|node| node["displayName"] == "n4").unwrap();
+    assert_eq!((&worker["role"], &worker["votes"]), (&"ROLE_WORKER".into(), &false.into()));
+    cluster.point_at(&[4]);
+    cluster.ok(&["fleet", "create", "f"]);
+    for n in 1..=4 {
+        create(&cluster, &format!("a{n}"));
+    }
+    let on_worker = (1..=4).find(|n| host_of(&cluster.agent(&format!("f/a{n}"))) == 4).unwrap();
+    let name = format!("f/a{on_worker}");
+    cluster.point_at(&[1, 2, 3]);
+    cluster.power_off(4);
+    assert_ne!(cluster.wait_ready(&name, 2, 30), 4);
+    assert!(!cluster.folder(4, "data").join("ca.key").exists(), "a worker holds no CA key");
+    never_twice(&cluster);
+}
