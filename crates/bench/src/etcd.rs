@@ -167,6 +167,7 @@ impl Api {
 }
 
 /// Puts values under new keys.
+#[derive(Clone)]
 pub(crate) struct Writer {
     client: usize,
     channel: Channel,

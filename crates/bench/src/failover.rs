@@ -30,17 +30,11 @@ pub(crate) async fn run(binary: &Path, kills: u32) -> Result<()> {
         let killed = Instant::now();
         let mut writers: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
         for node in cluster.nodes().filter(|node| *node != leader) {
-            let mut writer = cluster.api(node)?.writer(0);
-            writers.push(Box::pin(async move {
-                for n in 0.. {
-                    let name = format!("k{kill}-{node}-{n}");
-                    if matches!(tokio::time::timeout(TRY, writer.create(name)).await, Ok(Ok(()))) {
-                        break;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Ok(())
-            }));
+            let writer = cluster.api(node)?.writer(0);
+            writers.push(Box::pin(until_written(format!("k{kill}-{node}"), move |name| {
+                let mut writer = writer.clone();
+                async move { writer.create(name).await }
+            })));
         }
         select_ok(writers).await?;
         took.push(killed.elapsed().as_secs_f64() * 1_000.0);
@@ -62,22 +56,31 @@ async fn etcd(kills: u32) -> Result<()> {
         let mut writers: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
         for node in cluster.nodes().filter(|node| *node != leader) {
             let writer = cluster.api(node)?.writer(0);
-            writers.push(Box::pin(async move {
-                for n in 0.. {
-                    let key = format!("k{kill}-{node}-{n}");
-                    if matches!(tokio::time::timeout(TRY, writer.put(key)).await, Ok(Ok(()))) {
-                        break;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Ok(())
-            }));
+            writers.push(Box::pin(until_written(format!("k{kill}-{node}"), move |key| {
+                let writer = writer.clone();
+                async move { writer.put(key).await }
+            })));
         }
         select_ok(writers).await?;
         took.push(killed.elapsed().as_secs_f64() * 1_000.0);
         cluster.restart(leader)?;
     }
     report("etcd, its defaults", took);
+    Ok(())
+}
+
+/// Tries one new name after the other until a write is acknowledged.
+async fn until_written<F>(prefix: String, write: impl Fn(String) -> F) -> Result<()>
+where
+    F: Future<Output = Result<(), tonic::Status>>,
+{
+    for n in 0.. {
+        let tried = tokio::time::timeout(TRY, write(format!("{prefix}-{n}"))).await;
+        if matches!(tried, Ok(Ok(()))) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
     Ok(())
 }
 

@@ -190,6 +190,7 @@ impl Api {
 }
 
 /// Creates agents that are placed and not started.
+#[derive(Clone)]
 pub(crate) struct Writer {
     client: usize,
     api: AgentServiceClient<Channel>,

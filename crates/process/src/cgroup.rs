@@ -86,15 +86,6 @@ impl Group {
         fs::write(self.path.join("cgroup.kill"), "1").map_err(self.error())
     }
 
-    /// Whether no process is in it or below.
-    ///
-    /// # Errors
-    /// When the group is gone.
-    pub fn is_empty(&self) -> Result<bool, GroupError> {
-        let events = fs::read_to_string(self.path.join("cgroup.events")).map_err(self.error())?;
-        Ok(!populated(&events))
-    }
-
     fn open_events(&self) -> Result<OwnedFd, GroupError> {
         let file = fs::File::open(self.path.join("cgroup.events")).map_err(self.error())?;
         Ok(file.into())
@@ -138,16 +129,6 @@ impl Group {
         let length = rustix::io::pread(events.as_fd(), &mut buffer, 0)
             .map_err(|e| self.error()(e.into()))?;
         Ok(!populated(&String::from_utf8_lossy(&buffer[..length])))
-    }
-
-    /// Names of the groups in it.
-    ///
-    /// # Errors
-    /// When the group is gone.
-    pub fn children(&self) -> Result<Vec<String>, GroupError> {
-        let entries = fs::read_dir(&self.path).map_err(self.error())?;
-        let directories = entries.filter_map(Result::ok).filter(|e| e.path().is_dir());
-        Ok(directories.filter_map(|e| e.file_name().into_string().ok()).collect())
     }
 
     /// Removes it; it must be empty.
