@@ -22,7 +22,8 @@ need_build_tools() {
   command -v cargo >/dev/null 2>&1 || die "Rust is missing: install it from https://rustup.rs"
   need g++ g++
   need ccache ccache
-  ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 || need libclang-dev /nonexistent
+  # libclang-cpp, which the C++ compiler may have brought along, does not do.
+  compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || need libclang-dev /nonexistent
   export CXX="ccache g++" CCACHE_BASEDIR="$HOME"
 }
 
