@@ -4,6 +4,8 @@
 //! kills everything in its namespaces and removes them.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test harness may")]
 
+mod keeper;
+
 use std::{
     fs,
     io::Write,
@@ -17,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use keeper::{Keeper, cgroup_root};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -78,14 +81,14 @@ pub fn until<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Option<T>) -
     }
 }
 
-/// A host: its namespaces, its folders and its daemon.
+/// A host: its namespaces, its folders, its guard and its daemon.
 pub struct Host {
     /// 1 for the first.
     pub number: u32,
     netns: String,
     dir: PathBuf,
     daemon: Option<Child>,
-    guard: Option<Child>,
+    guard: Option<Keeper>,
 }
 
 /// Several hosts on one bridge.
@@ -101,7 +104,8 @@ impl Cluster {
     pub fn hosts(count: u32) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("ft{}x{number}", std::process::id());
-        let dir = tempfile::Builder::new().prefix("fleet-test").tempdir().unwrap();
+        // Not in /tmp, of which agents have their own.
+        let dir = tempfile::Builder::new().prefix("fleet-test").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let switch = format!("{prefix}s");
         sh(&format!(
@@ -116,18 +120,9 @@ impl Cluster {
         cluster
     }
 
-    /// A formed cluster of `count` nodes, all active, without guards.
+    /// A formed cluster of `count` nodes, all active.
     pub fn formed(count: u32, profile: &str) -> Self {
         Self::hosts(count).form(count, profile)
-    }
-
-    /// As [`Cluster::formed`], with a guard on every node.
-    pub fn guarded(count: u32, profile: &str) -> Self {
-        let mut cluster = Self::hosts(count);
-        for number in 1..=count {
-            cluster.start_guard(number);
-        }
-        cluster.form(count, profile)
     }
 
     fn form(mut self, count: u32, profile: &str) -> Self {
@@ -214,8 +209,9 @@ impl Cluster {
     /// Adds to a host's configuration.
     pub fn configure(&self, number: u32, toml: &str) {
         let (cgroup, socket) = (self.cgroup(number), self.guard_socket(number));
+        let shared = self.shared();
         let text = format!(
-            "on_shutdown = \"kill\"\ncgroup = {cgroup:?}\nguard_socket = {socket:?}\n{toml}"
+            "cgroup = {cgroup:?}\nguard_socket = {socket:?}\nwritable_paths = [{shared:?}]\n{toml}"
         );
         fs::write(self.folder(number, "etc").join("config.toml"), text).unwrap();
     }
@@ -224,23 +220,32 @@ impl Cluster {
         format!("fleet-tests/{}n{number}", self.prefix)
     }
 
-    fn guard_socket(&self, number: u32) -> PathBuf {
+    /// When the lease a host's guard holds ends, in milliseconds of `CLOCK_BOOTTIME`.
+    pub fn lease_deadline(&self, number: u32) -> Option<u64> {
+        let status = self.guard_socket(number).with_file_name("status");
+        let status = fs::read_to_string(status).unwrap();
+        status.strip_prefix("held ")?.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Whether any process of an agent runs on a host.
+    pub fn populated(&self, number: u32) -> bool {
+        let events = cgroup_root().join(self.cgroup(number)).join("cgroup.events");
+        fs::read_to_string(events).unwrap().contains("populated 1")
+    }
+
+    /// Where a host's guard listens.
+    pub fn guard_socket(&self, number: u32) -> PathBuf {
         self.dir.path().join(format!("h{number}/guard/socket"))
     }
 
-    /// Starts a host's guard, before its daemon.
-    pub fn start_guard(&mut self, number: u32) {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let root = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
-        let group = Path::new(root.split(' ').nth(1).unwrap()).join(self.cgroup(number));
-        let socket = self.guard_socket(number);
-        let guard = Command::new(binary().with_file_name("fleet-guard"))
-            .arg(&socket)
-            .arg(group)
-            .arg("10000")
-            .spawn();
-        self.host(number).guard = Some(guard.unwrap());
-        until(5, "the guard's socket", || socket.exists().then_some(()));
+    /// Starts a host's guard, if it has none.
+    fn start_guard(&mut self, number: u32) {
+        if self.host(number).guard.is_some() {
+            return;
+        }
+        let (socket, group) = (self.guard_socket(number), cgroup_root().join(self.cgroup(number)));
+        let keeper = Keeper::start(self.within(number), &binary(), &socket, &group);
+        self.host(number).guard = Some(keeper);
     }
 
     /// Sends a host's daemon a signal that does not end it.
@@ -249,11 +254,9 @@ impl Cluster {
         sh(&format!("kill -{signal} {pid}"));
     }
 
-    /// Kills a host's guard.
-    pub fn kill_guard(&mut self, number: u32) {
-        let mut guard = self.host(number).guard.take().unwrap();
-        guard.kill().unwrap();
-        guard.wait().unwrap();
+    /// Sends a host's guard a signal. One that ends it has it started again.
+    pub fn signal_guard(&mut self, number: u32, signal: &str) {
+        self.host(number).guard.as_ref().unwrap().signal(signal);
     }
 
     fn context(&self) -> PathBuf {
@@ -269,8 +272,8 @@ impl Cluster {
         fs::write(self.context(), context.to_string()).unwrap();
     }
 
-    /// `fleet-cluster ARGS` as on a host.
-    fn command(&self, number: u32, args: &[&str]) -> Command {
+    /// A command that runs another as on a host.
+    fn within(&self, number: u32) -> Command {
         let host = &self.hosts[number as usize - 1];
         let script = "own=$1; shift
             mkdir -p /var/lib/fleet-cluster /var/lib/fleets /etc/fleet-cluster
@@ -282,9 +285,14 @@ impl Cluster {
         command
             .arg(format!("--net=/run/netns/{}", host.netns))
             .args(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "-"])
-            .arg(&host.dir)
-            .arg(binary())
-            .args(args);
+            .arg(&host.dir);
+        command
+    }
+
+    /// `fleet-cluster ARGS` as on a host.
+    fn command(&self, number: u32, args: &[&str]) -> Command {
+        let mut command = self.within(number);
+        command.arg(binary()).args(args);
         command
     }
 
@@ -350,8 +358,9 @@ impl Cluster {
         self.on(number, &args, token)
     }
 
-    /// Starts a host's daemon.
+    /// Starts a host's daemon, and its guard if none runs.
     pub fn start(&mut self, number: u32) {
+        self.start_guard(number);
         let log = self.log_path(number);
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.command(number, &["run"]);
@@ -386,8 +395,11 @@ impl Cluster {
     pub fn power_off(&mut self, number: u32) {
         self.cut(number);
         let netns = self.host(number).netns.clone();
-        sh(&format!("pids=$(ip netns pids {netns}); [ -z \"$pids\" ] || kill -9 $pids"));
-        if let Some(mut daemon) = self.host(number).daemon.take() {
+        // Of init and its agents, killing one ends the others before their turn comes.
+        sh(&format!("kill -9 $(ip netns pids {netns}) 2>/dev/null || true"));
+        let host = self.host(number);
+        host.guard = None;
+        if let Some(mut daemon) = host.daemon.take() {
             daemon.wait().unwrap();
         }
     }
@@ -505,10 +517,7 @@ impl Drop for Cluster {
             if let Some(mut daemon) = host.daemon.take() {
                 let _ = daemon.wait();
             }
-            if let Some(mut guard) = host.guard.take() {
-                let _ = guard.kill();
-                let _ = guard.wait();
-            }
+            host.guard = None;
         }
         for name in &names {
             let _ = Command::new("ip").args(["netns", "del", name]).status();

@@ -77,11 +77,7 @@ fn a_cut_off_node_ends_its_agents_before_they_start_elsewhere() {
 /// Without the guard this fails: a paused daemon ends nothing.
 #[test]
 fn a_paused_daemons_agents_end_before_they_start_elsewhere() {
-    let mut cluster = Cluster::guarded(3, "fast");
-    cluster.ok(&["fleet", "create", "f"]);
-    for name in ["a1", "a2", "a3"] {
-        create(&cluster, name);
-    }
+    let mut cluster = with_agents(3);
     let paused = host_of(&cluster.agent("f/a1"));
     let alive: Vec<u32> = (1..=3).filter(|n| *n != paused).collect();
     cluster.point_at(&alive);
@@ -96,12 +92,11 @@ fn a_paused_daemons_agents_end_before_they_start_elsewhere() {
 
 #[test]
 fn a_guard_that_dies_takes_its_agents_along_and_the_node_starts_over() {
-    let mut cluster = Cluster::guarded(1, "fast");
+    let mut cluster = Cluster::formed(1, "fast");
     cluster.ok(&["fleet", "create", "f"]);
     create(&cluster, "a");
     let pid = cluster.agent("f/a")["pid"].as_u64();
-    cluster.kill_guard(1);
-    cluster.start_guard(1);
+    cluster.signal_guard(1, "KILL");
     until(30, "another process", || {
         let agent = cluster.agent("f/a");
         (agent["state"] == "STATE_READY" && agent["pid"].as_u64() != pid).then_some(())

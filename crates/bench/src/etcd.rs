@@ -13,7 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{fleet::until, load::Write};
+use crate::{fleet::until, load::Write, tls::Tls};
 
 const NODES: u16 = 3;
 const CONNECTIONS: usize = 8;
@@ -63,6 +63,8 @@ where
 
 pub(crate) struct Cluster {
     dir: TempDir,
+    /// With mutual TLS between all, or none.
+    tls: Option<Tls>,
     members: Vec<Option<Child>>,
 }
 
@@ -74,14 +76,9 @@ fn port(node: u16) -> u16 {
     7_600 + node * 10
 }
 
-fn channel(node: u16) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", port(node)))?;
-    Ok(endpoint.tcp_nodelay(true).connect_lazy())
-}
-
 impl Cluster {
-    pub(crate) async fn start() -> Result<Self> {
-        let mut cluster = Self { dir: tempfile::tempdir()?, members: vec![None, None, None] };
+    pub(crate) async fn start(tls: Option<Tls>) -> Result<Self> {
+        let mut cluster = Self { dir: tempfile::tempdir()?, tls, members: vec![None, None, None] };
         for node in cluster.nodes() {
             cluster.spawn(node, "new")?;
         }
@@ -89,12 +86,34 @@ impl Cluster {
         Ok(cluster)
     }
 
+    fn url(&self, port: u16) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{port}")
+    }
+
+    fn channel(&self, node: u16) -> Result<Channel> {
+        let mut endpoint = Endpoint::from_shared(self.url(port(node)))?.tcp_nodelay(true);
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.client())?;
+        }
+        Ok(endpoint.connect_lazy())
+    }
+
     fn spawn(&mut self, node: u16, state: &str) -> Result<()> {
-        let peer = |n: u16| format!("http://127.0.0.1:{}", port(n) + 1);
-        let client = format!("http://127.0.0.1:{}", port(node));
+        let peer = |n: u16| self.url(port(n) + 1);
+        let client = self.url(port(node));
         let members: Vec<String> = self.nodes().map(|n| format!("m{n}={}", peer(n))).collect();
         let data = self.dir.path().join(format!("m{node}"));
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        if let Some(tls) = &self.tls {
+            command.args(["--client-cert-auth", "--peer-client-cert-auth"]);
+            for kind in ["", "peer-"] {
+                command.arg(format!("--{kind}trusted-ca-file")).arg(tls.file("ca.pem"));
+                command.arg(format!("--{kind}cert-file")).arg(tls.file("cert.pem"));
+                command.arg(format!("--{kind}key-file")).arg(tls.file("key.pem"));
+            }
+        }
+        let child = command
             .args(["--name", &format!("m{node}"), "--log-level", "error", "--logger", "zap"])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer(node)])
@@ -117,7 +136,7 @@ impl Cluster {
         until(|| async {
             for node in self.nodes().filter(|n| self.members[usize::from(*n)].is_some()) {
                 let path = "/etcdserverpb.Maintenance/Status";
-                let answer = call::<_, StatusResponse>(channel(node)?, path, Opaque {});
+                let answer = call::<_, StatusResponse>(self.channel(node)?, path, Opaque {});
                 let answer = tokio::time::timeout(Duration::from_millis(500), answer).await;
                 let Ok(Ok(status)) = answer else { continue };
                 let own = status.header.unwrap_or_default().member_id;
@@ -135,7 +154,7 @@ impl Cluster {
     }
 
     pub(crate) fn api(&self, node: u16) -> Result<Api> {
-        Ok(Api { channels: (0..CONNECTIONS).map(|_| channel(node)).collect::<Result<_>>()? })
+        Ok(Api { channels: (0..CONNECTIONS).map(|_| self.channel(node)).collect::<Result<_>>()? })
     }
 
     pub(crate) fn kill(&mut self, node: u16) -> Result<()> {

@@ -46,7 +46,7 @@ pub(crate) async fn run(binary: &Path, kills: u32) -> Result<()> {
 }
 
 async fn etcd(kills: u32) -> Result<()> {
-    let mut cluster = etcd::Cluster::start().await?;
+    let mut cluster = etcd::Cluster::start(None).await?;
     let mut took = Vec::new();
     for kill in 0..kills {
         tokio::time::sleep(SETTLE).await;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use cluster_tests::{Keeper, cgroup_root};
 use fleet_client::{Context, Identity, connect_any_member};
 use fleet_proto::v1::{
     Agent, AgentSpec, CreateAgentRequest, CreateFleetRequest, GetClusterStatusRequest,
@@ -27,6 +28,7 @@ pub(crate) struct Cluster {
     dir: TempDir,
     binary: PathBuf,
     daemons: Vec<Option<Child>>,
+    _guards: Vec<Keeper>,
     identity: Identity,
 }
 
@@ -52,13 +54,20 @@ impl Cluster {
                 .stderr(Stdio::null())
                 .output()
         };
-        let mut daemons = Vec::new();
+        let (mut daemons, mut guards) = (Vec::new(), Vec::new());
         for node in 0..NODES {
             let config = dir.path().join(format!("{node}.toml"));
             let data = dir.path().join(format!("data{node}"));
-            let text = format!(
-                "data_dir = {data:?}\nport_first = 1024\nlog = \"warn,openraft=error\"\non_shutdown = \"kill\"\n"
+            let (cgroup, socket) = (
+                format!("fleet-bench/{}n{node}", std::process::id()),
+                dir.path().join(format!("guard{node}/socket")),
             );
+            let text = format!(
+                "data_dir = {data:?}\nport_first = 1024\nlog = \"warn,openraft=error\"\n\
+                 cgroup = {cgroup:?}\nguard_socket = {socket:?}\n"
+            );
+            let within = Command::new("env");
+            guards.push(Keeper::start(within, binary, &socket, &cgroup_root().join(&cgroup)));
             fs::write(&config, text)?;
             let config = config.to_string_lossy().into_owned();
             let (at, name) = (format!("127.0.0.1:{}", port(node)), format!("n{}", node + 1));
@@ -81,7 +90,7 @@ impl Cluster {
         }
         let stored = Context::load(&context)?;
         let identity = stored.identity(&context)?;
-        let cluster = Self { dir, binary: binary.to_owned(), daemons, identity };
+        let cluster = Self { dir, binary: binary.to_owned(), daemons, _guards: guards, identity };
         until(|| async { Ok(cluster.voters().await.filter(|n| *n == usize::from(NODES))) }).await?;
         let leader = cluster.leader().await?;
         let request = CreateFleetRequest { fleet_id: "bench".into(), ..Default::default() };

@@ -1,6 +1,7 @@
 //! Closed-loop load: each client makes its next write when the last is answered.
 
 use std::{
+    fmt,
     future::Future,
     time::{Duration, Instant},
 };
@@ -12,6 +13,12 @@ pub(crate) struct Figures {
     pub(crate) rate: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} | {:.2} | {:.2}", self.rate, self.p50_ms, self.p99_ms)
+    }
 }
 
 /// One client: makes one write a call, with a number never given before.

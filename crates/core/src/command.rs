@@ -127,6 +127,8 @@ pub struct RegisterNode {
     pub node: NodeId,
     /// The id of its data directory.
     pub storage: String,
+    /// The epoch under which agents still run there; none when nothing does.
+    pub held: Option<Epoch>,
     /// What it says of itself.
     pub report: NodeReport,
 }

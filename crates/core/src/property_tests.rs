@@ -119,8 +119,10 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
         }),
         Step::Register { node: n, ports } => {
             let node = node(n)?;
-            let report = report(ports);
-            Operation::RegisterNode(RegisterNode { node: node.id, storage: node.storage, report })
+            // One in three says that agents still run under its epoch.
+            let held = (ports % 3 == 0).then_some(node.epoch);
+            let (report, storage) = (report(ports), node.storage);
+            Operation::RegisterNode(RegisterNode { node: node.id, storage, held, report })
         }
         Step::Fence { node: n, stale } => {
             let node = node(n)?;
@@ -289,7 +291,7 @@ proptest! {
         let ids: Vec<NodeId> = state.nodes().keys().copied().collect();
         for (n, node) in ids.iter().enumerate() {
             let storage = state.nodes()[node].storage.clone();
-            let register = RegisterNode { node: *node, storage, report: report(255) };
+            let register = RegisterNode { node: *node, storage, held: None, report: report(255) };
             apply(&mut state, 50 + n as u64, &command(Operation::RegisterNode(register))).unwrap();
         }
         proposed(&mut state, 90, &Step::Fleet { name: 0 });
@@ -320,7 +322,8 @@ fn a_retry_is_carried_out_once() {
 fn the_audit_sees_overlapping_blocks() {
     let mut state = State::default();
     apply(&mut state, 1, &command(init())).unwrap();
-    let register = RegisterNode { node: NodeId(1), storage: "s1".into(), report: report(255) };
+    let register =
+        RegisterNode { node: NodeId(1), storage: "s1".into(), held: None, report: report(255) };
     apply(&mut state, 2, &command(Operation::RegisterNode(register))).unwrap();
     proposed(&mut state, 3, &Step::Fleet { name: 0 });
     let create = Step::Agents { fleet: 0, first: 0, count: 2, order: 4, key: None };

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LogFile, holders, signal_or_code, tail};
+use fleet_process::{Child, Group, LeaseCheck, LogFile, holders, signal_or_code, tail};
 use fleet_proto::{
     host::{Assignment, Observation},
     v1::agent::State as Reported,
@@ -17,6 +17,7 @@ use crate::{
     probe,
     provision::{Plan, Refusal, block},
     runtimes::PolicyTable,
+    start_key::StartKey,
 };
 
 /// Exit code of a launcher that failed before it became the agent; see `launch` of the binary.
@@ -56,6 +57,8 @@ pub(crate) struct Task {
     assignment: Assignment,
     life: Life,
     removing: bool,
+    /// What was adopted was to be restarted already.
+    outdated: bool,
     starts: u32,
     plan: Option<Arc<Plan>>,
     child: Option<Child>,
@@ -73,10 +76,13 @@ impl Task {
         group: Group,
         log: LogFile,
         assignment: Assignment,
+        adopted: Option<(StartKey, Child)>,
     ) -> Self {
         let definition = host.site.definition(&assignment);
         let table = definition.map_or_else(|_| PolicyTable::default(), |d| d.policy.clone());
         let life = Life::new(table.policy());
+        let starts = adopted.as_ref().map_or(0, |(key, _)| key.start);
+        let outdated = adopted.as_ref().is_some_and(|(key, _)| key.restarts != assignment.restarts);
         Self {
             id,
             host,
@@ -85,9 +91,10 @@ impl Task {
             assignment,
             life,
             removing: false,
-            starts: 0,
+            outdated,
+            starts,
             plan: None,
-            child: None,
+            child: adopted.map(|(_, child)| child),
             permit: None,
             asking: None,
             launching: None,
@@ -97,7 +104,9 @@ impl Task {
     }
 
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        if self.assignment.run {
+        if self.child.is_some() {
+            self.adopt().await;
+        } else if self.assignment.run {
             self.on(Event::Want);
         }
         self.report();
@@ -118,7 +127,7 @@ impl Task {
                     Some(Event::Permit)
                 }
                 launched = finished(&mut self.launching) => Some(self.launched(launched)),
-                exit = exited(&mut self.child) => { self.child = None; Some(self.exit_event(exit)) }
+                exit = exited(&mut self.child) => Some(self.exited(exit)),
                 () = finished(&mut self.emptying) => Some(Event::Emptied),
                 ready = finished(&mut self.probing) => Some(match ready {
                     Ok(()) => Event::ProbeOk,
@@ -136,6 +145,27 @@ impl Task {
                 self.leave();
                 return;
             }
+        }
+    }
+
+    /// Goes on with a process that an earlier daemon started.
+    async fn adopt(&mut self) {
+        let (host, id, assignment) = (self.host.clone(), self.id.clone(), self.assignment.clone());
+        let prepared =
+            tokio::task::spawn_blocking(move || host.site.prepare(&id, &assignment)).await;
+        match prepared {
+            Ok(Ok(plan)) => self.plan = Some(Arc::new(plan)),
+            Ok(Err(refusal)) => {
+                tracing::warn!(agent = %self.id, why = refusal.why, "runs, and cannot be probed");
+            }
+            Err(error) => tracing::error!(agent = %self.id, %error, "preparing failed"),
+        }
+        tracing::info!(agent = %self.id, pid = self.child.as_ref().map_or(0, Child::pid), "adopted");
+        self.on(Event::Adopted);
+        if !self.assignment.run {
+            self.on(Event::Unwant);
+        } else if self.outdated {
+            self.on(Event::Restart);
         }
     }
 
@@ -184,6 +214,7 @@ impl Task {
                     self.host.clone(),
                     self.id.clone(),
                     self.assignment.clone(),
+                    self.starts + 1,
                     self.group.clone(),
                     self.log.clone(),
                 )));
@@ -216,16 +247,14 @@ impl Task {
         }
     }
 
-    fn exit_event(&self, exit: std::io::Result<std::process::ExitStatus>) -> Event {
-        let exit = match exit.map(signal_or_code) {
-            Ok(Ok(signal)) => Exit::Signal(signal),
-            Ok(Err(code)) => Exit::Code(code),
-            Err(error) => {
-                tracing::error!(agent = %self.id, %error, "waiting for the process failed");
-                Exit::Code(-1)
-            }
-        };
-        Event::Exited(exit)
+    fn exited(&mut self, exit: std::process::ExitStatus) -> Event {
+        if let Some(child) = self.child.take() {
+            self.host.launcher.forget(&child);
+        }
+        Event::Exited(match signal_or_code(exit) {
+            Ok(signal) => Exit::Signal(signal),
+            Err(code) => Exit::Code(code),
+        })
     }
 
     /// Starts the next probe when one is due and none is under way.
@@ -298,10 +327,8 @@ impl Task {
         } {
             self.child = Some(child);
         }
-        if let Some(child) = &mut self.child
-            && let Err(error) = child.wait().await
-        {
-            tracing::error!(agent = %self.id, %error, "waiting for a fenced process failed");
+        if let Some(child) = &mut self.child {
+            child.wait().await;
         }
         empty(&self.group).await;
         self.leave();
@@ -322,7 +349,7 @@ async fn sleep(due: Option<Duration>) {
     }
 }
 
-async fn exited(child: &mut Option<Child>) -> std::io::Result<std::process::ExitStatus> {
+async fn exited(child: &mut Option<Child>) -> std::process::ExitStatus {
     match child {
         Some(child) => child.wait().await,
         None => std::future::pending().await,
@@ -350,11 +377,19 @@ async fn launch(
     host: Arc<Shared>,
     id: AgentId,
     assignment: Assignment,
+    start: u32,
     group: Group,
     log: LogFile,
 ) -> Result<(Child, Arc<Plan>), Refusal> {
     let passing = |why: String| Refusal { why, fatal: false };
     empty(&group).await;
+    let key = StartKey {
+        agent: id.clone(),
+        generation: assignment.generation,
+        restarts: assignment.restarts,
+        start,
+        salt: rand::random(),
+    };
     let site = host.clone();
     let prepared = tokio::task::spawn_blocking(move || {
         let plan = site.site.prepare(&id, &assignment)?;
@@ -365,12 +400,12 @@ async fn launch(
         }
     });
     let mut plan = prepared.await.map_err(|e| passing(e.to_string()))??;
-    let Some(lease) = host.deadline.current() else {
+    let Some(lease) = host.guard.current() else {
         return Err(passing("the node has no lease".into()));
     };
     plan.launch.group = group.path().to_owned();
-    plan.launch.deadline_ms = lease.deadline_ms;
-    let child = host.spawner.launch(plan.launch.clone(), log).await;
+    plan.launch.lease = LeaseCheck { status: host.guard.status_file(), epoch: lease.epoch.0 };
+    let child = host.launcher.launch(&key.to_string(), &plan.launch, &log).await;
     let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
     Ok((child, Arc::new(plan)))
 }

@@ -1,5 +1,5 @@
-//! A [`Deadline`] enforced by `fleet-guard`, which outlives this process and is not paused by what
-//! pauses it.
+//! `fleet-guard`, as the daemon knows it: it holds the node's lease and ends every agent when the
+//! lease is over, whatever the daemon is doing then.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -10,9 +10,10 @@ use std::{
 };
 
 use fleet_runtime::clock::boot_ms;
+use fleet_types::Epoch;
 use tokio::sync::watch;
 
-use crate::lease::{Deadline, Lease};
+use crate::lease::Lease;
 
 /// How long the guard may take to answer; it does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,17 +27,50 @@ struct Shared {
     announced: watch::Sender<Option<Lease>>,
 }
 
-/// The guard, as the daemon knows it.
+/// A handle to the guard. Clones share the connection, which is made anew when the guard is.
 #[derive(Clone)]
-pub struct GuardDeadline {
+pub struct Guard {
     shared: Arc<Shared>,
+}
+
+/// What the guard holds, and what it lacks to hold it well; from an answer to `status`.
+fn parse_status(answer: &str) -> (Option<Lease>, Option<String>) {
+    let (held, degraded) = match answer.split_once(" degraded ") {
+        Some((held, why)) => (held, Some(why.to_owned())),
+        None => (answer, None),
+    };
+    let lease = match held.split(' ').collect::<Vec<_>>().as_slice() {
+        ["held", epoch, deadline_ms] => match (epoch.parse(), deadline_ms.parse()) {
+            (Ok(epoch), Ok(deadline_ms)) => Some(Lease { epoch: Epoch(epoch), deadline_ms }),
+            _ => None,
+        },
+        _ => None,
+    };
+    (lease, degraded)
 }
 
 impl Shared {
     /// Makes a request and answers what the guard says.
     fn ask(&self, request: &str) -> io::Result<String> {
         let mut held = self.stream.lock().expect("no holder panics");
-        let mut stream = match held.take() {
+        let known = held.take();
+        let old = known.is_some();
+        let answered = self.ask_over(known, request);
+        let (stream, answer) = match answered {
+            // The guard may have been replaced since; the one there now answers for itself.
+            Err(_) if old => self.ask_over(None, request)?,
+            other => other?,
+        };
+        *held = Some(stream);
+        Ok(answer)
+    }
+
+    fn ask_over(
+        &self,
+        stream: Option<BufReader<UnixStream>>,
+        request: &str,
+    ) -> io::Result<(BufReader<UnixStream>, String)> {
+        let mut stream = match stream {
             Some(stream) => stream,
             None => {
                 let stream = UnixStream::connect(&self.socket)?;
@@ -50,87 +84,138 @@ impl Shared {
         if stream.read_line(&mut answer)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        *held = Some(stream);
-        Ok(answer.trim().to_owned())
+        Ok((stream, answer.trim().to_owned()))
     }
 
-    fn forget(&self) {
-        *self.lease.lock().expect("no holder panics") = None;
+    fn hold(&self, lease: Option<Lease>) {
+        *self.lease.lock().expect("no holder panics") = lease;
     }
 
-    /// Waits for the end of a lease, then until nothing runs, then says so.
+    /// Waits for the end of a lease, then until nothing runs, then says so. A guard that is there
+    /// and holds nothing has seen to it that nothing runs.
     fn watch(&self) {
+        let mut said = String::new();
         loop {
             std::thread::sleep(LOOK);
             let lease = *self.lease.lock().expect("no holder panics");
             let announced = self.announced.borrow().is_some();
             if lease.is_some_and(|lease| boot_ms() >= lease.deadline_ms) {
-                self.forget();
+                self.hold(None);
             } else if lease.is_some() || !announced {
+                said.clear();
                 continue;
             }
-            match self.ask("status").as_deref() {
-                Ok("empty") => {
+            match self.ask("status") {
+                Ok(answer) if parse_status(&answer).0.is_none() => {
                     tracing::warn!("the lease is over: every agent of this node was ended");
                     self.announced.send_replace(None);
                 }
                 Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the guard does not answer"),
+                Err(error) => {
+                    let news = error.to_string();
+                    if news != said {
+                        let socket = self.socket.display();
+                        tracing::error!(%socket, %error, "no guard answers; it must be started");
+                        said = news;
+                    }
+                }
             }
         }
     }
 }
 
-impl GuardDeadline {
+impl Guard {
     /// Connects to the guard at `socket`.
     ///
     /// # Errors
     /// When none answers there.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let (announced, _) = watch::channel(None);
         let shared = Arc::new(Shared {
             socket: socket.to_owned(),
             stream: Mutex::new(None),
             lease: Mutex::new(None),
-            announced,
+            announced: watch::channel(None).0,
         });
-        shared.ask("status")?;
+        let (held, degraded) = parse_status(&shared.ask("status")?);
+        if let Some(why) = degraded {
+            tracing::warn!(why, "degraded: the guard could end agents late");
+        }
+        shared.hold(held);
+        shared.announced.send_replace(held);
         let watching = shared.clone();
         std::thread::Builder::new().name("guard-watch".into()).spawn(move || watching.watch())?;
         Ok(Self { shared })
     }
-}
 
-impl Deadline for GuardDeadline {
-    fn extend(&self, new: Lease) {
-        let request = format!("extend {} {}", new.epoch, new.deadline_ms);
-        match self.shared.ask(&request) {
-            Ok(answer) if answer.starts_with("held") => {
-                *self.shared.lease.lock().expect("no holder panics") = Some(new);
-                self.shared.announced.send_replace(Some(new));
-            }
-            Ok(answer) => tracing::debug!(answer, "the guard did not take a renewal"),
-            // A guard that died took its agents along; the next one knows of no lease.
+    /// Where the process that starts agents listens.
+    pub fn init_socket(&self) -> PathBuf {
+        self.shared.socket.with_file_name("init")
+    }
+
+    /// Where the guard writes what it holds, for those that cannot ask.
+    pub fn status_file(&self) -> PathBuf {
+        self.shared.socket.with_file_name("status")
+    }
+
+    /// Begins a renewal: a grant of it counts from now. Answers the nonce to ask the leader with.
+    ///
+    /// # Errors
+    /// When the guard does not answer. A guard that died took its agents along, and the next one
+    /// holds nothing.
+    pub fn begin(&self) -> io::Result<u64> {
+        let answer = self.shared.ask("begin").inspect_err(|_| self.shared.hold(None))?;
+        let nonce = answer.strip_prefix("nonce ").and_then(|nonce| nonce.parse().ok());
+        nonce.ok_or_else(|| io::Error::other(answer))
+    }
+
+    /// Hands over what the leader granted. What the guard refuses changes nothing.
+    pub fn grant(&self, nonce: u64, epoch: Epoch, lease_ms: u64) {
+        match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
+            Ok(answer) => match parse_status(&answer).0 {
+                Some(held) => {
+                    self.shared.hold(Some(held));
+                    self.shared.announced.send_replace(Some(held));
+                }
+                None => tracing::warn!(answer, "the guard did not take a renewal"),
+            },
             Err(error) => {
                 tracing::error!(%error, "the guard does not answer");
-                self.shared.forget();
+                self.shared.hold(None);
             }
         }
     }
 
-    fn current(&self) -> Option<Lease> {
+    /// The lease in force, if there is one.
+    pub fn current(&self) -> Option<Lease> {
         let lease = *self.shared.lease.lock().expect("no holder panics");
         lease.filter(|lease| boot_ms() < lease.deadline_ms)
     }
 
-    fn end(&self) {
-        self.shared.forget();
+    /// Ends the lease now, and every agent with it.
+    pub fn end(&self) {
+        self.shared.hold(None);
         if let Err(error) = self.shared.ask("end") {
             tracing::error!(%error, "the guard does not answer");
         }
     }
 
-    fn watch(&self) -> watch::Receiver<Option<Lease>> {
+    /// Changes to none once the lease is over and nothing runs any more.
+    pub fn watch(&self) -> watch::Receiver<Option<Lease>> {
         self.shared.announced.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_whole() {
+        let lease = Lease { epoch: Epoch(3), deadline_ms: 99 };
+        assert_eq!(parse_status("held 3 99"), (Some(lease), None));
+        let why = Some("no real-time priority".to_owned());
+        assert_eq!(parse_status("held 3 99 degraded no real-time priority"), (Some(lease), why));
+        assert_eq!(parse_status("empty"), (None, None));
+        assert_eq!(parse_status("refused a lease too long"), (None, None));
     }
 }

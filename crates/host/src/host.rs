@@ -7,9 +7,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use fleet_process::{Group, GroupError, LogFile, Spawner};
+use fleet_process::{Child, Group, GroupError, Launcher, LogFile};
 use fleet_proto::{
-    convert::host::parse_agent,
+    convert::{api::HOMES, host::parse_agent},
     host::{AgentKey, AssignRequest, Assignment, Observation},
     v1::Member,
 };
@@ -21,10 +21,11 @@ use tokio::{
 
 use crate::{
     agent::{Order, Task},
-    lease::Deadline,
+    guard::Guard,
     ledger::Ledger,
     provision::Site,
     runtimes::Runtimes,
+    start_key::StartKey,
 };
 
 /// Orders an agent's task may have waiting.
@@ -46,12 +47,14 @@ pub struct HostOptions {
     pub group: Group,
     /// The runtimes.
     pub runtimes: Runtimes,
+    /// Directories every agent may write to, beside its HOME.
+    pub writable: Vec<PathBuf>,
     /// How many agents may start at once.
     pub starts_at_once: usize,
     /// Largest size of one agent's log.
     pub log_bytes_max: u64,
     /// Ends everything when the lease does.
-    pub deadline: Arc<dyn Deadline>,
+    pub guard: Guard,
     /// The nodes to reach the cluster by, as known so far.
     pub members: Vec<Member>,
 }
@@ -60,8 +63,8 @@ pub struct HostOptions {
 pub(crate) struct Shared {
     pub(crate) site: Site,
     pub(crate) governor: Arc<Semaphore>,
-    pub(crate) spawner: Spawner,
-    pub(crate) deadline: Arc<dyn Deadline>,
+    pub(crate) launcher: Launcher,
+    pub(crate) guard: Guard,
     pub(crate) observed: Observed,
 }
 
@@ -175,13 +178,12 @@ fn fold(old: &AssignRequest, new: AssignRequest) -> AssignRequest {
 }
 
 impl Host {
-    /// Opens the ledger and ends whatever an earlier process of this node left running.
+    /// Opens the ledger, and adopts what runs under the lease that is held. Without one nothing
+    /// runs: the guard sees to it.
     ///
     /// # Errors
-    /// When the ledger cannot be read or a process cannot be ended.
+    /// When the ledger cannot be read or the guard is not there.
     pub async fn open(options: HostOptions) -> Result<Self, AssignError> {
-        options.group.kill()?;
-        options.group.emptied().await?;
         let (ledger, told) = Ledger::open(&options.data_dir.join("host"))?;
         let (changes, _) = broadcast::channel(OBSERVATIONS_BUFFERED);
         let shared = Arc::new(Shared {
@@ -190,22 +192,71 @@ impl Host {
                 node: options.node,
                 node_name: options.node_name,
                 runtimes: options.runtimes,
+                writable: options.writable,
+                hidden: vec![HOMES.into(), options.data_dir.clone()],
             },
             governor: Arc::new(Semaphore::new(options.starts_at_once.max(1))),
-            spawner: Spawner::start()?,
-            deadline: options.deadline,
+            launcher: Launcher::new(options.guard.init_socket()),
+            guard: options.guard,
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
         });
         let state =
             State { epoch: Epoch(0), told, ledger, agents: BTreeMap::new(), tasks: JoinSet::new() };
-        Ok(Self {
+        let host = Self {
             shared,
             state: Arc::new(Mutex::new(state)),
             group: options.group,
             logs: options.data_dir.join("logs"),
             log_bytes_max: options.log_bytes_max,
             members: watch::channel(options.members).0,
-        })
+        };
+        host.adopt().await?;
+        Ok(host)
+    }
+
+    /// Goes on with what an earlier daemon of this node was told and started, if its lease still
+    /// lasts; what runs and was not told is ended.
+    async fn adopt(&self) -> Result<(), AssignError> {
+        let Some(lease) = self.shared.guard.current() else { return Ok(()) };
+        let found = self.shared.launcher.found().await?;
+        let mut state = self.state.lock().expect("no holder panics");
+        let mut told = BTreeMap::new();
+        if state.told.epoch == lease.epoch.0 {
+            for assignment in &state.told.put {
+                let id = parse_agent(&assignment.fleet, &assignment.agent)
+                    .map_err(|e| AssignError::Malformed(e.to_string()))?;
+                told.insert(id, assignment.clone());
+            }
+        }
+        state.epoch = lease.epoch;
+        let mut adopted: BTreeMap<AgentId, (StartKey, Child)> = BTreeMap::new();
+        for child in found {
+            match child.key().parse::<StartKey>() {
+                // Of two starts the later is the one that may run.
+                Ok(key) if told.get(&key.agent).is_some_and(|told| key.is_of(told)) => {
+                    let older = adopted.get(&key.agent).is_some_and(|(k, _)| k.start > key.start);
+                    if !older {
+                        adopted.insert(key.agent.clone(), (key, child));
+                    }
+                }
+                Ok(key) => self.agent_group(&key.agent)?.kill()?,
+                Err(()) => tracing::error!(key = child.key(), "init runs what nobody started"),
+            }
+        }
+        for (id, assignment) in told {
+            let child = adopted.remove(&id);
+            self.start_task(&mut state, id, assignment, child)?;
+        }
+        Ok(())
+    }
+
+    /// The epoch in force; 0 for none. After opening, that of what was adopted.
+    pub fn epoch(&self) -> Epoch {
+        self.state.lock().expect("no holder panics").epoch
+    }
+
+    fn agent_group(&self, id: &AgentId) -> Result<Group, GroupError> {
+        self.group.child(&format!("{}.{}", id.fleet, id.agent))
     }
 
     /// The runtimes of this node.
@@ -306,18 +357,27 @@ impl Host {
         id: AgentId,
         assignment: Assignment,
     ) -> Result<(), GroupError> {
-        let generation = assignment.generation;
         if let Some(running) = state.agents.get_mut(&id) {
-            (running.generation, running.removed) = (generation, false);
+            (running.generation, running.removed) = (assignment.generation, false);
             let order = Order::Assign(Box::new(assignment.clone()));
             if running.orders.try_send(order).is_ok() {
                 return Ok(());
             }
         }
-        let group = self.group.child(&format!("{}.{}", id.fleet, id.agent))?;
+        self.start_task(state, id, assignment, None)
+    }
+
+    fn start_task(
+        &self,
+        state: &mut State,
+        id: AgentId,
+        assignment: Assignment,
+        adopted: Option<(StartKey, Child)>,
+    ) -> Result<(), GroupError> {
+        let (generation, group) = (assignment.generation, self.agent_group(&id)?);
         let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
         let log = self.log(&id);
-        let task = Task::new(id.clone(), self.shared.clone(), group, log, assignment);
+        let task = Task::new(id.clone(), self.shared.clone(), group, log, assignment, adopted);
         state.tasks.spawn(task.run(queue));
         state.agents.insert(id, Running { generation, removed: false, orders });
         Ok(())
@@ -340,9 +400,9 @@ impl Host {
 
     /// Ends every agent at once and waits until nothing of them runs.
     pub async fn kill_all(&self) {
-        self.shared.deadline.end();
-        let mut lease = self.shared.deadline.watch();
-        // Ends only with the sender, which the deadline holds.
+        self.shared.guard.end();
+        let mut lease = self.shared.guard.watch();
+        // Ends only with the sender, which the guard's handle holds.
         let _ = lease.wait_for(Option::is_none).await;
         self.fenced().await;
     }

@@ -1,9 +1,9 @@
 //! The agent host: what a node runs, and for how long it may.
 //!
-//! The leader says what should run ([`Host`], over [`service`]); a lease says until when
-//! ([`lease`], renewed by [`renewal`]); one task an agent ([`agent`]) carries out its life. A host
-//! starts nothing by itself: after a start or a lapse it first makes sure nothing runs, then
-//! registers for a new epoch, then waits to be told.
+//! The leader says what should run ([`Host`], over [`service`]); a lease says until when (held by
+//! the [`guard`], renewed by [`renewal`]); one task an agent ([`agent`]) carries out its life. A
+//! daemon that comes back while the lease lasts adopts what runs and keeps its epoch. Otherwise the
+//! guard has seen to it that nothing runs: the host registers for a new epoch and waits to be told.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -17,6 +17,7 @@ mod provision;
 pub mod renewal;
 pub mod runtimes;
 pub mod service;
+mod start_key;
 mod template;
 
 pub use host::{AssignError, Host, HostOptions, Observed};

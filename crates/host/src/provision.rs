@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fleet_process::{LaunchFile, LaunchSpec};
+use fleet_process::{Confinement, LaunchFile, LaunchSpec, LeaseCheck};
 use fleet_proto::{convert::api::home, host::Assignment};
 use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock};
 use serde_json::Value;
@@ -39,6 +39,10 @@ pub(crate) struct Site {
     pub(crate) node: NodeId,
     pub(crate) node_name: NodeName,
     pub(crate) runtimes: Runtimes,
+    /// Directories every agent may write to.
+    pub(crate) writable: Vec<PathBuf>,
+    /// Directories no agent may read.
+    pub(crate) hidden: Vec<PathBuf>,
 }
 
 /// An agent, ready to be launched and probed.
@@ -116,7 +120,7 @@ impl Site {
             .map_err(|e| Refusal { why: format!("HOME {}: {e}", home.display()), fatal: false })?;
         let launch = LaunchSpec {
             group: PathBuf::new(),
-            deadline_ms: 0,
+            lease: LeaseCheck::default(),
             uid: assignment.uid,
             // Stable and the same on every node: OpenClaw's owner lease names the host.
             hostname: format!("agent-{}", assignment.uid),
@@ -125,6 +129,11 @@ impl Site {
             files,
             command,
             environment,
+            confinement: Confinement {
+                writable: self.writable.clone(),
+                hidden: self.hidden.clone(),
+                ports: (block(assignment).base, block(assignment).last()),
+            },
         };
         Ok(Plan { launch, probe, variables })
     }

@@ -1,10 +1,10 @@
 //! Keeping the lease: on a thread, a runtime and connections of its own, so that nothing else the
 //! daemon does can make it late.
 //!
-//! The moment the request is made is the moment the lease counts from; the answer may come as late
-//! as it likes, it cannot make the lease longer than the leader thinks.
+//! The guard stamps the moment a renewal begins, and a grant counts from there; the answer may come
+//! as late as it likes, it cannot make the lease longer than the leader thinks.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use fleet_client::{Identity, connect_node};
 use fleet_proto::{
@@ -12,13 +12,12 @@ use fleet_proto::{
     lease::{RenewRequest, lease_service_client::LeaseServiceClient},
     v1::Member,
 };
-use fleet_runtime::clock::boot_ms;
 use fleet_types::{Epoch, LeaseTiming, NodeId};
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, transport::Channel};
 
-use crate::lease::{Deadline, Lease};
+use crate::guard::Guard;
 
 /// What renewing needs.
 pub struct Renewal {
@@ -32,8 +31,8 @@ pub struct Renewal {
     pub members: watch::Receiver<Vec<Member>>,
     /// The epoch to renew; 0 for none.
     pub epoch: watch::Receiver<Epoch>,
-    /// What a grant prolongs.
-    pub deadline: Arc<dyn Deadline>,
+    /// What holds the lease.
+    pub guard: Guard,
     /// Told an epoch that the leader refuses to renew.
     pub refused: mpsc::Sender<Epoch>,
 }
@@ -61,7 +60,7 @@ impl Renewal {
         let mut period = tokio::time::interval(Duration::from_millis(self.timing.renew_ms));
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut channels = BTreeMap::new();
-        let (mut leader, mut nonce) = (None, 0_u64);
+        let mut leader = None;
         loop {
             tokio::select! {
                 _ = period.tick() => {}
@@ -71,17 +70,20 @@ impl Renewal {
             if epoch.0 == 0 {
                 continue;
             }
-            nonce += 1;
+            let nonce = match self.guard.begin() {
+                Ok(nonce) => nonce,
+                Err(error) => {
+                    tracing::error!(%error, "the guard does not answer; the lease is not renewed");
+                    continue;
+                }
+            };
             let request = RenewRequest { node_id: self.node.0, epoch: epoch.0, nonce };
-            let asked_ms = boot_ms();
             let members = self.members.borrow().clone();
             let answer = self.ask(&mut channels, &members, leader, request).await;
             match answer {
                 Answer::Granted { leader: granter, lease_ms } => {
                     leader = Some(granter);
-                    let timing = LeaseTiming { lease_ms, ..self.timing };
-                    let deadline_ms = asked_ms + timing.holder_ms();
-                    self.deadline.extend(Lease { epoch, deadline_ms });
+                    self.guard.grant(nonce, epoch, lease_ms);
                 }
                 Answer::Refused => {
                     leader = None;

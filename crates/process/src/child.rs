@@ -1,102 +1,210 @@
 //! Starting launchers and waiting for what they became.
+//!
+//! The processes are children of init, which the guard keeps beside the daemon: they outlive the
+//! daemon, and their exit statuses wait for it there.
 
 use std::{
-    io::{self, Write},
-    os::fd::OwnedFd,
-    os::unix::process::ExitStatusExt,
-    process::{Command, ExitStatus, Stdio},
-    sync::mpsc,
+    collections::HashMap,
+    fs::File,
+    io::{self, Seek, Write},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::oneshot,
+use fleet_guard::{Report, Request, receive, send};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    process::{Signal, pidfd_send_signal},
 };
+use tokio::sync::oneshot;
 
 use crate::{launch::LaunchSpec, logs::LogFile};
 
-/// Launches that may wait for the spawning thread.
-const WAITING_MAX: usize = 1_024;
+/// A process that ended with its namespace, and whose status nobody could keep.
+const KILLED: i32 = 9;
 
-struct Order {
-    spec: LaunchSpec,
-    log: LogFile,
-    reply: oneshot::Sender<io::Result<Child>>,
-}
-
-/// Starts processes from one thread that never ends: the parent-death signal agents carry fires
-/// when the *thread* that started them does.
+/// Starts processes by way of init. Clones share the connection, which is made anew when init is.
 #[derive(Clone)]
-pub struct Spawner {
-    orders: mpsc::SyncSender<Order>,
+pub struct Launcher {
+    socket: PathBuf,
+    link: Arc<Mutex<Link>>,
 }
 
-/// A started process.
+#[derive(Default)]
+struct Link {
+    /// None until the first launch, and after init ended.
+    socket: Option<Arc<OwnedFd>>,
+    launches: HashMap<String, oneshot::Sender<io::Result<Child>>>,
+    exits: HashMap<String, oneshot::Sender<i32>>,
+    listing: Option<(Vec<Child>, oneshot::Sender<Vec<Child>>)>,
+}
+
+/// A process that was started, by this daemon or one before it.
 #[derive(Debug)]
 pub struct Child {
+    key: String,
     pid: u32,
-    process: std::process::Child,
-    pidfd: AsyncFd<OwnedFd>,
+    /// None when it had ended before this daemon asked.
+    pidfd: Option<OwnedFd>,
+    exit: oneshot::Receiver<i32>,
+    status: Option<i32>,
 }
 
-impl Spawner {
-    /// Starts the spawning thread.
-    ///
-    /// # Errors
-    /// When no thread can be made.
-    pub fn start() -> io::Result<Self> {
-        let (orders, queue) = mpsc::sync_channel::<Order>(WAITING_MAX);
-        let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
-        std::thread::Builder::new().name("spawn".into()).spawn(move || {
-            let _entered = runtime.enter();
-            for order in queue {
-                // The asker may be gone; the child is then dropped and its group killed later.
-                let _ = order.reply.send(spawn(&order.spec, &order.log));
-            }
-        })?;
-        Ok(Self { orders })
+impl Link {
+    fn child(&mut self, key: &str, pidfd: Option<OwnedFd>) -> Child {
+        let (ended, exit) = oneshot::channel();
+        self.exits.insert(key.to_owned(), ended);
+        let pid = pidfd.as_ref().and_then(|pidfd| pid_of(pidfd).ok()).unwrap_or(0);
+        Child { key: key.to_owned(), pid, pidfd, exit, status: None }
     }
 
-    /// Starts `spec`, its output appended to `log`.
+    fn hear(&mut self, report: Report, descriptors: Vec<OwnedFd>) {
+        let pidfd = descriptors.into_iter().next();
+        match report {
+            Report::Launched(key) => {
+                let child = self.child(&key, pidfd);
+                if let Some(reply) = self.launches.remove(&key) {
+                    // The asker may be gone; its group is killed later.
+                    let _ = reply.send(Ok(child));
+                }
+            }
+            Report::Failed(key, why) => {
+                if let Some(reply) = self.launches.remove(&key) {
+                    let _ = reply.send(Err(io::Error::other(why)));
+                }
+            }
+            Report::Running(key) => {
+                let child = self.child(&key, pidfd);
+                if let Some((found, _)) = &mut self.listing {
+                    found.push(child);
+                }
+            }
+            Report::Exited(key, status) => {
+                if !self.exits.contains_key(&key) && self.listing.is_some() {
+                    let child = self.child(&key, None);
+                    if let Some((found, _)) = &mut self.listing {
+                        found.push(child);
+                    }
+                }
+                if let Some(exit) = self.exits.remove(&key) {
+                    let _ = exit.send(status);
+                }
+            }
+            Report::Listed => {
+                if let Some((found, reply)) = self.listing.take() {
+                    let _ = reply.send(found);
+                }
+            }
+        }
+    }
+}
+
+/// The number of the process behind a pidfd, as this process sees it.
+fn pid_of(pidfd: &OwnedFd) -> io::Result<u32> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let line = about.lines().find_map(|line| line.strip_prefix("Pid:"));
+    line.and_then(|pid| pid.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+fn specification(spec: &LaunchSpec) -> io::Result<File> {
+    let mut file = File::from(memfd_create("launch", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(spec).map_err(io::Error::other)?)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+impl Launcher {
+    /// A launcher by way of the init that listens, or will, at `socket`.
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket, link: Arc::default() }
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().expect("no holder panics")
+    }
+
+    /// The connection to init; a thread hears what comes over it until init ends.
+    fn connected(&self) -> io::Result<Arc<OwnedFd>> {
+        let mut link = self.link();
+        if let Some(socket) = &link.socket {
+            return Ok(socket.clone());
+        }
+        let socket = Arc::new(open(&self.socket)?);
+        link.socket = Some(socket.clone());
+        let (heard, shared) = (socket.clone(), self.link.clone());
+        std::thread::Builder::new().name("launch".into()).spawn(move || {
+            while let Ok(Some((report, descriptors))) = receive::<Report>(&heard) {
+                shared.lock().expect("no holder panics").hear(report, descriptors);
+            }
+            // Whoever waits for a launch or an exit sees that nobody will answer.
+            *shared.lock().expect("no holder panics") = Link::default();
+        })?;
+        Ok(socket)
+    }
+
+    /// What runs, or ran, from before this daemon. Init must be asked before anything is launched.
+    ///
+    /// # Errors
+    /// When init is not there.
+    pub async fn found(&self) -> io::Result<Vec<Child>> {
+        let socket = self.connected()?;
+        let (reply, answer) = oneshot::channel();
+        self.link().listing = Some((Vec::new(), reply));
+        send(&*socket, &Request::List, &[])?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Starts `spec`, its output appended to `log`. The key, without spaces, was never used before.
     ///
     /// # Errors
     /// When the process cannot be made. What goes wrong after that ends the process with a message
     /// in its log.
-    pub async fn launch(&self, spec: LaunchSpec, log: LogFile) -> io::Result<Child> {
+    pub async fn launch(&self, key: &str, spec: &LaunchSpec, log: &LogFile) -> io::Result<Child> {
+        let socket = self.connected()?;
+        let (program, input) = (File::open("/proc/self/exe")?, specification(spec)?);
+        let output = log.open()?;
         let (reply, answer) = oneshot::channel();
-        self.orders
-            .try_send(Order { spec, log, reply })
-            .map_err(|_| io::Error::other("too many launches wait"))?;
-        answer.await.map_err(|_| io::Error::other("the spawning thread ended"))?
+        self.link().launches.insert(key.to_owned(), reply);
+        let given = [program.as_fd(), input.as_fd(), output.as_fd()];
+        send(&*socket, &Request::Launch(key.to_owned()), &given)?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Lets init forget a process that has ended.
+    pub fn forget(&self, child: &Child) {
+        if let Some(socket) = &self.link().socket {
+            // An init that is gone has forgotten everything.
+            let _ = send(&**socket, &Request::Forget(child.key.clone()), &[]);
+        }
     }
 }
 
-fn spawn(spec: &LaunchSpec, log: &LogFile) -> io::Result<Child> {
-    let output = log.open()?;
-    let mut process = Command::new("/proc/self/exe")
-        .arg("launch")
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .spawn()?;
-    let mut stdin = process.stdin.take().ok_or_else(|| io::Error::other("no pipe"))?;
-    stdin.write_all(&serde_json::to_vec(spec).map_err(io::Error::other)?)?;
-    drop(stdin);
-    let pid = process.id();
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let raw = raw.ok_or_else(|| io::Error::other("pid out of range"))?;
-    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
-    #[expect(deprecated, reason = "an OwnedFd keeps its file; the replacement is unsafe code")]
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
-    Ok(Child { pid, process, pidfd })
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the guard ended, and with it everything it ran")
 }
 
 impl Child {
-    /// Its process id, for people.
+    /// Its process id, for people; 0 when it had ended.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What it was launched as.
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// Asks it to end.
@@ -104,19 +212,21 @@ impl Child {
     /// # Errors
     /// When the kernel refuses; a process that is gone is no error.
     pub fn terminate(&self) -> io::Result<()> {
-        match pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM) {
+        let Some(pidfd) = &self.pidfd else { return Ok(()) };
+        match pidfd_send_signal(pidfd, Signal::TERM) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
 
     /// Waits for its end. Cancelling loses nothing.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        let _ready = self.pidfd.ready(Interest::READABLE).await?;
-        self.process.wait()
+    pub async fn wait(&mut self) -> ExitStatus {
+        let status = match self.status {
+            Some(status) => status,
+            None => (&mut self.exit).await.unwrap_or(KILLED),
+        };
+        self.status = Some(status);
+        ExitStatus::from_raw(status)
     }
 }
 

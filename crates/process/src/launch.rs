@@ -1,12 +1,12 @@
 //! Turning a short-lived process into an agent.
 //!
-//! The daemon starts its own binary as `fleet-cluster launch` and writes a [`LaunchSpec`] to its
-//! standard input. That process enters the agent's control group, takes a host name of its own,
+//! Init starts the daemon's binary as `fleet-cluster launch` with a [`LaunchSpec`] on its standard
+//! input. That process enters the agent's control group, takes namespaces and a host name of its own,
 //! gives up root for the agent's uid, writes the agent's files *as that uid* (so nothing an agent
 //! plants in its HOME, a symbolic link say, can make root write elsewhere), and becomes the agent.
 //!
-//! It looks at the lease after it entered the group: had the group been killed before, this
-//! process would have escaped the kill, and the lease it was started under would be over.
+//! It asks for the lease first: the guard that holds it would take this process along when it
+//! ends, and a guard that holds none must have nothing to end.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,10 @@ use std::{
 };
 
 use nix::{
-    sched::{CloneFlags, unshare},
     sys::{
         prctl,
         resource::{Resource, setrlimit},
-        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+        signal::{SigSet, SigmaskHow, sigprocmask},
         stat::{Mode, umask},
         time::TimeValLike,
     },
@@ -29,6 +28,12 @@ use nix::{
     unistd::{Gid, Uid, execve, setgroups, sethostname, setresgid, setresuid},
 };
 use serde::{Deserialize, Serialize};
+use thread_priority::{
+    NormalThreadSchedulePolicy, ScheduleParams, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
+use crate::sandbox::{self, Confinement};
 
 /// A file the agent needs, relative to its HOME.
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,14 +44,35 @@ pub struct LaunchFile {
     pub content: String,
 }
 
+/// The lease a launch needs.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct LeaseCheck {
+    /// Where the guard writes what it holds.
+    pub status: PathBuf,
+    /// The epoch it must hold.
+    pub epoch: u64,
+}
+
+impl LeaseCheck {
+    /// Whether the guard's `status` is that it holds the lease at `now_ms` of `CLOCK_BOOTTIME`.
+    fn allows(&self, status: &str, now_ms: u64) -> bool {
+        match status.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["held", epoch, deadline_ms, ..] => {
+                epoch.parse() == Ok(self.epoch)
+                    && deadline_ms.parse::<u64>().is_ok_and(|deadline_ms| now_ms < deadline_ms)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Everything a launch needs.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// The agent's control group.
     pub group: PathBuf,
-    /// The moment on `CLOCK_BOOTTIME`, in milliseconds, at which the lease it is started under
-    /// ends.
-    pub deadline_ms: u64,
+    /// The lease it is started under.
+    pub lease: LeaseCheck,
     /// Its uid and gid.
     pub uid: u32,
     /// Its host name.
@@ -61,6 +87,8 @@ pub struct LaunchSpec {
     pub command: Vec<String>,
     /// The whole environment.
     pub environment: BTreeMap<String, String>,
+    /// What it may touch beside its HOME.
+    pub confinement: Confinement,
 }
 
 fn context(what: &str) -> impl Fn(io::Error) -> io::Error {
@@ -94,6 +122,16 @@ fn prepare_home(spec: &LaunchSpec) -> io::Result<()> {
     Ok(())
 }
 
+/// The scheduling and standing of an ordinary process.
+fn ordinary() -> io::Result<()> {
+    let other = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    let zero = ThreadPriority::from_posix(ScheduleParams { sched_priority: 0 });
+    set_thread_priority_and_policy(thread_native_id(), zero, other).map_err(io::Error::other)?;
+    rustix::process::setpriority_process(None, 0)?;
+    let spared = "/proc/self/oom_score_adj";
+    if fs::read_to_string(spared)?.starts_with('-') { fs::write(spared, "0") } else { Ok(()) }
+}
+
 fn drop_root(uid: u32) -> nix::Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
     setgroups(&[])?;
@@ -112,29 +150,59 @@ fn strings(texts: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>> 
 /// Whatever stood in the way; the caller prints it and exits non-zero.
 pub fn become_agent() -> io::Result<std::convert::Infallible> {
     let spec: LaunchSpec = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
-    let own = std::process::id().to_string();
-    fs::write(spec.group.join("cgroup.procs"), own)
-        .map_err(context("entering the control group"))?;
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-    if u64::try_from(now.num_milliseconds()).unwrap_or(0) >= spec.deadline_ms {
-        return Err(io::Error::other("the node's lease ended before the agent started"));
+    let now_ms = u64::try_from(now.num_milliseconds()).unwrap_or(u64::MAX);
+    let held = fs::read_to_string(&spec.lease.status).map_err(context("asking for the lease"))?;
+    if !spec.lease.allows(&held, now_ms) {
+        return Err(io::Error::other("the guard does not hold the lease it was to start under"));
     }
-    rustix::process::setpriority_process(None, 0)?;
-    unshare(CloneFlags::CLONE_NEWUTS)?;
+    // 0 is the writer, whatever its number is in this namespace.
+    fs::write(spec.group.join("cgroup.procs"), "0")
+        .map_err(context("entering the control group"))?;
+    // Init has these from the guard.
+    ordinary().map_err(context("giving up priority"))?;
+    sandbox::separate().map_err(context("making namespaces"))?;
     sethostname(&spec.hostname)?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    sandbox::drop_capabilities().map_err(context("giving up capabilities"))?;
     drop_root(spec.uid).map_err(|e| context("giving up root")(e.into()))?;
-    // Set after the uid changed, which would clear it; without the daemon nobody ends the lease.
-    prctl::set_pdeathsig(Some(Signal::SIGKILL))?;
     prepare_home(&spec)?;
     std::env::set_current_dir(&spec.home).map_err(context("entering HOME"))?;
     let null = fs::File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    let lacking = sandbox::confine(&spec.home, &spec.confinement);
+    if let Some(lacking) = lacking.map_err(context("confining the agent"))? {
+        eprintln!("degraded: {lacking}");
+    }
+    sandbox::filter_calls().map_err(context("filtering system calls"))?;
     let environment = spec.environment.iter().map(|(key, value)| format!("{key}={value}"));
     let (command, environment) = (strings(spec.command.clone())?, strings(environment)?);
     let program = command.first().ok_or_else(|| io::Error::other("no program to run"))?;
     execve(program.as_c_str(), &command, &environment)
         .map_err(|e| context(&format!("running {}", spec.command[0]))(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_needs_the_lease_it_was_meant_for() {
+        let lease = LeaseCheck { status: PathBuf::new(), epoch: 4 };
+        assert!(lease.allows("held 4 1000\n", 999));
+        assert!(lease.allows("held 4 1000 degraded no real-time priority\n", 999));
+        for status in ["held 4 1000", "held 5 2000", "held 3 2000", "empty", "", "held 4"] {
+            assert!(!lease.allows(status, 1_000), "{status}");
+        }
+    }
+
+    #[test]
+    fn files_stay_inside_home() {
+        assert!(inside(Path::new("a/b")).is_ok());
+        for path in ["/etc/passwd", "../x", "a/../../x"] {
+            assert!(inside(Path::new(path)).is_err(), "{path}");
+        }
+    }
 }

@@ -9,9 +9,11 @@ mod child;
 mod launch;
 mod logs;
 mod ports;
+mod sandbox;
 
 pub use cgroup::{Group, GroupError};
-pub use child::{Child, Spawner, signal_or_code};
-pub use launch::{LaunchFile, LaunchSpec, become_agent};
+pub use child::{Child, Launcher, signal_or_code};
+pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, become_agent};
 pub use logs::{LogFile, read_from, tail};
 pub use ports::{Holder, holders};
+pub use sandbox::{Confinement, lacking};

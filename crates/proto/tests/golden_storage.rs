@@ -156,7 +156,12 @@ fn operations() -> Vec<Op> {
             address: address(),
             storage: "s".into(),
         }),
-        Op::RegisterNode(core::RegisterNode { node, storage: "s".into(), report: report() }),
+        Op::RegisterNode(core::RegisterNode {
+            node,
+            storage: "s".into(),
+            held: Some(Epoch(2)),
+            report: report(),
+        }),
         Op::FenceNode(core::FenceNode {
             node,
             epoch: Epoch(4),

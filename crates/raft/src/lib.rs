@@ -24,9 +24,10 @@ mod state_machine;
 mod store;
 #[cfg(test)]
 mod suite;
+mod tail;
 mod type_config;
 
 pub use error::{OpenError, ProposeError, ReadError};
 pub use network::Dial;
-pub use node::{Changes, Node, RaftConfig, RaftStatus};
+pub use node::{Changes, LogLimits, Node, RaftConfig, RaftStatus};
 pub use service::Service;

@@ -11,7 +11,7 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     path::Path,
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex, MutexGuard, mpsc},
 };
 
 use fleet_proto::storage as wire;
@@ -28,6 +28,7 @@ use crate::{
     error::OpenError,
     high_water::HighWater,
     store::{Store, io_error, key},
+    tail::{self, Tail},
     type_config::{Entry, LogId, TypeConfig, Vote},
 };
 
@@ -65,6 +66,7 @@ pub(crate) struct LogStore {
     flusher: Arc<Flusher>,
     store: Store,
     high_water: Arc<Mutex<HighWater>>,
+    tail: Arc<Mutex<Tail>>,
 }
 
 impl LogStore {
@@ -82,7 +84,11 @@ impl LogStore {
             .name("wal-flush".into())
             .spawn(move || flush_loop(&db, &mark, &waiting))?;
         let flusher = Arc::new(Flusher { queue: Some(queue), thread: Some(thread) });
-        Ok(Self { store, flusher, high_water })
+        Ok(Self { store, flusher, high_water, tail: Arc::default() })
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().expect("no holder panics")
     }
 }
 
@@ -135,12 +141,20 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Excluded(index) => index + 1,
             Bound::Unbounded => 0,
         };
+        let end = match range.end_bound() {
+            Bound::Included(index) => index + 1,
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        if let Some(recent) = self.tail().range(start, end) {
+            return Ok(recent.cloned().collect());
+        }
         let key = start.to_be_bytes();
         let mode = IteratorMode::From(&key, Direction::Forward);
         let mut entries = Vec::new();
         for item in self.store.db.iterator_cf(self.store.log(), mode) {
             let (key, value) = item.map_err(io_error)?;
-            if !range.contains(&index_of(&key)?) {
+            if index_of(&key)? >= end {
                 break;
             }
             entries.push(decode(&value)?);
@@ -155,6 +169,13 @@ impl RaftLogReader<TypeConfig> for LogStore {
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
         let mut bytes = 0;
+        if let Some(recent) = self.tail().range(start, end) {
+            let fits = recent.enumerate().take_while(|(position, entry)| {
+                bytes += tail::size(entry);
+                *position == 0 || bytes <= limits::BATCH_BYTES_MAX
+            });
+            return Ok(fits.map(|(_, entry)| entry.clone()).collect());
+        }
         let mut entries = Vec::new();
         let key = start.to_be_bytes();
         let mode = IteratorMode::From(&key, Direction::Forward);
@@ -200,23 +221,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.store.write(batch, true)
     }
 
-    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let mut batch = WriteBatch::default();
-        match committed {
-            Some(id) => {
-                let bytes = put_log_id(&id).encode_to_vec();
-                batch.put_cf(self.store.meta(), key::COMMITTED, bytes);
-            }
-            None => batch.delete_cf(self.store.meta(), key::COMMITTED),
-        }
-        self.store.write(batch, false)
-    }
-
-    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        let committed: Option<wire::LogId> = self.store.get_meta(key::COMMITTED)?;
-        Ok(committed.map(get_log_id))
-    }
-
     async fn append<I>(
         &mut self,
         entries: I,
@@ -226,14 +230,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
         let mut batch = WriteBatch::default();
         let mut last = 0;
-        for entry in entries {
+        for entry in &entries {
             last = entry.log_id.index();
-            let bytes = put_entry(entry).encode_to_vec();
+            let bytes = put_entry(entry.clone()).encode_to_vec();
             batch.put_cf(self.store.log(), last.to_be_bytes(), bytes);
         }
         self.store.write(batch, false)?;
+        {
+            let mut tail = self.tail();
+            entries.into_iter().for_each(|entry| tail.push(entry));
+        }
         let queue = self.flusher.queue.as_ref().expect("taken away only by drop");
         queue
             .send(Waiting { callback, last })
@@ -243,12 +252,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let first = last_log_id.map_or(0, |id| id.index() + 1);
         self.high_water.lock().expect("no holder panics").lower(first.saturating_sub(1))?;
+        self.tail().clear();
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.store.log(), first.to_be_bytes(), u64::MAX.to_be_bytes());
         self.store.write(batch, true)
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.tail().purge(log_id.index());
         let mut batch = WriteBatch::default();
         batch.put_cf(self.store.meta(), key::PURGED, put_log_id(&log_id).encode_to_vec());
         let end = (log_id.index() + 1).to_be_bytes();

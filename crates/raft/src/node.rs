@@ -33,10 +33,20 @@ pub type Changes = Arc<BTreeSet<Key>>;
 
 /// Changes a slow listener may fall behind before it must read the whole state again.
 const CHANGES_BUFFERED: usize = 4_096;
-/// Entries after which the log is cut at a snapshot.
-const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 20_000;
-/// Entries kept behind a snapshot, so that a follower that was away briefly needs no snapshot.
-const ENTRIES_KEPT: u64 = 5_000;
+/// How long the log may grow.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// Entries after which the log is cut at a snapshot.
+    pub between_snapshots: u64,
+    /// Entries kept behind a snapshot, so that a follower that was away briefly needs none.
+    pub kept: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { between_snapshots: 20_000, kept: 5_000 }
+    }
+}
 
 /// Pause before a leader that waits for a quorum tries again.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -51,6 +61,8 @@ pub struct RaftConfig {
     pub timing: LeaseTiming,
     /// How to reach peers.
     pub dial: Dial,
+    /// How long the log may grow.
+    pub log: LogLimits,
 }
 
 /// Who leads, as this node knows.
@@ -66,8 +78,6 @@ pub struct RaftStatus {
     pub voters: BTreeSet<NodeId>,
     /// Members that follow without a vote.
     pub learners: BTreeSet<NodeId>,
-    /// Set when Raft has stopped for good; the process must end.
-    pub failed: Option<String>,
 }
 
 pub(crate) struct Inner {
@@ -87,7 +97,7 @@ pub struct Node {
     inner: Arc<Inner>,
 }
 
-fn config(timing: LeaseTiming) -> Result<Config, OpenError> {
+fn config(timing: LeaseTiming, log: LogLimits) -> Result<Config, OpenError> {
     Config {
         cluster_name: "fleet".into(),
         heartbeat_interval: timing.heartbeat_ms,
@@ -98,9 +108,9 @@ fn config(timing: LeaseTiming) -> Result<Config, OpenError> {
         quorum_loss_probe_interval: Some(2 * timing.election_max_ms),
         // A restarted leader has forgotten its leases: it must win a term first.
         enable_leader_restore: Some(false),
-        purge_batch_size: ENTRIES_KEPT,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_BETWEEN_SNAPSHOTS),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        purge_batch_size: log.kept,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(log.between_snapshots),
+        max_in_snapshot_log_to_keep: log.kept,
         max_payload_entries: 64,
         ..Config::default()
     }
@@ -123,7 +133,7 @@ impl Node {
         let machine = StateMachine::open(store, snapshots.clone(), changes.clone())?;
         let (applied, index) = (machine.shared(), machine.index());
         let network = Network { dial: options.dial };
-        let config = Arc::new(config(options.timing)?);
+        let config = Arc::new(config(options.timing, options.log)?);
         let patience = Duration::from_millis(2 * options.timing.election_max_ms);
         let raft = Raft::new(options.id.0, config, network, log, machine)
             .await
@@ -163,7 +173,7 @@ impl Node {
         &self,
         commands: &[Command],
     ) -> Result<Vec<Result<Outcome, Rejection>>, ProposeError> {
-        let batch = Batch(encode_batch(commands));
+        let batch = Batch(encode_batch(commands).into());
         let end = Instant::now() + self.inner.patience;
         loop {
             match self.inner.raft.client_write(batch.clone()).await {
@@ -171,7 +181,7 @@ impl Node {
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                     // A leader that has not heard a quorum for a moment, as after a member was
                     // added, takes nothing and names nobody. Nothing was appended.
-                    let waiting = forward.leader_id.is_none() && self.status().is_leader;
+                    let waiting = forward.leader_id.is_none() && self.leader() == Some(self.id());
                     if !waiting || Instant::now() >= end {
                         let leader = forward.leader_id.map(NodeId);
                         return Err(ProposeError::NotLeader { leader });
@@ -213,30 +223,45 @@ impl Node {
         self.inner.changes.subscribe()
     }
 
-    /// Who leads now.
+    /// Who leads, if that is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner.raft.server_metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Who leads and who takes part.
     pub fn status(&self) -> RaftStatus {
-        let metrics = self.inner.raft.metrics();
+        // Not all the metrics: those change with every entry, and would wake every listener.
+        let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         RaftStatus {
             leader: metrics.current_leader.map(NodeId),
             is_leader: metrics.current_leader == Some(self.inner.id.0),
-            term: metrics.current_term,
+            term: metrics.vote.leader_id.term,
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
-            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }
 
     /// Returns once [`Node::status`] may answer differently.
     pub async fn status_changed(&self) {
         let before = self.status();
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         while self.status() == before {
             if metrics.changed().await.is_err() {
-                return;
+                // Raft has stopped: nothing changes any more.
+                std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Returns why Raft has stopped for good, once it has; the process must end.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
+        let metrics = self.inner.raft.metrics();
+        let state = &metrics.borrow_watched().running_state;
+        state.as_ref().err().map_or_else(|| "it was shut down".into(), ToString::to_string)
     }
 
     /// Makes a node a learner and waits until it has caught up, then gives it a vote.

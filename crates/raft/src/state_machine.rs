@@ -94,7 +94,7 @@ impl StateMachine {
 
     fn apply_entry(&self, entry: Entry) -> io::Result<Results> {
         let mut applied = self.applied.write().expect("no holder panics");
-        let mut results = Vec::new();
+        let (mut results, mut members_changed) = (Vec::new(), false);
         let index = entry.log_id.index();
         match entry.payload {
             EntryPayload::Blank => {}
@@ -105,6 +105,7 @@ impl StateMachine {
             }
             EntryPayload::Membership(membership) => {
                 applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+                members_changed = true;
             }
         }
         applied.last = Some(entry.log_id);
@@ -114,7 +115,7 @@ impl StateMachine {
             assert!(violations.is_empty(), "entry {index} broke the state: {violations:?}");
         }
         let changed = applied.state.take_changed();
-        self.mirror(&applied, &changed)?;
+        self.mirror(&applied, &changed, members_changed)?;
         drop(applied);
         if !changed.is_empty() {
             // Nobody listening, or a listener that is too slow: it reads the whole state then.
@@ -123,7 +124,12 @@ impl StateMachine {
         Ok(results)
     }
 
-    fn mirror(&self, applied: &Applied, changed: &BTreeSet<Key>) -> io::Result<()> {
+    fn mirror(
+        &self,
+        applied: &Applied,
+        changed: &BTreeSet<Key>,
+        members_changed: bool,
+    ) -> io::Result<()> {
         let mut batch = WriteBatch::default();
         for key in changed {
             match applied.state.record(key) {
@@ -134,16 +140,21 @@ impl StateMachine {
             }
         }
         self.put_position(&mut batch, applied);
+        if members_changed {
+            self.put_members(&mut batch, applied);
+        }
         self.store.write(batch, false)
     }
 
     fn put_position(&self, batch: &mut WriteBatch, applied: &Applied) {
-        let meta = self.store.meta();
         if let Some(last) = &applied.last {
-            batch.put_cf(meta, key::APPLIED, put_log_id(last).encode_to_vec());
+            batch.put_cf(self.store.meta(), key::APPLIED, put_log_id(last).encode_to_vec());
         }
+    }
+
+    fn put_members(&self, batch: &mut WriteBatch, applied: &Applied) {
         let membership = put_stored_membership(&applied.membership).encode_to_vec();
-        batch.put_cf(meta, key::MEMBERSHIP, membership);
+        batch.put_cf(self.store.meta(), key::MEMBERSHIP, membership);
     }
 
     fn install(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> io::Result<()> {
@@ -157,6 +168,7 @@ impl StateMachine {
         let applied =
             Applied { state, last: meta.last_log_id, membership: meta.last_membership.clone() };
         self.put_position(&mut batch, &applied);
+        self.put_members(&mut batch, &applied);
         self.store.write(batch, true)?;
         snapshot::publish(&self.snapshots, &file.path, meta)?;
         *self.applied.write().expect("no holder panics") = applied;

@@ -17,7 +17,6 @@ const FAMILIES: [&str; 3] = ["log", "meta", "state"];
 /// Keys of the `meta` family.
 pub(crate) mod key {
     pub(crate) const VOTE: &[u8] = b"vote";
-    pub(crate) const COMMITTED: &[u8] = b"committed";
     pub(crate) const PURGED: &[u8] = b"purged";
     pub(crate) const APPLIED: &[u8] = b"applied";
     pub(crate) const MEMBERSHIP: &[u8] = b"membership";

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use fleet_core::{Outcome, Rejection};
+use prost::bytes::Bytes;
 
 /// The encoded commands of one entry. Kept encoded, so that an entry is encoded once, however many
-/// followers it goes to, and decoded once, when it is applied.
+/// followers it goes to, and decoded once, when it is applied; clones share the bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Batch(pub Vec<u8>);
+pub(crate) struct Batch(pub Bytes);
 
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnShutdown {
-    /// They are stopped first, each with its runtime's drain time.
+    /// They go on. A daemon that is back before the node's lease is over adopts them; else they end
+    /// with the lease and are placed elsewhere. When the whole system goes down, as `stop`.
     #[default]
+    Keep,
+    /// They are stopped first, each with its runtime's drain time.
     Stop,
     /// They are ended at once. Quick, for machines that go down.
     Kill,
@@ -38,9 +41,10 @@ pub struct Config {
     pub runtime_variables: BTreeMap<String, String>,
     /// Control group of the node's agents, below the host's cgroup v2 root.
     pub cgroup: PathBuf,
-    /// Socket of `fleet-guard`. Where none is, the daemon ends agents itself, which a paused or
-    /// killed daemon cannot.
+    /// Socket of `fleet-guard`, without which the daemon does not run.
     pub guard_socket: PathBuf,
+    /// Directories every agent may write to, beside its HOME.
+    pub writable_paths: Vec<PathBuf>,
     /// How many agents may start at once; 0 for one a core.
     pub starts_at_once: usize,
     /// What becomes of the agents when the daemon is told to end.
@@ -62,8 +66,9 @@ impl Default for Config {
             runtime_variables: BTreeMap::new(),
             cgroup: "fleet-cluster".into(),
             guard_socket: "/run/fleet-guard/socket".into(),
+            writable_paths: Vec::new(),
             starts_at_once: 0,
-            on_shutdown: OnShutdown::Stop,
+            on_shutdown: OnShutdown::Keep,
             log_bytes_max: 16 << 20,
             log: "info,openraft=error".into(),
         }

@@ -1,16 +1,16 @@
 //! A node's daemon, from start to end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use fleet_client::{Identity, connect_any_member, connect_node};
 use fleet_core::{InitCluster, Operation};
 use fleet_host::{
-    Host, HostOptions,
-    guard::GuardDeadline,
-    lease::{DaemonDeadline, Deadline},
-    renewal::Renewal,
-    runtimes::Runtimes,
+    Host, HostOptions, guard::Guard, renewal::Renewal, runtimes::Runtimes,
     service::Service as HostService,
 };
 use fleet_process::Group;
@@ -24,7 +24,7 @@ use fleet_proto::{
     lease::lease_service_server::LeaseServiceServer,
     raft::raft_service_server::RaftServiceServer,
 };
-use fleet_raft::{Node, RaftConfig};
+use fleet_raft::{LogLimits, Node, RaftConfig};
 use fleet_runtime::{Config, OnShutdown, VERSION};
 use fleet_types::{Epoch, LeaseTiming, NodeId, limits};
 use tokio::sync::{mpsc, watch};
@@ -46,6 +46,10 @@ use crate::{
 
 /// How long handing leadership over may take on a clean stop.
 const HANDOVER: Duration = Duration::from_secs(2);
+/// How long the guard may take to be there.
+const GUARD: Duration = Duration::from_secs(10);
+/// Pause between looks for it.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long open calls may take to end on a clean stop.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -90,9 +94,8 @@ impl Daemon {
         }
         let leases = Arc::new(Leases::default());
         let voting = if self.me.voter { Some(self.vote(&leases, &runtimes).await?) } else { None };
-        let group = Group::root()?.child(&self.config.cgroup.to_string_lossy())?;
-        let deadline = self.deadline(group.clone())?;
-        let host = self.host(group, runtimes, deadline.clone()).await?;
+        let guard = self.guard().await?;
+        let host = self.host(runtimes, guard.clone()).await?;
 
         self.listen(voting.as_ref(), &host, &leases).await?;
         let about = RegisterRequest {
@@ -103,11 +106,12 @@ impl Daemon {
             labels: labels(&own_labels),
             version: VERSION.into(),
             boot_id: boot_id(),
+            held_epoch: 0,
         };
         if let Some(voting) = &voting {
             self.bootstrap(voting).await?;
         }
-        let (ready, session) = self.hold_lease(&host, deadline, about)?;
+        let (ready, session) = self.hold_lease(&host, guard, about)?;
         self.remember_members(&host);
         self.until_told_to_end(voting.as_ref(), ready).await?;
         // The lease is still renewed while agents drain, but none is asked for anew.
@@ -123,6 +127,7 @@ impl Daemon {
             dir: self.data.raft(),
             timing: self.timing,
             dial: Arc::new(move |node, address| connect_node(&identity, node, address)),
+            log: LogLimits::default(),
         })
         .await?;
         let proposer = Proposer::start(raft.clone());
@@ -151,27 +156,24 @@ impl Daemon {
         Ok(Voting { raft, proposer, api })
     }
 
-    /// The guard, where there is one.
-    fn deadline(&self, group: Group) -> Result<Arc<dyn Deadline>> {
+    /// The guard, which may be starting too.
+    async fn guard(&self) -> Result<Guard> {
         let socket = &self.config.guard_socket;
-        if socket.exists() {
-            let guard = GuardDeadline::connect(socket);
-            let guard = guard.with_context(|| format!("no guard at {}", socket.display()))?;
-            return Ok(Arc::new(guard));
+        let end = Instant::now() + GUARD;
+        loop {
+            match Guard::connect(socket) {
+                Ok(guard) => return Ok(guard),
+                Err(_) if Instant::now() < end => tokio::time::sleep(LOOK).await,
+                Err(error) => {
+                    let socket = socket.display();
+                    bail!("no guard answers at {socket} ({error}): start fleet-guard first");
+                }
+            }
         }
-        tracing::warn!(
-            socket = %socket.display(),
-            "degraded: no guard; a paused daemon cannot end its agents when its lease does"
-        );
-        Ok(Arc::new(DaemonDeadline::start(group)?))
     }
 
-    async fn host(
-        &self,
-        group: Group,
-        runtimes: Runtimes,
-        deadline: Arc<dyn Deadline>,
-    ) -> Result<Host> {
+    async fn host(&self, runtimes: Runtimes, guard: Guard) -> Result<Host> {
+        let group = Group::root()?.child(&self.config.cgroup.to_string_lossy())?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let starts_at_once =
             if self.config.starts_at_once == 0 { cores } else { self.config.starts_at_once };
@@ -182,9 +184,10 @@ impl Daemon {
             data_dir: self.config.data_dir.clone(),
             group,
             runtimes,
+            writable: self.config.writable_paths.clone(),
             starts_at_once,
             log_bytes_max: self.config.log_bytes_max,
-            deadline,
+            guard,
             members: self.me.members.clone(),
         };
         Host::open(options).await.context("the agent host does not open")
@@ -319,11 +322,10 @@ impl Daemon {
                 let member = member.ok_or_else(|| not_leader(None))?;
                 return known(NodeId(member.node_id), &member.api_address);
             };
-            let status = raft.status();
-            if status.is_leader {
+            let leader = raft.leader().ok_or_else(|| not_leader(None))?;
+            if leader == raft.id() {
                 return Ok(None);
             }
-            let leader = status.leader.ok_or_else(|| not_leader(None))?;
             let address =
                 raft.read(|state| state.nodes().get(&leader).map(|n| n.address.api.clone()));
             known(leader, &address.ok_or_else(|| not_leader(Some(leader)))?)
@@ -360,7 +362,7 @@ impl Daemon {
     fn hold_lease(
         &self,
         host: &Host,
-        deadline: Arc<dyn Deadline>,
+        guard: Guard,
         about: RegisterRequest,
     ) -> Result<(watch::Receiver<bool>, tokio::task::AbortHandle)> {
         let (epoch, epochs) = watch::channel(Epoch(0));
@@ -372,14 +374,14 @@ impl Daemon {
             timing: self.timing,
             members: host.members(),
             epoch: epochs,
-            deadline: deadline.clone(),
+            guard: guard.clone(),
             refused,
         }
         .start()?;
         let session = Session {
             identity: self.identity.clone(),
             host: host.clone(),
-            deadline,
+            guard,
             about,
             epoch,
             refused: refusals,
@@ -410,12 +412,9 @@ impl Daemon {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let failed = async {
-            let Some(voting) = voting else { return std::future::pending().await };
-            loop {
-                if let Some(why) = voting.raft.status().failed {
-                    return why;
-                }
-                voting.raft.status_changed().await;
+            match voting {
+                Some(voting) => voting.raft.failed().await,
+                None => std::future::pending().await,
             }
         };
         tokio::pin!(failed);
@@ -443,7 +442,8 @@ impl Daemon {
             voting.raft.transfer_leadership(HANDOVER).await;
         }
         match self.config.on_shutdown {
-            OnShutdown::Stop => host.stop_all().await,
+            OnShutdown::Keep if !system_stops() => tracing::info!("the agents go on"),
+            OnShutdown::Keep | OnShutdown::Stop => host.stop_all().await,
             OnShutdown::Kill => host.kill_all().await,
         }
         self.stop.cancel();
@@ -453,6 +453,12 @@ impl Daemon {
             tracing::warn!("raft took too long to stop");
         }
     }
+}
+
+/// Whether the service manager is taking the whole system down.
+fn system_stops() -> bool {
+    let asked = std::process::Command::new("systemctl").arg("is-system-running").output();
+    asked.is_ok_and(|said| said.stdout.trim_ascii() == b"stopping")
 }
 
 /// The kernel's boot id; empty when it cannot be read.

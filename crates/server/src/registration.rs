@@ -9,7 +9,7 @@ use fleet_proto::{
     host::{RegisterRequest, RegisterResponse, registration_service_server::RegistrationService},
 };
 use fleet_runtime::clock::raw_ms;
-use fleet_types::{NodeId, PortRange, Principal};
+use fleet_types::{Epoch, NodeId, PortRange, Principal};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{leases::Leases, proposer::Proposer};
@@ -54,8 +54,9 @@ impl RegistrationService for Service {
         let not_leader = || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
         let proposer = self.proposer.as_ref().ok_or_else(not_leader)?;
         let storage = request.storage_id.clone();
-        let operation =
-            Operation::RegisterNode(RegisterNode { node, storage, report: report(request)? });
+        let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
+        let report = report(request)?;
+        let operation = Operation::RegisterNode(RegisterNode { node, storage, held, report });
         match proposer.submit(operation).await? {
             Outcome::NodeRegistered { epoch } => {
                 // The lease counts from here until the first renewal.

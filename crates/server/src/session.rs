@@ -1,10 +1,11 @@
 //! The node's side of its lease: register, renew, and start over when it lapsed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use fleet_client::{Identity, connect_node};
-use fleet_host::{Host, lease::Deadline};
+use fleet_host::{Host, guard::Guard, lease::Lease};
 use fleet_proto::{
+    error::reason,
     host::{RegisterRequest, registration_service_client::RegistrationServiceClient},
     v1::Member,
 };
@@ -23,15 +24,15 @@ pub struct Session {
     pub identity: Identity,
     /// The host.
     pub host: Host,
-    /// Its lease.
-    pub deadline: Arc<dyn Deadline>,
+    /// What holds its lease.
+    pub guard: Guard,
     /// What it says of itself.
     pub about: RegisterRequest,
     /// Where the epoch to renew is announced; 0 for none.
     pub epoch: watch::Sender<Epoch>,
     /// Epochs the leader refuses to renew.
     pub refused: mpsc::Receiver<Epoch>,
-    /// Set once the node holds its first lease.
+    /// Set once the node holds a lease and is registered.
     pub ready: watch::Sender<bool>,
 }
 
@@ -39,43 +40,80 @@ impl Session {
     /// Never returns.
     pub async fn run(mut self) {
         loop {
-            // Nothing of an earlier epoch runs: the host saw to it on opening, and below.
-            let epoch = self.register().await;
-            let mut lease = self.deadline.watch();
-            self.host.begin_epoch(epoch);
-            self.epoch.send_replace(epoch);
-            tracing::info!(lease.epoch = epoch.0, "registered; asking for a lease");
-            let held = async {
-                // Ends only with the sender, which the deadline holds.
-                let _ = lease.wait_for(Option::is_some).await;
-                self.ready.send_replace(true);
-                let _ = lease.wait_for(Option::is_none).await;
+            // What was adopted is kept alive while registering; else nothing of an earlier epoch
+            // runs.
+            let held = self.host.epoch();
+            self.epoch.send_replace(held);
+            let mut lease = self.guard.watch();
+            let life = Life {
+                identity: &self.identity,
+                host: &self.host,
+                about: &self.about,
+                epoch: &self.epoch,
+                ready: &self.ready,
             };
             tokio::select! {
-                () = held => {}
-                () = refused(&mut self.refused, epoch) => {
+                () = life.live(held, &mut lease) => {}
+                epoch = refused(&mut self.refused, &self.epoch) => {
                     tracing::warn!(lease.epoch = epoch.0, "the leader ended this node's lease");
-                    let mut lease = self.deadline.watch();
-                    self.deadline.end();
-                    let _ = lease.wait_for(Option::is_none).await;
                 }
             }
             self.epoch.send_replace(Epoch(0));
+            if self.guard.current().is_some() {
+                self.guard.end();
+            }
+            // Ends only with the sender, which the guard's handle holds.
+            let _ = self.guard.watch().wait_for(Option::is_none).await;
             self.host.fenced().await;
         }
     }
+}
 
-    async fn register(&self) -> Epoch {
+/// One epoch, or one try at it.
+struct Life<'a> {
+    identity: &'a Identity,
+    host: &'a Host,
+    about: &'a RegisterRequest,
+    epoch: &'a watch::Sender<Epoch>,
+    ready: &'a watch::Sender<bool>,
+}
+
+impl Life<'_> {
+    /// Registers and returns when the lease is over, or the epoch that was held.
+    async fn live(&self, held: Epoch, lease: &mut watch::Receiver<Option<Lease>>) {
+        let mut while_held = lease.clone();
+        let registered = tokio::select! {
+            registered = self.register(held) => registered,
+            _ = while_held.wait_for(Option::is_none), if held.0 > 0 => None,
+        };
+        let Some(epoch) = registered else { return };
+        if held.0 == 0 {
+            self.host.begin_epoch(epoch);
+            self.epoch.send_replace(epoch);
+        }
+        tracing::info!(lease.epoch = epoch.0, kept = held.0 > 0, "registered");
+        // Ends only with the sender, which the guard's handle holds.
+        let _ = lease.wait_for(Option::is_some).await;
+        self.ready.send_replace(true);
+        let _ = lease.wait_for(Option::is_none).await;
+    }
+
+    /// The epoch granted, or kept; none when the one held is over.
+    async fn register(&self, held: Epoch) -> Option<Epoch> {
         let mut said = String::new();
         loop {
             let members: Vec<Member> = self.host.members().borrow().clone();
             for member in &members {
-                let asked = tokio::time::timeout(PATIENCE, self.ask(member)).await;
+                let asked = tokio::time::timeout(PATIENCE, self.ask(member, held)).await;
                 let status = match asked {
-                    Ok(Ok(epoch)) => return epoch,
+                    Ok(Ok(epoch)) => return Some(epoch),
                     Ok(Err(status)) => status,
                     Err(_) => Status::deadline_exceeded("no answer"),
                 };
+                if reason(&status).as_deref() == Some("STALE_EPOCH") {
+                    tracing::warn!(lease.epoch = held.0, "the epoch that was held is over");
+                    return None;
+                }
                 let news = status.message().to_owned();
                 if status.code() != tonic::Code::Unavailable && news != said {
                     tracing::error!(member = member.node_id, %status, "registering was refused");
@@ -86,18 +124,19 @@ impl Session {
         }
     }
 
-    async fn ask(&self, member: &Member) -> Result<Epoch, Status> {
-        let channel = connect_node(&self.identity, NodeId(member.node_id), &member.peer_address)?;
+    async fn ask(&self, member: &Member, held: Epoch) -> Result<Epoch, Status> {
+        let channel = connect_node(self.identity, NodeId(member.node_id), &member.peer_address)?;
         let mut client = RegistrationServiceClient::new(channel);
-        Ok(Epoch(client.register(self.about.clone()).await?.into_inner().epoch))
+        let request = RegisterRequest { held_epoch: held.0, ..self.about.clone() };
+        Ok(Epoch(client.register(request).await?.into_inner().epoch))
     }
 }
 
-/// Returns when `epoch` or a later one is refused.
-async fn refused(refused: &mut mpsc::Receiver<Epoch>, epoch: Epoch) {
-    while let Some(old) = refused.recv().await {
-        if old >= epoch {
-            return;
+/// Returns the epoch in force when the leader refuses it.
+async fn refused(refused: &mut mpsc::Receiver<Epoch>, in_force: &watch::Sender<Epoch>) -> Epoch {
+    while let Some(epoch) = refused.recv().await {
+        if epoch == *in_force.borrow() {
+            return epoch;
         }
     }
     std::future::pending().await

@@ -409,7 +409,12 @@ impl World {
             boot: "boot".into(),
         };
         let storage = node.storage.clone();
-        self.commit(Operation::RegisterNode(RegisterNode { node: id, storage, report }));
+        self.commit(Operation::RegisterNode(RegisterNode {
+            node: id,
+            storage,
+            held: None,
+            report,
+        }));
         let epoch = self.state.nodes().get(&id).map_or(Epoch(0), |node| node.epoch);
         self.machines[n].epoch = epoch;
         if let Some(leader) = self.leaders.last_mut() {

@@ -35,6 +35,8 @@ pub enum Event {
     Permit,
     /// Its process runs.
     Launched,
+    /// Its process was found running, or ended, from before this daemon.
+    Adopted,
     /// Its process could not be made; `fatal` when another try cannot help.
     LaunchFailed {
         /// Why.
@@ -231,6 +233,11 @@ impl Life {
                 }
             }
             Event::Launched => self.on_launched(now_ms, &mut actions),
+            Event::Adopted => {
+                if self.state == State::Stopped {
+                    self.begin(now_ms);
+                }
+            }
             Event::LaunchFailed { why, fatal } => {
                 self.on_launch_failed(why, fatal, now_ms, &mut actions);
             }
@@ -289,10 +296,14 @@ impl Life {
         if self.next == Next::Stop {
             self.stop(Next::Stop, now_ms, actions);
         } else {
-            self.failures = 0;
-            self.enter(State::Starting, now_ms);
-            self.deadline_ms = Some(now_ms + self.policy.start_timeout_ms);
+            self.begin(now_ms);
         }
+    }
+
+    fn begin(&mut self, now_ms: u64) {
+        self.failures = 0;
+        self.enter(State::Starting, now_ms);
+        self.deadline_ms = Some(now_ms + self.policy.start_timeout_ms);
     }
 
     fn on_launch_failed(

@@ -17,7 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fleet-supervision", &["fleet-types"]),
     ("fleet-proto", &["fleet-types", "fleet-core"]),
     ("fleet-runtime", &["fleet-types"]),
-    ("fleet-process", &["fleet-types"]),
+    ("fleet-process", &["fleet-types", "fleet-guard"]),
     ("fleet-guard", &[]),
     ("fleet-client", &["fleet-types", "fleet-proto"]),
     ("fleet-raft", &["fleet-types", "fleet-core", "fleet-proto"]),

@@ -27,7 +27,10 @@ fn generate(root: &Path, out: &Path) -> Result<()> {
     sources(&include, &mut files)?;
     let descriptors = protox::compile(&files, [&include])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().btree_map(".").out_dir(out).compile_fds(descriptors)?;
+    // An entry's commands go from disk to every follower unchanged: shared rather than copied.
+    let shared = ".fleet.internal.storage.v1.LogEntry.batch";
+    let build = tonic_prost_build::configure().btree_map(".").bytes(shared);
+    build.out_dir(out).compile_fds(descriptors)?;
     Ok(())
 }
 

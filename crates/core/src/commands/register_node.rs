@@ -1,5 +1,6 @@
-//! Grants a node a new epoch. A host registers only once nothing of an earlier epoch runs on it,
-//! so its placements may stay where they are.
+//! Grants a node a new epoch, or lets it keep the one its agents still run under. For a new one, a
+//! host registers only once nothing of an earlier epoch runs on it; so either way its placements
+//! may stay where they are.
 
 use fleet_types::Revision;
 
@@ -14,10 +15,16 @@ pub(crate) fn apply(
     if node.storage != op.storage {
         return Err(Rejection::StorageMismatch(op.node));
     }
+    let kept = match op.held {
+        Some(held) if held != node.epoch || node.status != NodeStatus::Active => {
+            return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
+        }
+        held => held,
+    };
     if !state.set_port_range(op.node, op.report.port_range) {
         return Err(Rejection::PortsInUse(op.node));
     }
-    node.epoch = node.epoch.next();
+    node.epoch = kept.unwrap_or(node.epoch.next());
     node.status = NodeStatus::Active;
     node.report = Some(op.report.clone());
     node.revision = revision;

@@ -205,10 +205,13 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
     }
 }
 
+/// Where the HOMEs of all agents are.
+pub const HOMES: &str = "/var/lib/fleets";
+
 /// An agent's HOME. The same absolute path on every node, because OpenClaw stores absolute paths
 /// in its state.
 pub fn home(id: &fleet_types::AgentId) -> String {
-    format!("/var/lib/fleets/{}/{}", id.fleet, id.agent)
+    format!("{HOMES}/{}/{}", id.fleet, id.agent)
 }
 
 /// Reads an agent's spec. `block_size` is asked for the runtime's block size when the caller gave

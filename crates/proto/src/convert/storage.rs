@@ -366,6 +366,7 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
         Op::RegisterNode(o) => Wire::RegisterNode(wire::RegisterNode {
             node: o.node.0,
             storage: o.storage.clone(),
+            held_epoch: o.held.map_or(0, |epoch| epoch.0),
             report: Some(put_report(&o.report)),
         }),
         Op::FenceNode(o) => Wire::FenceNode(wire::FenceNode {
@@ -462,6 +463,7 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
         Wire::RegisterNode(o) => Op::RegisterNode(core::RegisterNode {
             node: NodeId(o.node),
             storage: o.storage,
+            held: (o.held_epoch > 0).then_some(Epoch(o.held_epoch)),
             report: get_report(need("report", o.report)?)?,
         }),
         Wire::FenceNode(o) => Op::FenceNode(core::FenceNode {

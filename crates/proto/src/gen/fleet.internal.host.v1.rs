@@ -166,6 +166,10 @@ pub struct RegisterRequest {
     /// The kernel's boot id.
     #[prost(string, tag = "7")]
     pub boot_id: ::prost::alloc::string::String,
+    /// The epoch under which agents still run there, to be kept; 0 when nothing does. Refused as
+    /// STALE_EPOCH when it is over.
+    #[prost(uint64, tag = "8")]
+    pub held_epoch: u64,
 }
 /// Response of RegistrationService.Register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -42,7 +42,7 @@ pub mod log_entry {
     pub enum Payload {
         /// An encoded Batch.
         #[prost(bytes, tag = "2")]
-        Batch(::prost::alloc::vec::Vec<u8>),
+        Batch(::prost::bytes::Bytes),
         /// A new membership.
         #[prost(message, tag = "3")]
         Membership(super::Membership),
@@ -572,6 +572,9 @@ pub struct RegisterNode {
     /// What it says of itself.
     #[prost(message, optional, tag = "3")]
     pub report: ::core::option::Option<NodeReport>,
+    /// The epoch under which agents still run there; 0 when nothing does.
+    #[prost(uint64, tag = "4")]
+    pub held_epoch: u64,
 }
 /// Where an agent goes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

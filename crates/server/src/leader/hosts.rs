@@ -23,7 +23,7 @@ use fleet_types::{AgentId, Epoch, NodeId, limits};
 use tokio::{sync::broadcast::error::RecvError, task::JoinSet};
 use tonic::{Status, transport::Channel};
 
-use super::{Leader, RETRY};
+use super::{GATHER, Leader, RETRY};
 use crate::secrets::agent_token;
 
 /// Pause between looks for hosts that registered or were fenced.
@@ -57,8 +57,7 @@ pub(super) async fn run(leader: Leader, term: u64) {
             });
         }
         while tasks.try_join_next().is_some() {}
-        // Time out or change: both are reasons to look again.
-        let _ = tokio::time::timeout(LOOK, index.changed()).await;
+        leader.applied(&mut index, LOOK).await;
     }
 }
 
@@ -102,6 +101,7 @@ impl Session {
                         Err(RecvError::Lagged(_)) => return Ok(()),
                         Err(RecvError::Closed) => return Err(Status::cancelled("raft ended")),
                     };
+                    tokio::time::sleep(GATHER).await;
                     while let Ok(more) = changes.try_recv() {
                         keys.extend(more.iter().cloned());
                     }

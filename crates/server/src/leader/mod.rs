@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use fleet_client::Identity;
 use fleet_raft::Node;
 use fleet_types::LeaseTiming;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 pub use observed::Observed;
 
@@ -20,6 +20,9 @@ use crate::{leases::Leases, proposer::Proposer};
 
 /// Pause before a step that failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Entries this close together are looked at together: a loop that woke for each would take the
+/// time its next one needs.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// What the leader's loops work with.
 #[derive(Clone)]
@@ -41,6 +44,13 @@ pub struct Leader {
 }
 
 impl Leader {
+    /// Returns when entries were applied that `index` has not seen, or after `limit`.
+    async fn applied(&self, index: &mut watch::Receiver<u64>, limit: Duration) {
+        // Time out or change: both are reasons to look again.
+        let _ = tokio::time::timeout(limit, index.changed()).await;
+        tokio::time::sleep(GATHER).await;
+    }
+
     /// Runs the loops whenever this node leads. Never returns.
     pub async fn run(self) {
         loop {
@@ -61,7 +71,11 @@ impl Leader {
             loops.spawn(placement::run(self.clone()));
             loops.spawn(members::run(self.clone()));
             loops.spawn(hosts::run(self.clone(), term));
-            while self.raft.status().is_leader && self.raft.status().term == term {
+            loop {
+                let status = self.raft.status();
+                if !status.is_leader || status.term != term {
+                    break;
+                }
                 self.raft.status_changed().await;
             }
             loops.shutdown().await;

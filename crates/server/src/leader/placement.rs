@@ -20,8 +20,7 @@ pub(super) async fn run(leader: Leader) {
             None => Vec::new(),
         });
         if moves.is_empty() {
-            // Time out or change: both are reasons to look again.
-            let _ = tokio::time::timeout(LOOK, index.changed()).await;
+            leader.applied(&mut index, LOOK).await;
             continue;
         }
         let count = moves.len();

@@ -1,0 +1,62 @@
+//! `fleet-guard` under something that starts it again when it ends, as a service manager would.
+
+use std::{
+    fs,
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use crate::{sh, until};
+
+/// Longest lease the guards take, in milliseconds: that of the slowest profile, and some.
+const LEASE_MS_MAX: &str = "10000";
+
+/// A guard that is started again when it ends, until this is dropped.
+pub struct Keeper {
+    keeper: Child,
+    socket: PathBuf,
+}
+
+impl Keeper {
+    /// Keeps the guard beside `binary` running, by way of `within`, a command that runs others.
+    pub fn start(mut within: Command, binary: &Path, socket: &Path, group: &Path) -> Self {
+        // One left by a guard that was killed answers nobody.
+        let _ = fs::remove_file(socket);
+        let keeper = within
+            .args(["sh", "-c", "while :; do \"$@\"; sleep 0.1; done", "-"])
+            .arg(binary.with_file_name("fleet-guard"))
+            .arg(socket)
+            .arg(group)
+            .arg(LEASE_MS_MAX)
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let keeper = Self { keeper, socket: socket.to_owned() };
+        until(5, "a guard that answers", || UnixStream::connect(socket).ok());
+        keeper
+    }
+
+    /// Sends the guard, not what keeps it, a signal.
+    pub fn signal(&self, signal: &str) {
+        let guard = format!("^[^ ]*/fleet-guard {} ", self.socket.display());
+        sh(&format!("kill -{signal} $(pgrep -f '{guard}')"));
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // The group: the keeper, the guard and init, and with init every agent.
+        let group = format!("-{}", self.keeper.id());
+        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// The cgroup v2 root of this machine.
+pub fn cgroup_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let root = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
+    root.split(' ').nth(1).unwrap().into()
+}

@@ -1,0 +1,151 @@
+//! The daemon comes and goes; agents do not notice, and end when it stays away too long.
+
+use std::fs;
+
+use cluster_tests::{Cluster, exclusive, host_of, until};
+
+/// A node with an agent that runs for ever and writes a line now and then.
+fn node() -> (Cluster, u64) {
+    let cluster = Cluster::formed(1, "default");
+    cluster.ok(&["fleet", "create", "f"]);
+    let script = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done";
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", script]);
+    let pid = cluster.agent("f/a")["pid"].as_u64().expect("a process");
+    (cluster, pid)
+}
+
+/// Waits until the agent is ready again; it must be the same process, started once.
+fn same(cluster: &Cluster, pid: u64) {
+    cluster.wait_ready("f/a", 1, 10);
+    let agent = cluster.agent("f/a");
+    assert_eq!((agent["pid"].as_u64(), agent["starts"].as_u64()), (Some(pid), Some(1)), "{agent}");
+}
+
+/// Every line the agent wrote is in its log, once and in order.
+fn no_line_lost(cluster: &Cluster) {
+    let log = until(10, "some lines", || {
+        let log = cluster.ok(&["agent", "logs", "f/a", "--lines", "10000"]);
+        (log.lines().count() > 20).then_some(log)
+    });
+    for (position, line) in log.lines().enumerate() {
+        assert_eq!(line, format!("line {}", position + 1));
+    }
+}
+
+#[test]
+fn a_killed_daemon_finds_its_agents_running() {
+    let (mut cluster, pid) = node();
+    for _ in 0..2 {
+        cluster.end(1, "KILL");
+        cluster.start(1);
+        same(&cluster, pid);
+    }
+    no_line_lost(&cluster);
+    assert!(cluster.log(1).contains("\"kept\":true"), "it registered for a new epoch");
+}
+
+#[test]
+fn a_daemon_told_to_end_keeps_its_agents() {
+    let (mut cluster, pid) = node();
+    assert_eq!(cluster.end(1, "TERM"), Some(0));
+    cluster.start(1);
+    same(&cluster, pid);
+    no_line_lost(&cluster);
+}
+
+#[test]
+fn a_daemon_told_to_end_stops_its_agents_if_so_configured() {
+    let (mut cluster, _) = node();
+    cluster.end(1, "TERM");
+    cluster.configure(1, "on_shutdown = \"stop\"\n");
+    cluster.start(1);
+    cluster.wait_ready("f/a", 1, 10);
+    assert_eq!(cluster.end(1, "TERM"), Some(0));
+    assert!(!cluster.populated(1), "an agent runs on");
+}
+
+#[test]
+fn how_an_agent_ended_is_learnt_by_the_next_daemon() {
+    let mut cluster = Cluster::formed(1, "default");
+    cluster.ok(&["fleet", "create", "f"]);
+    let end = cluster.shared().join("end");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done; exit 7", end.display());
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
+    cluster.end(1, "KILL");
+    fs::write(&end, "").unwrap();
+    until(5, "the agent's end", || (!cluster.populated(1)).then_some(()));
+    cluster.start(1);
+    until(10, "the exit code", || {
+        let said = cluster.cli(&["agent", "get", "f/a", "-o", "json", "--patience", "2"]);
+        said.out.contains("exit code 7").then_some(())
+    });
+}
+
+#[test]
+fn agents_started_again_while_the_daemon_was_away_are_what_was_asked_for() {
+    let (mut cluster, pid) = node();
+    cluster.ok(&["agent", "create", "f/b", "--runtime", "exec", "--", "/bin/sleep", "infinity"]);
+    cluster.ok(&["agent", "stop", "f/b"]);
+    cluster.end(1, "KILL");
+    cluster.start(1);
+    same(&cluster, pid);
+    assert_eq!(cluster.agent("f/b")["state"], "STATE_STOPPED");
+    cluster.ok(&["agent", "restart", "f/a"]);
+    until(10, "another process", || {
+        (cluster.agent("f/a")["pid"].as_u64() != Some(pid)).then_some(())
+    });
+}
+
+#[test]
+fn a_daemon_that_stays_away_too_long_has_its_agents_moved() {
+    let mut cluster = Cluster::formed(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let script = exclusive(&cluster.shared(), "a");
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
+    let away = host_of(&cluster.agent("f/a"));
+    let others: Vec<u32> = (1..=3).filter(|n| *n != away).collect();
+    cluster.point_at(&others);
+    cluster.end(away, "KILL");
+    let now_on = cluster.wait_ready("f/a", 2, 30);
+    assert_ne!(now_on, away);
+    cluster.start(away);
+    cluster.wait_active(3);
+    assert_eq!(cluster.wait_ready("f/a", 2, 10), now_on);
+    let overlap = fs::read_to_string(cluster.shared().join("overlap")).unwrap_or_default();
+    assert_eq!(overlap, "", "an agent ran twice at once");
+}
+
+#[test]
+fn a_paused_daemon_and_guard_put_nothing_off() {
+    let mut cluster = Cluster::formed(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let script = exclusive(&cluster.shared(), "a");
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
+    let paused = host_of(&cluster.agent("f/a"));
+    let others: Vec<u32> = (1..=3).filter(|n| *n != paused).collect();
+    cluster.point_at(&others);
+    cluster.signal(paused, "STOP");
+    cluster.signal_guard(paused, "STOP");
+    let now_on = cluster.wait_ready("f/a", 2, 30);
+    assert!(!cluster.populated(paused), "the kernel did not end what the guard held");
+    cluster.signal(paused, "CONT");
+    cluster.wait_active(3);
+    assert_eq!(cluster.wait_ready("f/a", 2, 10), now_on);
+    let overlap = fs::read_to_string(cluster.shared().join("overlap")).unwrap_or_default();
+    assert_eq!(overlap, "", "an agent ran twice at once");
+}
+
+#[test]
+fn a_guard_is_replaced_without_touching_agents() {
+    let (mut cluster, pid) = node();
+    for _ in 0..2 {
+        let before = cluster.lease_deadline(1).unwrap();
+        cluster.signal_guard(1, "HUP");
+        // The alarm that stood in for the timer would have ended everything by then.
+        until(20, "renewals by way of the new guard", || {
+            (cluster.lease_deadline(1)? > before + 6_000).then_some(())
+        });
+        same(&cluster, pid);
+    }
+    no_line_lost(&cluster);
+}

@@ -1,0 +1,112 @@
+//! The rules of a lease, without clocks or kernels.
+
+/// Renewals that may be under way.
+const NONCES_MAX: usize = 4;
+
+/// A lease that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) epoch: u64,
+    /// In milliseconds of `CLOCK_BOOTTIME`.
+    pub(crate) deadline_ms: u64,
+}
+
+/// How long the holder may use a lease of `lease_ms`: less, by the most its clock may run slow
+/// compared with the leader's. chrony slews by up to 8.3333 % (its `maxslewrate`).
+fn holder_ms(lease_ms: u64) -> u64 {
+    lease_ms - lease_ms / 10
+}
+
+/// What is held, and what a grant makes of it.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) lease: Option<Lease>,
+    /// Nonces given out and not yet used, with the moment each was.
+    nonces: Vec<(u64, u64)>,
+}
+
+impl Book {
+    /// A book that goes on with a lease from before.
+    pub(crate) fn with(lease: Option<Lease>) -> Self {
+        Self { lease, nonces: Vec::new() }
+    }
+
+    /// Notes that a renewal begins; a grant counts from here.
+    pub(crate) fn begin(&mut self, nonce: u64, now_ms: u64) {
+        if self.nonces.len() == NONCES_MAX {
+            self.nonces.remove(0);
+        }
+        self.nonces.push((nonce, now_ms));
+    }
+
+    /// Takes a grant of `lease_ms`, at most `max_ms`, to the renewal that began with `nonce`.
+    pub(crate) fn grant(
+        &mut self,
+        nonce: u64,
+        epoch: u64,
+        lease_ms: u64,
+        now_ms: u64,
+        max_ms: u64,
+    ) -> Result<Lease, &'static str> {
+        let begun = self.nonces.iter().position(|(known, _)| *known == nonce);
+        let (_, begun_ms) = self.nonces.remove(begun.ok_or("a nonce that is not outstanding")?);
+        if lease_ms > max_ms {
+            return Err("a lease too long");
+        }
+        let new = Lease { epoch, deadline_ms: begun_ms + holder_ms(lease_ms) };
+        if new.deadline_ms <= now_ms {
+            return Err("a deadline that is over");
+        }
+        if let Some(held) = self.lease {
+            if epoch != held.epoch {
+                return Err("another epoch; end this one first");
+            }
+            if new.deadline_ms < held.deadline_ms {
+                return Err("an earlier deadline");
+            }
+        }
+        self.lease = Some(new);
+        Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_counts_from_when_its_renewal_began() {
+        let mut book = Book::default();
+        book.begin(7, 1_000);
+        let held = book.grant(7, 1, 100, 1_050, 100);
+        assert_eq!(held, Ok(Lease { epoch: 1, deadline_ms: 1_090 }));
+        book.begin(8, 1_050);
+        assert_eq!(book.grant(8, 1, 100, 1_140, 100), Err("a deadline that is over"));
+    }
+
+    #[test]
+    fn a_nonce_serves_once() {
+        let mut book = Book::default();
+        book.begin(7, 1_000);
+        assert_eq!(book.grant(6, 1, 100, 1_000, 100), Err("a nonce that is not outstanding"));
+        assert!(book.grant(7, 1, 100, 1_000, 100).is_ok());
+        assert_eq!(book.grant(7, 1, 100, 1_001, 100), Err("a nonce that is not outstanding"));
+        (0..=NONCES_MAX as u64).for_each(|nonce| book.begin(nonce, 1_010));
+        assert_eq!(book.grant(0, 1, 100, 1_011, 100), Err("a nonce that is not outstanding"));
+        assert!(book.grant(1, 1, 100, 1_011, 100).is_ok());
+    }
+
+    #[test]
+    fn only_the_same_epoch_and_only_later() {
+        let mut book = Book::with(Some(Lease { epoch: 5, deadline_ms: 1_500 }));
+        let mut grant = |epoch, begun, lease_ms| {
+            book.begin(1, begun);
+            book.grant(1, epoch, lease_ms, 1_000, 1_000)
+        };
+        assert_eq!(grant(4, 1_000, 1_000), Err("another epoch; end this one first"));
+        assert_eq!(grant(6, 1_000, 1_000), Err("another epoch; end this one first"));
+        assert_eq!(grant(5, 500, 1_000), Err("an earlier deadline"));
+        assert_eq!(grant(5, 1_000, 1_001), Err("a lease too long"));
+        assert!(grant(5, 1_000, 1_000).is_ok());
+    }
+}

@@ -1,0 +1,319 @@
+//! The process that holds the lease and dies with it.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+            process::CommandExt,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::{
+        mman::{MlockAllFlags, mlockall},
+        signal::{SigEvent, SigSet, SigevNotify, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        time::TimeSpec,
+        timer::{Expiration, Timer, TimerSetTimeFlags},
+    },
+    time::{ClockId, clock_gettime},
+    unistd::alarm,
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
+use crate::book::{Book, Lease};
+
+/// Longest request; a client that sends more without a line end is cut off.
+const REQUEST_BYTES_MAX: usize = 128;
+/// Pause between looks at a group that is being emptied.
+const EMPTYING: Duration = Duration::from_millis(5);
+
+/// How it was called.
+pub(crate) struct Options {
+    pub(crate) socket: PathBuf,
+    pub(crate) group: PathBuf,
+    pub(crate) max_ms: u64,
+}
+
+/// What came before.
+pub(crate) enum Start {
+    /// Nothing may run.
+    Fresh,
+    /// This very process, with another program: its init, and what was held.
+    Replaced(Option<Lease>),
+}
+
+fn boot_ms() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    seconds * 1_000 + u64::try_from(now.tv_nsec()).unwrap_or(0) / 1_000_000
+}
+
+/// Runs until the lease ends, init does, or it is told to.
+pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGHUP);
+    signals.add(Signal::SIGCHLD);
+    signals.thread_block()?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let degraded = take_priority();
+    let (lease, init) = match start {
+        Start::Fresh => {
+            let directory = options.socket.parent().unwrap_or(Path::new("/run"));
+            fs::create_dir_all(directory)?;
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+            if UnixStream::connect(&options.socket).is_ok() {
+                return Err(io::Error::other("another guard is running"));
+            }
+            empty(&options.group)?;
+            (None, Some(start_init(&options)?))
+        }
+        Start::Replaced(lease) => (lease, None),
+    };
+    let killer = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
+    let timer = Timer::new(ClockId::CLOCK_BOOTTIME, SigEvent::new(killer))?;
+    let (book, _init) = (Book::with(lease), init);
+    let mut guard = Guard { options, timer, book, degraded };
+    if let Some(held) = lease {
+        guard.arm(held)?;
+        // It stood in for the timer, which does not survive a change of program.
+        alarm::cancel();
+    }
+    guard.publish();
+    match fs::remove_file(&guard.options.socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&guard.options.socket)?;
+    guard.serve(&listener, &signals)
+}
+
+/// Memory that is never paged out, and a priority no ordinary process has; what could not be had.
+fn take_priority() -> Option<String> {
+    let mut missing = Vec::new();
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        missing.push(format!("memory is not locked: {error}"));
+    }
+    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let lowest = ThreadPriority::from_posix(thread_priority::ScheduleParams { sched_priority: 1 });
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), lowest, fifo) {
+        missing.push(format!("no real-time priority: {error}"));
+    }
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        missing.push(format!("not spared when memory runs out: {error}"));
+    }
+    let missing = missing.join("; ");
+    if missing.is_empty() {
+        return None;
+    }
+    eprintln!("fleet-guard: degraded: {missing}");
+    Some(missing)
+}
+
+/// Kills what an earlier guard's init may have left, until nothing runs.
+fn empty(group: &Path) -> io::Result<()> {
+    fs::create_dir_all(group)?;
+    loop {
+        fs::write(group.join("cgroup.kill"), "1")?;
+        let events = fs::read_to_string(group.join("cgroup.events"))?;
+        if events.lines().any(|line| line == "populated 0") {
+            return Ok(());
+        }
+        std::thread::sleep(EMPTYING);
+    }
+}
+
+fn start_init(options: &Options) -> io::Result<Child> {
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let mut init = Command::new("/proc/self/exe")
+        .arg0("fleet-guard")
+        .arg("init")
+        .arg(options.socket.with_file_name("init"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = [0; 6];
+    let out = init.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+    out.read_exact(&mut said).map_err(|_| io::Error::other("init did not start"))?;
+    Ok(init)
+}
+
+struct Guard {
+    options: Options,
+    timer: Timer,
+    book: Book,
+    degraded: Option<String>,
+}
+
+impl Guard {
+    /// From here on the kernel kills this process at the deadline.
+    fn arm(&mut self, lease: Lease) -> io::Result<()> {
+        let at = TimeSpec::from_duration(Duration::from_millis(lease.deadline_ms));
+        let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+        Ok(self.timer.set(Expiration::OneShot(at), absolute)?)
+    }
+
+    fn status(&self) -> String {
+        let held = match self.book.lease {
+            Some(held) => format!("held {} {}", held.epoch, held.deadline_ms),
+            None => "empty".into(),
+        };
+        match &self.degraded {
+            Some(why) => format!("{held} degraded {why}"),
+            None => held,
+        }
+    }
+
+    /// Writes the status where it can be read without asking.
+    fn publish(&self) {
+        let path = self.options.socket.with_file_name("status");
+        if let Err(error) = fs::write(path, self.status() + "\n") {
+            eprintln!("fleet-guard: the status file: {error}");
+        }
+    }
+
+    /// An error ends the guard, and everything with it.
+    fn answer(&mut self, request: &str) -> io::Result<String> {
+        Ok(match request.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["begin"] => {
+                let mut nonce = [0; 8];
+                getrandom(&mut nonce, GetRandomFlags::empty())?;
+                let nonce = u64::from_ne_bytes(nonce);
+                self.book.begin(nonce, boot_ms());
+                format!("nonce {nonce}")
+            }
+            ["grant", nonce, epoch, lease_ms] => {
+                let (Ok(nonce), Ok(epoch), Ok(lease_ms)) =
+                    (nonce.parse(), epoch.parse(), lease_ms.parse())
+                else {
+                    return Ok("refused not a number".into());
+                };
+                let max_ms = self.options.max_ms;
+                match self.book.grant(nonce, epoch, lease_ms, boot_ms(), max_ms) {
+                    Err(why) => format!("refused {why}"),
+                    Ok(held) => {
+                        self.arm(held)?;
+                        self.publish();
+                        format!("held {} {}", held.epoch, held.deadline_ms)
+                    }
+                }
+            }
+            ["status"] => self.status(),
+            _ => "refused not a request".into(),
+        })
+    }
+
+    /// Lets requests and signals come in; returns when this guard is to end.
+    fn serve(mut self, listener: &UnixListener, signals: &SignalFd) -> io::Result<()> {
+        let mut client: Option<(UnixStream, Vec<u8>)> = None;
+        loop {
+            let mut fds = vec![
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            ];
+            if let Some((stream, _)) = &client {
+                fds.push(PollFd::new(stream.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other?,
+            };
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            if ready[0] {
+                while let Some(signal) = signals.read_signal()? {
+                    if signal.ssi_signo == Signal::SIGCHLD as u32 {
+                        return Err(io::Error::other("init is dead, and with it every agent"));
+                    }
+                    self.replace()?;
+                }
+            }
+            if ready[1] {
+                let (stream, _) = listener.accept()?;
+                // The newest daemon counts; an older one is gone or should be.
+                if crate::from_root(&stream) {
+                    client = Some((stream, Vec::new()));
+                    continue;
+                }
+            }
+            if ready.get(2) == Some(&true)
+                && let Some((mut stream, mut buffer)) = client.take()
+            {
+                match self.hear(&mut stream, &mut buffer)? {
+                    Heard::Goes => client = Some((stream, buffer)),
+                    Heard::Gone => {}
+                    Heard::End => return Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Answers what a client sent.
+    fn hear(&mut self, stream: &mut UnixStream, buffer: &mut Vec<u8>) -> io::Result<Heard> {
+        let mut bytes = [0; REQUEST_BYTES_MAX];
+        match stream.read(&mut bytes) {
+            Ok(0) | Err(_) => return Ok(Heard::Gone),
+            Ok(length) => buffer.extend_from_slice(&bytes[..length]),
+        }
+        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=end).collect();
+            if line == b"end\n" {
+                // Who asked may have gone; the end comes all the same.
+                let _ = stream.write_all(b"ending\n");
+                return Ok(Heard::End);
+            }
+            let answer = self.answer(&String::from_utf8_lossy(&line))?;
+            if stream.write_all(format!("{answer}\n").as_bytes()).is_err() {
+                return Ok(Heard::Gone);
+            }
+        }
+        Ok(if buffer.len() < REQUEST_BYTES_MAX { Heard::Goes } else { Heard::Gone })
+    }
+
+    /// Becomes the program at this one's path. An alarm, which survives that, stands in for the
+    /// timer, which does not; it counts whole seconds, so it may only end the lease early.
+    fn replace(&mut self) -> io::Result<()> {
+        let lease = self.book.lease;
+        if let Some(held) = lease {
+            let left = held.deadline_ms.saturating_sub(boot_ms()) / 1_000;
+            if left == 0 {
+                eprintln!("fleet-guard: too little of the lease is left to be replaced now");
+                return Ok(());
+            }
+            alarm::set(u32::try_from(left).unwrap_or(u32::MAX));
+        }
+        let (epoch, deadline_ms) = lease.map_or((0, 0), |held| (held.epoch, held.deadline_ms));
+        let path = std::env::args_os().next().unwrap_or_default();
+        let error = Command::new(path)
+            .arg(&self.options.socket)
+            .arg(&self.options.group)
+            .arg(self.options.max_ms.to_string())
+            .args(["resume", &epoch.to_string(), &deadline_ms.to_string()])
+            .exec();
+        alarm::cancel();
+        eprintln!("fleet-guard: was not replaced: {error}");
+        Ok(())
+    }
+}
+
+enum Heard {
+    /// More may come.
+    Goes,
+    /// The client is gone, or cut off.
+    Gone,
+    /// The lease is to end.
+    End,
+}

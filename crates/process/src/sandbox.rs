@@ -1,0 +1,266 @@
+//! What a launcher takes from an agent before it becomes one: mounts of its own, no capabilities, a
+//! list of system calls it may not make, files and ports that are not its business.
+//!
+//! Each layer stands for itself: what one lets through, a bug in the kernel or in here, the next
+//! still holds. The first line is the agent's uid.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
+    PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
+};
+use serde::{Deserialize, Serialize};
+
+/// The newest Landlock whose rules are asked for: devices' ioctls (5), signals and abstract
+/// sockets (6). <https://docs.kernel.org/userspace-api/landlock.html>
+const LANDLOCK: ABI = ABI::V6;
+/// Size and number of files of an agent's `/tmp` and `/dev/shm`. They count as its memory.
+const SCRATCH: &str = "mode=1777,size=64m,nr_inodes=16384";
+
+/// What an agent may touch beside its HOME.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Directories it may also write to.
+    pub writable: Vec<PathBuf>,
+    /// Directories it may not read: other agents' HOMEs, the node's keys.
+    pub hidden: Vec<PathBuf>,
+    /// First and last TCP port it may listen on.
+    pub ports: (u16, u16),
+}
+
+/// Namespaces and mounts of its own: processes of others, and their `/tmp`, are out of sight.
+pub(crate) fn separate() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let proc = inert | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), proc, Some("hidepid=invisible"))?;
+    for scratch in ["/tmp", "/dev/shm"] {
+        if Path::new(scratch).is_dir() {
+            mount(Some("tmpfs"), scratch, Some("tmpfs"), inert, Some(SCRATCH))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives up every capability for good, those of programs it may execute too.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    use caps::CapSet::{Ambient, Bounding, Inheritable};
+    for set in [Ambient, Bounding, Inheritable] {
+        caps::clear(None, set).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Everything below `/` but the directories of `hidden`: the largest directories that hold none.
+fn readable(hidden: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let (mut open, mut whole) = (vec![PathBuf::from("/")], Vec::new());
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if hidden.contains(&path) {
+                continue;
+            }
+            let holds_hidden = hidden.iter().any(|hidden| hidden.starts_with(&path));
+            if holds_hidden { open.push(path) } else { whole.push(path) }
+        }
+    }
+    Ok(whole)
+}
+
+/// Lets this process, and what it becomes, reach `home` and what `confinement` says, and no more.
+/// Answers what this kernel lacks for it.
+pub(crate) fn confine(home: &Path, confinement: &Confinement) -> io::Result<Option<String>> {
+    let read = AccessFs::from_read(LANDLOCK);
+    let all = AccessFs::from_all(LANDLOCK);
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev | AccessFs::ReadDir;
+    let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> =
+        readable(&confinement.hidden)?.into_iter().map(|path| (path, read)).collect();
+    rules.extend([("/dev".into(), device), ("/proc".into(), read | AccessFs::WriteFile)]);
+    let writable = ["/tmp".into(), "/dev/shm".into(), home.to_owned()];
+    rules.extend(writable.into_iter().chain(confinement.writable.clone()).map(|p| (p, all)));
+
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::BindTcp))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(LANDLOCK)))
+        .and_then(Ruleset::create)
+        .map_err(io::Error::other)?;
+    let mut ruleset = ruleset;
+    for (path, access) in rules {
+        // What is not there, or not to be seen, needs no rule.
+        let Ok(fd) = PathFd::new(&path) else { continue };
+        let file = !path.is_dir();
+        let access = if file { access & AccessFs::from_file(LANDLOCK) } else { access };
+        ruleset = ruleset.add_rule(PathBeneath::new(fd, access)).map_err(io::Error::other)?;
+    }
+    let (first, last) = confinement.ports;
+    for port in first..=last {
+        let rule = NetPort::new(port, AccessNet::BindTcp);
+        ruleset = ruleset.add_rule(rule).map_err(io::Error::other)?;
+    }
+    let status = ruleset.restrict_self().map_err(io::Error::other)?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => None,
+        RulesetStatus::PartiallyEnforced => Some("Landlock is older than version 6".into()),
+        RulesetStatus::NotEnforced => Some("no Landlock".into()),
+    })
+}
+
+/// System calls no agent needs: they change what all processes share, look into others, or open
+/// parts of the kernel that are seldom exercised. Docker's default profile denies the same to
+/// processes without capabilities. <https://docs.docker.com/engine/security/seccomp/>
+const DENIED: &[i64] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_file_load,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_move_pages,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_syslog,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+];
+
+/// Flags of `clone` that make namespaces.
+const NAMESPACES: &[i32] = &[
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+/// Socket families that reach into the kernel or out of the machine past its network.
+const FAMILIES: &[i32] = &[libc::AF_ALG, libc::AF_VSOCK];
+
+fn filter(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    errno: i32,
+) -> Result<BpfProgram, seccompiler::Error> {
+    let errno = SeccompAction::Errno(u32::try_from(errno).unwrap_or(1));
+    let arch = std::env::consts::ARCH.try_into()?;
+    Ok(SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()?)
+}
+
+fn when(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: i32,
+) -> Result<SeccompRule, seccompiler::Error> {
+    let value = u64::from(value.cast_unsigned());
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+fn filters() -> Result<[BpfProgram; 2], seccompiler::Error> {
+    let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
+        DENIED.iter().map(|call| (*call, Vec::new())).collect();
+    let namespaces = NAMESPACES.iter().map(|flag| {
+        let bits = SeccompCmpOp::MaskedEq(u64::from(flag.cast_unsigned()));
+        when(0, bits, *flag)
+    });
+    denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+    let families = FAMILIES.iter().map(|family| when(0, SeccompCmpOp::Eq, *family));
+    denied.insert(libc::SYS_socket, families.collect::<Result<_, _>>()?);
+    // Its flags lie in memory, where no filter looks; a library told that it does not exist takes
+    // clone instead.
+    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    Ok([filter(denied, libc::EPERM)?, filter(unknown, libc::ENOSYS)?])
+}
+
+/// Denies the system calls above to this process and what it becomes.
+pub(crate) fn filter_calls() -> io::Result<()> {
+    for program in filters().map_err(io::Error::other)? {
+        apply_filter(&program).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// What this kernel lacks to confine agents fully.
+pub fn lacking() -> Vec<String> {
+    let mut lacking = Vec::new();
+    let required = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(LANDLOCK))
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::BindTcp))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(LANDLOCK)))
+        .and_then(Ruleset::create);
+    if required.is_err() {
+        lacking.push("no Landlock, or one older than version 6 (Linux 6.12)".into());
+    }
+    if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
+        lacking.push("no seccomp filters".into());
+    }
+    lacking
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_is_not_below_what_is_readable() {
+        let hidden = [PathBuf::from("/usr/lib"), PathBuf::from("/etc")];
+        let open = readable(&hidden).unwrap();
+        assert!(open.contains(&PathBuf::from("/usr/bin")));
+        for path in &open {
+            assert!(hidden.iter().all(|hidden| !hidden.starts_with(path)), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn the_filters_compile_here() {
+        assert!(filters().is_ok());
+    }
+}

@@ -1,0 +1,150 @@
+//! Whole nodes on real disks: one that is far behind, and one whose disk lost what it acknowledged.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use fleet_core::{CreateFleet, InitCluster, NodeAddress, Operation, State};
+use fleet_proto::raft::raft_service_server::RaftServiceServer;
+use fleet_raft::{LogLimits, Node, OpenError, RaftConfig};
+use fleet_types::{Labels, LeaseProfile, LeaseTiming, NodeId, Principal, Timestamp};
+use tempfile::TempDir;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    Request,
+    transport::{Endpoint, Server},
+};
+
+const LIMITS: LogLimits = LogLimits { between_snapshots: 50, kept: 10 };
+
+async fn open(id: u64, dir: &Path) -> Result<Node, OpenError> {
+    Node::open(RaftConfig {
+        id: NodeId(id),
+        dir: dir.to_owned(),
+        timing: LeaseTiming::of(LeaseProfile::Fast),
+        dial: Arc::new(|_, address| {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"));
+            Ok(endpoint.expect("an address").connect_lazy())
+        }),
+        log: LIMITS,
+    })
+    .await
+}
+
+/// Serves `node` to the node numbered `peer`.
+async fn serve(node: &Node, peer: u64) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let called = move |mut request: Request<()>| {
+        request.extensions_mut().insert(Principal::Node(NodeId(peer)));
+        Ok(request)
+    };
+    let service = RaftServiceServer::with_interceptor(node.service(), called);
+    let server = Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    address
+}
+
+/// A new cluster of one node.
+async fn first(dir: &Path) -> Node {
+    let node = open(1, dir).await.unwrap();
+    let address = serve(&node, 2).await.to_string();
+    node.initialize(&address).await.unwrap();
+    while node.leader().is_none() {
+        node.status_changed().await;
+    }
+    let member = |_: &str| "127.0.0.1:1".to_owned();
+    propose(
+        &node,
+        Operation::InitCluster(InitCluster {
+            cluster: "00112233445566aa".parse().unwrap(),
+            profile: LeaseProfile::Fast,
+            node: NodeId(1),
+            name: "n1".parse().unwrap(),
+            address: NodeAddress { api: member("api"), peer: address, lease: member("lease") },
+            storage: "s1".into(),
+        }),
+    )
+    .await;
+    node
+}
+
+async fn propose(node: &Node, operation: Operation) {
+    let command = fleet_core::Command { at: Timestamp(1), request: None, operation };
+    let results = node.propose(&[command]).await.unwrap();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+async fn fleets(node: &Node, range: std::ops::Range<u32>) {
+    for number in range {
+        let fleet = format!("f{number}").parse().unwrap();
+        let create = CreateFleet { fleet, config: String::new(), labels: Labels::default() };
+        propose(node, Operation::CreateFleet(create)).await;
+    }
+}
+
+fn digest(node: &Node) -> u64 {
+    node.read(State::digest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_far_behind_is_sent_a_snapshot() {
+    let dir = TempDir::new().unwrap();
+    let (one, two) = (dir.path().join("1"), dir.path().join("2"));
+    let leader = first(&one).await;
+    fleets(&leader, 0..200).await;
+    let snapshots = || fs::read_dir(one.join("snapshots")).unwrap().count();
+    while snapshots() == 0 {
+        tokio::task::yield_now().await;
+    }
+    fleets(&leader, 200..220).await;
+
+    let late = open(2, &two).await.unwrap();
+    let address = serve(&late, 1).await.to_string();
+    leader.add_voter(NodeId(2), &address).await.unwrap();
+    fleets(&leader, 220..230).await;
+    let mut applied = late.applied_index();
+    let goal = *leader.applied_index().borrow();
+    applied.wait_for(|index| *index >= goal).await.unwrap();
+    assert_eq!(digest(&late), digest(&leader));
+    assert_ne!(fs::read_dir(two.join("snapshots")).unwrap().count(), 0, "it came entry by entry");
+
+    let again = dir.path().join("again");
+    copy(&two, &again);
+    let again = open(2, &again).await.unwrap();
+    assert_eq!(digest(&again), digest(&leader), "what was installed is not what was stored");
+}
+
+/// What a power cut would leave of a node's directory, which is still open here.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+}
+
+/// Cuts the newest file of the log to half, as a disk that lied about its syncs would.
+fn damage(dir: &Path) {
+    let logs = fs::read_dir(dir.join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let newest: PathBuf = logs.filter(|p| p.extension().is_some_and(|e| e == "log")).max().unwrap();
+    let length = fs::metadata(&newest).unwrap().len();
+    fs::File::options().write(true).open(newest).unwrap().set_len(length / 2).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_what_it_acknowledged_refuses_to_take_part() {
+    let dir = TempDir::new().unwrap();
+    let (whole, damaged) = (dir.path().join("whole"), dir.path().join("damaged"));
+    let node = first(&whole).await;
+    fleets(&node, 0..40).await;
+    // The mark is written at most so often; the entry after the pause moves it.
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    fleets(&node, 40..42).await;
+    copy(&whole, &damaged);
+    damage(&damaged);
+    let refused = open(1, &damaged).await.err().expect("it took part");
+    assert!(matches!(refused, OpenError::LostEntries { .. }), "{refused:?}");
+}
