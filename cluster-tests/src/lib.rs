@@ -269,6 +269,7 @@ impl Cluster {
             serde_json::from_slice(&fs::read(self.context()).unwrap()).unwrap();
         context["endpoints"] =
             numbers.iter().map(|n| Value::from(format!("10.87.0.{n}:7400"))).collect();
+        context["members"] = Value::Array(Vec::new());
         fs::write(self.context(), context.to_string()).unwrap();
     }
 

@@ -22,7 +22,7 @@ reach; 4 not found; 5 refused by the present state; 6 (status) something is wron
 long";
 
 /// What applies to every command.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 pub struct Global {
     /// File with the cluster's endpoints and your certificate [default: ~/.config/fleet-cluster/context.json]
     #[arg(long, global = true, env = "FLEET_CLUSTER_CONTEXT", value_name = "FILE")]

@@ -40,6 +40,23 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let global = args.global.clone();
+    let talks = matches!(
+        args.command,
+        Command::Status
+            | Command::Token(_)
+            | Command::Node(_)
+            | Command::Fleet(_)
+            | Command::Agent(_)
+    );
+    let result = carry_out(args).await;
+    if talks && result.is_ok() {
+        session::learn_members(&global).await;
+    }
+    result
+}
+
+async fn carry_out(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Init(init) => commands::setup::init(&args.global, init),
         Command::Join(join) => commands::setup::join(join).await,

@@ -8,9 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use fleet_client::{Client, Context};
+use fleet_proto::v1::{ListNodesRequest, node_service_client::NodeServiceClient};
 use rand::RngCore;
 
 use crate::{args::Global, exit::TimedOut};
+
+/// How long learning where the nodes are may take.
+const LEARNING: Duration = Duration::from_secs(1);
 
 /// Where the context is when nothing else is said.
 pub fn default_context() -> Result<PathBuf> {
@@ -38,6 +42,29 @@ pub fn client(global: &Global) -> Result<Client> {
     let context = Context::load(&path)?;
     let identity = context.identity(&path)?;
     Ok(Client::new(&context, &identity, Duration::from_secs(global.patience))?)
+}
+
+/// Notes in the context where the cluster's nodes are now, so that the next command finds one that
+/// is up. What stands in the way of that is no error of the command that was run.
+pub async fn learn_members(global: &Global) {
+    let learnt = async {
+        let path = context_path(global)?;
+        let mut context = Context::load(&path)?;
+        let client = Client::new(&context, &context.identity(&path)?, LEARNING)?;
+        let list = |channel| async move {
+            NodeServiceClient::new(channel).list_nodes(ListNodesRequest::default()).await
+        };
+        let nodes = client.call(list).await?.nodes;
+        let mut members: Vec<String> = nodes.into_iter().map(|node| node.api_address).collect();
+        let answered = client.endpoint().map(str::to_owned);
+        members.sort_by_key(|address| Some(address) != answered.as_ref());
+        if context.members != members {
+            context.members = members;
+            context.save(&path)?;
+        }
+        anyhow::Ok(())
+    };
+    let _ = tokio::time::timeout(LEARNING, learnt).await;
 }
 
 /// A fresh idempotency key, so that the client may retry.

@@ -1,6 +1,13 @@
 //! Calling the public API through whichever node answers.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tonic::{Code, Status, transport::Channel};
 
@@ -15,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Client {
     channels: Vec<(String, Channel)>,
+    /// Position of the endpoint that answered last; it is asked first.
+    answered: Arc<AtomicUsize>,
     patience: Duration,
 }
 
@@ -26,13 +35,26 @@ impl Client {
     /// When an endpoint is malformed.
     pub fn new(context: &Context, identity: &Identity, patience: Duration) -> Result<Self, Status> {
         let open = |address: &String| Ok((address.clone(), connect_any_member(identity, address)?));
-        let channels = context.endpoints.iter().map(open).collect::<Result<_, Status>>()?;
-        Ok(Self { channels, patience })
+        let mut known: Vec<&String> = Vec::new();
+        for address in context.members.iter().chain(&context.endpoints) {
+            if !known.contains(&address) {
+                known.push(address);
+            }
+        }
+        let channels = known.into_iter().map(open).collect::<Result<_, Status>>()?;
+        Ok(Self { channels, answered: Arc::default(), patience })
     }
 
-    /// The endpoints, with a connection to each.
-    pub fn channels(&self) -> &[(String, Channel)] {
-        &self.channels
+    /// The endpoint that answered last, or will be asked first.
+    pub fn endpoint(&self) -> Option<&str> {
+        let (address, _) = self.channels.get(self.answered.load(Ordering::Relaxed))?;
+        Some(address)
+    }
+
+    /// The endpoints in turn, beginning with that at `first`.
+    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &(String, Channel))> {
+        let all = self.channels.iter().enumerate();
+        all.clone().skip(first).chain(all.take(first))
     }
 
     /// Makes a call that is safe to repeat: one that reads, or carries a request id. An endpoint
@@ -47,10 +69,14 @@ impl Client {
         let deadline = tokio::time::Instant::now() + self.patience;
         let mut last = Status::unavailable("the context names no endpoint");
         loop {
-            for (address, channel) in &self.channels {
+            let first = self.answered.load(Ordering::Relaxed);
+            for (position, (address, channel)) in self.from(first) {
                 let attempt = tokio::time::timeout(ATTEMPT, call(channel.clone())).await;
                 let status = match attempt {
-                    Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                    Ok(Ok(answer)) => {
+                        self.answered.store(position, Ordering::Relaxed);
+                        return Ok(answer.into_inner());
+                    }
                     Ok(Err(status)) => status,
                     Err(_) => Status::unavailable(format!("{address} did not answer in time")),
                 };

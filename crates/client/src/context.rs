@@ -18,6 +18,10 @@ pub struct Context {
     pub cluster: String,
     /// `host:port` of nodes' public API; any of them answers.
     pub endpoints: Vec<String>,
+    /// The same, as learnt from the cluster: they are tried first, and replaced as nodes come and
+    /// go. The first answered last.
+    #[serde(default)]
+    pub members: Vec<String>,
     /// Certificate of the cluster's CA, PEM.
     pub ca_pem: String,
     /// Own certificate, PEM.

@@ -38,6 +38,7 @@ fn report(ports: u16) -> NodeReport {
         labels: Labels::default(),
         version: "0".into(),
         boot: "b".into(),
+        degraded: Vec::new(),
     }
 }
 

@@ -77,6 +77,8 @@ pub struct NodeReport {
     pub version: String,
     /// The kernel's boot id: changes when the machine restarts.
     pub boot: String,
+    /// What it lacks to keep every promise; empty when nothing.
+    pub degraded: Vec<String>,
 }
 
 /// A machine of the cluster.

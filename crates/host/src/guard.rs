@@ -31,6 +31,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Guard {
     shared: Arc<Shared>,
+    degraded: Option<String>,
 }
 
 /// What the guard holds, and what it lacks to hold it well; from an answer to `status`.
@@ -137,14 +138,16 @@ impl Guard {
             announced: watch::channel(None).0,
         });
         let (held, degraded) = parse_status(&shared.ask("status")?);
-        if let Some(why) = degraded {
-            tracing::warn!(why, "degraded: the guard could end agents late");
-        }
         shared.hold(held);
         shared.announced.send_replace(held);
         let watching = shared.clone();
         std::thread::Builder::new().name("guard-watch".into()).spawn(move || watching.watch())?;
-        Ok(Self { shared })
+        Ok(Self { shared, degraded })
+    }
+
+    /// What the guard lacks to end agents in time, if anything.
+    pub fn degraded(&self) -> Option<String> {
+        self.degraded.as_ref().map(|why| format!("guard: {why}"))
     }
 
     /// Where the process that starts agents listens.

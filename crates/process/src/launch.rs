@@ -1,9 +1,10 @@
 //! Turning a short-lived process into an agent.
 //!
 //! Init starts the daemon's binary as `fleet-cluster launch` with a [`LaunchSpec`] on its standard
-//! input. That process enters the agent's control group, takes namespaces and a host name of its own,
-//! gives up root for the agent's uid, writes the agent's files *as that uid* (so nothing an agent
-//! plants in its HOME, a symbolic link say, can make root write elsewhere), and becomes the agent.
+//! input. That process enters the agent's control group, takes namespaces and a host name of its
+//! own, gives up root for the agent's uid, writes the agent's files *as that uid* (so nothing an
+//! agent plants in its HOME, a symbolic link say, can make root write elsewhere), confines itself,
+//! and becomes the agent.
 //!
 //! It asks for the lease first: the guard that holds it would take this process along when it
 //! ends, and a guard that holds none must have nothing to end.

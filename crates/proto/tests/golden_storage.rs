@@ -31,6 +31,7 @@ fn report() -> core::NodeReport {
         labels: labels(),
         version: "0.1.0".into(),
         boot: "boot".into(),
+        degraded: vec!["no Landlock".into()],
     }
 }
 

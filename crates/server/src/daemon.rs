@@ -13,7 +13,7 @@ use fleet_host::{
     Host, HostOptions, guard::Guard, renewal::Renewal, runtimes::Runtimes,
     service::Service as HostService,
 };
-use fleet_process::Group;
+use fleet_process::{Group, lacking};
 use fleet_proto::{
     DESCRIPTORS,
     convert::api::{labels, port_range},
@@ -98,6 +98,10 @@ impl Daemon {
         let host = self.host(runtimes, guard.clone()).await?;
 
         self.listen(voting.as_ref(), &host, &leases).await?;
+        let degraded: Vec<String> = lacking().into_iter().chain(guard.degraded()).collect();
+        for why in &degraded {
+            tracing::warn!(why, "degraded");
+        }
         let about = RegisterRequest {
             node_id: self.me.node.0,
             storage_id: self.me.storage.clone(),
@@ -107,6 +111,7 @@ impl Daemon {
             version: VERSION.into(),
             boot_id: boot_id(),
             held_epoch: 0,
+            degraded,
         };
         if let Some(voting) = &voting {
             self.bootstrap(voting).await?;

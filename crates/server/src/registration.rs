@@ -14,6 +14,10 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{leases::Leases, proposer::Proposer};
 
+/// Most things a node may say it lacks, and the bytes of one.
+const DEGRADED_MAX: usize = 8;
+const DEGRADED_BYTES_MAX: usize = 256;
+
 /// The service.
 pub struct Service {
     /// Consensus; none on a worker.
@@ -30,12 +34,18 @@ fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
         let invalid = |e| invalid_field("INVALID_NAME", "runtimes", &name, e);
         Ok((name.parse().map_err(invalid)?, version))
     });
+    let lacks = request.degraded.len();
+    if lacks > DEGRADED_MAX || request.degraded.iter().any(|why| why.len() > DEGRADED_BYTES_MAX) {
+        let limit = format!("at most {DEGRADED_MAX} entries of {DEGRADED_BYTES_MAX} bytes");
+        return Err(invalid_field("DEGRADED_INVALID", "degraded", &lacks.to_string(), limit));
+    }
     Ok(NodeReport {
         port_range: PortRange::new(narrow(range.first), narrow(range.last)).map_err(invalid)?,
         runtimes: runtimes.collect::<Result<_, Status>>()?,
         labels: parse_labels("labels", request.labels)?,
         version: request.version,
         boot: request.boot_id,
+        degraded: request.degraded,
     })
 }
 

@@ -121,6 +121,7 @@ pub fn init(data: &DataDir, place: &Place, profile: LeaseProfile) -> Result<Cont
     })?;
     let admin = authority.issue_admin()?;
     Ok(Context {
+        members: Vec::new(),
         cluster: cluster.to_string(),
         endpoints: vec![place.address.api.clone()],
         ca_pem: admin.ca_pem,

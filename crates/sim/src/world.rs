@@ -407,6 +407,7 @@ impl World {
             labels: Labels::default(),
             version: "sim".into(),
             boot: "boot".into(),
+            degraded: Vec::new(),
         };
         let storage = node.storage.clone();
         self.commit(Operation::RegisterNode(RegisterNode {

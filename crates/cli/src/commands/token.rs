@@ -49,7 +49,7 @@ pub async fn run(global: &Global, command: Token) -> Result<ExitCode> {
                 print(global.output, "CreateTokenResponse", &answer, |_| answer.secret.clone())?;
             }
             if !quiet {
-                let address = client.channels().first().map_or("NODE:7400", |(a, _)| a.as_str());
+                let address = client.endpoint().unwrap_or("NODE:7400");
                 eprintln!(
                     "shown once. On the new machine, with the token in a file:\n  \
                      fleet-cluster join {address} --advertise ITS-ADDRESS --token-file FILE"

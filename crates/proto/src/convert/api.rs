@@ -100,6 +100,7 @@ pub fn node(
             .unwrap_or_default(),
         labels: report.map(|r| labels(&r.labels)).unwrap_or_default(),
         version: report.map(|r| r.version.clone()).unwrap_or_default(),
+        degraded: report.map(|r| r.degraded.clone()).unwrap_or_default(),
         agents: count(state.placed_on(node.id).len()),
         lease_age: lease_age_ms.map(duration),
         create_time: Some(timestamp(node.joined)),

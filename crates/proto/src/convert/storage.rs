@@ -90,6 +90,7 @@ fn put_report(r: &core::NodeReport) -> wire::NodeReport {
         labels: pairs(&r.labels),
         version: r.version.clone(),
         boot: r.boot.clone(),
+        degraded: r.degraded.clone(),
     }
 }
 
@@ -102,6 +103,7 @@ fn get_report(r: wire::NodeReport) -> Result<core::NodeReport> {
         labels: labels(r.labels)?,
         version: r.version,
         boot: r.boot,
+        degraded: r.degraded,
     })
 }
 

@@ -170,6 +170,9 @@ pub struct RegisterRequest {
     /// STALE_EPOCH when it is over.
     #[prost(uint64, tag = "8")]
     pub held_epoch: u64,
+    /// What it lacks to keep every promise; at most 8 of at most 256 bytes.
+    #[prost(string, repeated, tag = "9")]
+    pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Response of RegistrationService.Register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -186,6 +186,9 @@ pub struct NodeReport {
     /// The kernel's boot id.
     #[prost(string, tag = "6")]
     pub boot: ::prost::alloc::string::String,
+    /// What it lacks to keep every promise.
+    #[prost(string, repeated, tag = "7")]
+    pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A node.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1815,6 +1815,9 @@ pub struct Node {
     /// Whether it has a vote now: a voter gets it once it is up and has caught up.
     #[prost(bool, tag = "17")]
     pub votes: bool,
+    /// What it lacks to keep every promise, in words; empty when nothing.
+    #[prost(string, repeated, tag = "18")]
+    pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Nested message and enum types in `Node`.
 pub mod node {

@@ -58,6 +58,14 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
             }
             _ => {}
         }
+        let lacks = node.report.iter().flat_map(|report| &report.degraded);
+        for why in lacks.filter(|_| node.status == NodeStatus::Active) {
+            found.push(problem(
+                "NODE_DEGRADED",
+                format!("{name} cannot keep every promise: {why}"),
+                "see docs/operations, Degraded nodes",
+            ));
+        }
     }
 }
 
