@@ -122,6 +122,18 @@ fn the_leader_dies_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn an_operator_is_not_bound_to_the_first_node() {
+    let mut cluster = Cluster::formed(3, "fast");
+    // The context that init wrote knows of one node; any command learns of the others.
+    cluster.ok(&["fleet", "create", "f"]);
+    cluster.power_off(1);
+    until(20, "an answer from another node", || {
+        let said = cluster.cli(&["fleet", "list", "--patience", "5"]);
+        (said.code == 0 && said.out.contains('f')).then_some(())
+    });
+}
+
+#[test]
 fn all_nodes_die_at_once_and_nothing_acknowledged_is_lost() {
     let mut cluster = with_agents(2);
     for n in 0..20 {
