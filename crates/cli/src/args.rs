@@ -340,6 +340,18 @@ pub struct CreateAgent {
     /// Size of its port block; 0 for the runtime's
     #[arg(long, default_value_t = 0)]
     pub ports: u32,
+    /// Memory it may use, like 512M or 2G; 0 for the runtime's limit
+    #[arg(long, value_parser = size, default_value = "0")]
+    pub memory: u64,
+    /// Cores it may use, like 0.5 or 2; 0 for the runtime's limit
+    #[arg(long, value_parser = cores, default_value = "0")]
+    pub cpus: u32,
+    /// Processes and threads it may have; 0 for the runtime's limit
+    #[arg(long, default_value_t = 0)]
+    pub processes: u32,
+    /// Files one process of it may have open; 0 for the runtime's limit
+    #[arg(long, default_value_t = 0)]
+    pub open_files: u32,
     /// Do not start it
     #[arg(long)]
     pub stopped: bool,
@@ -354,6 +366,32 @@ pub struct CreateAgent {
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Bytes from `1048576`, `512K`, `64M` or `2G`.
+fn size(text: &str) -> Result<u64, String> {
+    let expected = "expected a number with K, M or G";
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| expected)?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
+}
+
+/// Thousandths of a core from `0.5` or `2`.
+fn cores(text: &str) -> Result<u32, String> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let expected = "expected a number of cores with up to three decimals";
+    if part.len() > 3 {
+        return Err(expected.into());
+    }
+    let parse = |digits: &str| digits.parse::<u32>().map_err(|_| expected.to_owned());
+    let part = parse(&format!("{part:0<3}"))?;
+    let whole = parse(whole)?.checked_mul(1_000).ok_or("too many")?;
+    whole.checked_add(part).ok_or_else(|| "too many".into())
 }
 
 /// Seconds from `90`, `90s`, `5m`, `2h` or `7d`.
@@ -378,6 +416,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_cores() {
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(size("64M"), Ok(64 << 20));
+        assert_eq!(size("2G"), Ok(2 << 30));
+        assert!(size("2T").is_err() && size("").is_err() && size("99999999999999999999").is_err());
+        assert_eq!(cores("2"), Ok(2_000));
+        assert_eq!(cores("0.25"), Ok(250));
+        assert!(cores("0.0001").is_err() && cores("-1").is_err() && cores(".").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use fleet_types::{
     AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId, PortRange,
-    RequestId, RuntimeName, Timestamp, TokenId,
+    RequestId, ResourceLimits, RuntimeName, Timestamp, TokenId,
 };
 use proptest::prelude::*;
 
@@ -161,6 +161,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
                     environment: BTreeMap::new(),
                     ports: 1 << order,
                     labels: Labels::default(),
+                    limits: ResourceLimits::default(),
                 },
                 desired: Desired::Running,
                 node: planner.choose(&exec(), 1 << order),

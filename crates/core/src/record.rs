@@ -4,7 +4,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use fleet_types::{
     AgentId, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId, NodeName,
-    PortBlock, PortRange, RequestId, Revision, RuntimeName, Timestamp, TokenId,
+    PortBlock, PortRange, RequestId, ResourceLimits, Revision, RuntimeName, Timestamp, TokenId,
 };
 
 /// The cluster itself: one record.
@@ -140,6 +140,8 @@ pub struct AgentSpec {
     pub ports: u16,
     /// Its labels.
     pub labels: Labels,
+    /// What it may use of its machine; what is not set is the runtime's.
+    pub limits: ResourceLimits,
 }
 
 /// What the owner wants of an agent.

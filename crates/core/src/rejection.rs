@@ -3,7 +3,9 @@
 use alloc::string::{String, ToString};
 use core::fmt;
 
-use fleet_types::{AgentId, Epoch, FleetName, Generation, NodeId, NodeName, TokenId, limits};
+use fleet_types::{
+    AgentId, Epoch, FleetName, Generation, InvalidLimit, NodeId, NodeName, TokenId, limits,
+};
 
 /// The class of a refusal, after the gRPC status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,8 @@ pub enum Rejection {
     AgentDeleting(AgentId),
     /// A port block size is not a power of two within the limit.
     BlockSize(u16),
+    /// A limit nothing could run under.
+    Limits(InvalidLimit),
     /// The generation is not the agent's current one.
     StaleGeneration {
         /// The agent.
@@ -108,7 +112,7 @@ impl Rejection {
     pub fn kind(&self) -> Kind {
         use Rejection as R;
         match self {
-            R::TokenTerms | R::NoAgents | R::BlockSize(_) | R::RequestIdReused => {
+            R::TokenTerms | R::NoAgents | R::BlockSize(_) | R::Limits(_) | R::RequestIdReused => {
                 Kind::InvalidArgument
             }
             R::NodeUnknown(_) | R::FleetUnknown(_) | R::AgentUnknown(_) => Kind::NotFound,
@@ -160,6 +164,7 @@ impl Rejection {
             R::AgentUnknown(_) => "AGENT_NOT_FOUND",
             R::AgentDeleting(_) => "AGENT_DELETING",
             R::BlockSize(_) => "PORT_BLOCK_SIZE_INVALID",
+            R::Limits(_) => "LIMITS_INVALID",
             R::StaleGeneration { .. } => "STALE_GENERATION",
             R::NotStopping(_) => "NOT_STOPPING",
             R::RequestIdReused => "REQUEST_ID_REUSED",
@@ -184,6 +189,7 @@ impl Rejection {
             }
             R::StaleGeneration { agent, .. } => agent.to_string(),
             R::BlockSize(size) => size.to_string(),
+            R::Limits(limit) => limit.what.to_string(),
             R::LimitReached { what, .. } => (*what).to_string(),
             _ => String::new(),
         }
@@ -251,6 +257,7 @@ impl fmt::Display for Rejection {
             R::AgentExists(agent) => write!(f, "agent {agent} exists already"),
             R::AgentUnknown(agent) => write!(f, "no agent {agent}"),
             R::AgentDeleting(agent) => write!(f, "agent {agent} is being deleted"),
+            R::Limits(limit) => write!(f, "{limit}"),
             R::BlockSize(size) => write!(
                 f,
                 "a port block of {size} is not possible: use a power of two up to {}",

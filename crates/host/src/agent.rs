@@ -13,7 +13,7 @@ use fleet_types::AgentId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
-    host::Shared,
+    host::{Shared, group_name},
     probe,
     provision::{Plan, Refusal, block},
     runtimes::PolicyTable,
@@ -22,6 +22,8 @@ use crate::{
 
 /// Exit code of a launcher that failed before it became the agent; see `launch` of the binary.
 const LAUNCH_FAILED: i32 = 125;
+/// SIGKILL.
+const KILL: i32 = 9;
 /// How often a log file's size is looked at.
 const LOG_CHECK: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,8 @@ pub(crate) struct Task {
     starts: u32,
     plan: Option<Arc<Plan>>,
     child: Option<Child>,
+    /// Kills for its memory limit before the process that runs.
+    memory_kills: u64,
     permit: Option<OwnedSemaphorePermit>,
     asking: Pending<OwnedSemaphorePermit>,
     launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
@@ -95,6 +99,7 @@ impl Task {
             starts,
             plan: None,
             child: adopted.map(|(_, child)| child),
+            memory_kills: 0,
             permit: None,
             asking: None,
             launching: None,
@@ -238,6 +243,7 @@ impl Task {
     fn launched(&mut self, launched: Result<(Child, Arc<Plan>), Refusal>) -> Event {
         match launched {
             Ok((child, plan)) => {
+                self.memory_kills = self.host.limiter.memory_kills(&group_name(&self.id));
                 self.child = Some(child);
                 self.plan = Some(plan);
                 self.starts += 1;
@@ -251,7 +257,9 @@ impl Task {
         if let Some(child) = self.child.take() {
             self.host.launcher.forget(&child);
         }
+        let kills = self.host.limiter.memory_kills(&group_name(&self.id));
         Event::Exited(match signal_or_code(exit) {
+            Ok(KILL) if kills > self.memory_kills => Exit::MemoryLimit,
             Ok(signal) => Exit::Signal(signal),
             Err(code) => Exit::Code(code),
         })
@@ -336,6 +344,7 @@ impl Task {
 
     /// Takes the empty control group away.
     fn leave(&self) {
+        self.host.limiter.remove(&group_name(&self.id));
         if let Err(error) = self.group.remove() {
             tracing::debug!(agent = %self.id, %error, "its control group stays");
         }
@@ -403,7 +412,9 @@ async fn launch(
     let Some(lease) = host.guard.current() else {
         return Err(passing("the node has no lease".into()));
     };
-    plan.launch.group = group.path().to_owned();
+    let limited = host.limiter.set(&group_name(&key.agent), &plan.limits);
+    let limited = limited.map_err(|e| passing(format!("limiting it: {e}")))?;
+    plan.launch.groups = std::iter::once(group.path().to_owned()).chain(limited).collect();
     plan.launch.lease = LeaseCheck { status: host.guard.status_file(), epoch: lease.epoch.0 };
     let child = host.launcher.launch(&key.to_string(), &plan.launch, &log).await;
     let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;

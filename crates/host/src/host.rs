@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use fleet_process::{Child, Group, GroupError, Launcher, LogFile};
+use fleet_process::{Child, Group, GroupError, Launcher, Limiter, LogFile};
 use fleet_proto::{
     convert::{api::HOMES, host::parse_agent},
     host::{AgentKey, AssignRequest, Assignment, Observation},
@@ -55,6 +55,8 @@ pub struct HostOptions {
     pub log_bytes_max: u64,
     /// Ends everything when the lease does.
     pub guard: Guard,
+    /// Keeps agents to their limits.
+    pub limiter: Limiter,
     /// The nodes to reach the cluster by, as known so far.
     pub members: Vec<Member>,
 }
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) governor: Arc<Semaphore>,
     pub(crate) launcher: Launcher,
     pub(crate) guard: Guard,
+    pub(crate) limiter: Limiter,
     pub(crate) observed: Observed,
 }
 
@@ -156,6 +159,11 @@ pub struct Host {
     members: watch::Sender<Vec<Member>>,
 }
 
+/// The name of an agent's control group.
+pub(crate) fn group_name(id: &AgentId) -> String {
+    format!("{}.{}", id.fleet, id.agent)
+}
+
 fn key(assignment: &Assignment) -> AgentKey {
     AgentKey { fleet: assignment.fleet.clone(), agent: assignment.agent.clone() }
 }
@@ -198,6 +206,7 @@ impl Host {
             governor: Arc::new(Semaphore::new(options.starts_at_once.max(1))),
             launcher: Launcher::new(options.guard.init_socket()),
             guard: options.guard,
+            limiter: options.limiter,
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
         });
         let state =
@@ -256,7 +265,12 @@ impl Host {
     }
 
     fn agent_group(&self, id: &AgentId) -> Result<Group, GroupError> {
-        self.group.child(&format!("{}.{}", id.fleet, id.agent))
+        self.group.child(&group_name(id))
+    }
+
+    /// What this host lacks to limit agents, if anything.
+    pub fn degraded(&self) -> Option<String> {
+        self.shared.limiter.lacking()
     }
 
     /// The runtimes of this node.

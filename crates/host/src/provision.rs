@@ -7,8 +7,11 @@ use std::{
 };
 
 use fleet_process::{Confinement, LaunchFile, LaunchSpec, LeaseCheck};
-use fleet_proto::{convert::api::home, host::Assignment};
-use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock};
+use fleet_proto::{
+    convert::api::{home, limits},
+    host::Assignment,
+};
+use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock, ResourceLimits};
 use serde_json::Value;
 
 use crate::{
@@ -48,6 +51,7 @@ pub(crate) struct Site {
 /// An agent, ready to be launched and probed.
 pub(crate) struct Plan {
     pub(crate) launch: LaunchSpec,
+    pub(crate) limits: ResourceLimits,
     pub(crate) probe: Probe,
     pub(crate) variables: Variables,
 }
@@ -118,8 +122,10 @@ impl Site {
         let files = configuration(definition, &overlay, &variables)?;
         make_home(&home, assignment.uid)
             .map_err(|e| Refusal { why: format!("HOME {}: {e}", home.display()), fatal: false })?;
+        let limits = limits(spec.limits).or(definition.limits.limits());
         let launch = LaunchSpec {
-            group: PathBuf::new(),
+            groups: Vec::new(),
+            open_files: limits.open_files,
             lease: LeaseCheck::default(),
             uid: assignment.uid,
             // Stable and the same on every node: OpenClaw's owner lease names the host.
@@ -135,7 +141,7 @@ impl Site {
                 ports: (block(assignment).base, block(assignment).last()),
             },
         };
-        Ok(Plan { launch, probe, variables })
+        Ok(Plan { launch, limits, probe, variables })
     }
 
     fn environment(

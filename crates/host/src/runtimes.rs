@@ -8,7 +8,7 @@ use std::{
 };
 
 use fleet_supervision::Policy;
-use fleet_types::{RuntimeName, limits::PORT_BLOCK_MAX};
+use fleet_types::{ResourceLimits, RuntimeName, limits::PORT_BLOCK_MAX};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -83,6 +83,31 @@ pub struct Definition {
     /// Its timings.
     #[serde(default)]
     pub policy: PolicyTable,
+    /// What an agent may use that states nothing else.
+    #[serde(default)]
+    pub limits: LimitsTable,
+}
+
+/// Limits of a runtime; 0 is none.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsTable {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    pub cpu_millis: u32,
+    /// Processes and threads at once.
+    pub processes: u32,
+    /// Files one process may have open.
+    pub open_files: u32,
+}
+
+impl LimitsTable {
+    /// The same.
+    pub fn limits(self) -> ResourceLimits {
+        let Self { memory_bytes, cpu_millis, processes, open_files } = self;
+        ResourceLimits { memory_bytes, cpu_millis, processes, open_files }
+    }
 }
 
 /// A JSON file and the place of the version in it.
@@ -247,6 +272,7 @@ fn parse(origin: &str, text: &str) -> Result<(RuntimeName, Definition), RuntimeE
             format!("ports = {} is not a power of two up to {PORT_BLOCK_MAX}", definition.ports);
         return Err(value(why));
     }
+    definition.limits.limits().check().map_err(|e| value(format!("limits: {e}")))?;
     Ok((name, definition))
 }
 

@@ -20,7 +20,7 @@ use std::{
 use nix::{
     sys::{
         prctl,
-        resource::{Resource, setrlimit},
+        resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, SigmaskHow, sigprocmask},
         stat::{Mode, umask},
         time::TimeValLike,
@@ -70,8 +70,10 @@ impl LeaseCheck {
 /// Everything a launch needs.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LaunchSpec {
-    /// The agent's control group.
-    pub group: PathBuf,
+    /// The agent's control groups; the first is that of version 2, by which it is ended.
+    pub groups: Vec<PathBuf>,
+    /// Files each of its processes may have open; 0 for the system's limit.
+    pub open_files: u32,
     /// The lease it is started under.
     pub lease: LeaseCheck,
     /// Its uid and gid.
@@ -157,15 +159,22 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
     if !spec.lease.allows(&held, now_ms) {
         return Err(io::Error::other("the guard does not hold the lease it was to start under"));
     }
-    // 0 is the writer, whatever its number is in this namespace.
-    fs::write(spec.group.join("cgroup.procs"), "0")
-        .map_err(context("entering the control group"))?;
-    // Init has these from the guard.
+    // Init has these from the guard. First, for real-time processes may not enter every group.
     ordinary().map_err(context("giving up priority"))?;
+    // 0 is the writer, whatever its number is in this namespace.
+    for group in &spec.groups {
+        fs::write(group.join("cgroup.procs"), "0").map_err(context("entering a control group"))?;
+    }
     sandbox::separate().map_err(context("making namespaces"))?;
     sethostname(&spec.hostname)?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    if spec.open_files > 0 {
+        // An upper bound: what the system allows less of stays so.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let files = hard.min(spec.open_files.into());
+        setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
+    }
     sandbox::drop_capabilities().map_err(context("giving up capabilities"))?;
     drop_root(spec.uid).map_err(|e| context("giving up root")(e.into()))?;
     prepare_home(&spec)?;

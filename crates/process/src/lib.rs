@@ -7,6 +7,7 @@
 mod cgroup;
 mod child;
 mod launch;
+mod limits;
 mod logs;
 mod ports;
 mod sandbox;
@@ -14,6 +15,7 @@ mod sandbox;
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
 pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, become_agent};
+pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};
 pub use ports::{Holder, holders};
 pub use sandbox::{Confinement, lacking};

@@ -9,8 +9,8 @@ use fleet_core as core;
 use fleet_core::Operation as Op;
 use fleet_proto::convert::storage::{decode_batch, decode_record, encode_batch, encode_record};
 use fleet_types::{
-    AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange, Revision,
-    Timestamp,
+    AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange, ResourceLimits,
+    Revision, Timestamp,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden_storage.txt");
@@ -43,6 +43,12 @@ fn spec() -> core::AgentSpec {
         environment: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
         ports: 16,
         labels: labels(),
+        limits: ResourceLimits {
+            memory_bytes: 1 << 30,
+            cpu_millis: 500,
+            processes: 64,
+            open_files: 1024,
+        },
     }
 }
 

@@ -13,7 +13,7 @@ use fleet_host::{
     Host, HostOptions, guard::Guard, renewal::Renewal, runtimes::Runtimes,
     service::Service as HostService,
 };
-use fleet_process::{Group, lacking};
+use fleet_process::{Group, Limiter, lacking};
 use fleet_proto::{
     DESCRIPTORS,
     convert::api::{labels, port_range},
@@ -98,7 +98,8 @@ impl Daemon {
         let host = self.host(runtimes, guard.clone()).await?;
 
         self.listen(voting.as_ref(), &host, &leases).await?;
-        let degraded: Vec<String> = lacking().into_iter().chain(guard.degraded()).collect();
+        let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
+        let degraded: Vec<String> = degraded.collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");
         }
@@ -178,7 +179,9 @@ impl Daemon {
     }
 
     async fn host(&self, runtimes: Runtimes, guard: Guard) -> Result<Host> {
-        let group = Group::root()?.child(&self.config.cgroup.to_string_lossy())?;
+        let root = Group::root()?;
+        let group = root.child(&self.config.cgroup.to_string_lossy())?;
+        let limiter = Limiter::new(root.path(), &self.config.cgroup);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let starts_at_once =
             if self.config.starts_at_once == 0 { cores } else { self.config.starts_at_once };
@@ -193,6 +196,7 @@ impl Daemon {
             starts_at_once,
             log_bytes_max: self.config.log_bytes_max,
             guard,
+            limiter,
             members: self.me.members.clone(),
         };
         Host::open(options).await.context("the agent host does not open")

@@ -8,7 +8,8 @@ use fleet_core::{
     Schedulable, SetAgentDesired, SetSchedulable, State, apply, plan::Planner,
 };
 use fleet_types::{
-    AgentId, Epoch, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange, RuntimeName, Timestamp,
+    AgentId, Epoch, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange, ResourceLimits,
+    RuntimeName, Timestamp,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -269,6 +270,7 @@ impl World {
                     environment: BTreeMap::new(),
                     ports: 16,
                     labels: Labels::default(),
+                    limits: ResourceLimits::default(),
                 },
                 desired: Desired::Running,
                 node: planner.choose(&exec(), 16),

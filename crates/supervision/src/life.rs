@@ -11,6 +11,8 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// The kernel ended it, for its memory limit.
+    MemoryLimit,
 }
 
 impl core::fmt::Display for Exit {
@@ -18,6 +20,7 @@ impl core::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::MemoryLimit => f.write_str("a kill by the kernel: its memory limit is reached"),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod limits;
 mod name;
 mod port;
 mod principal;
+mod resources;
 mod time;
 
 pub use id::{ClusterId, Epoch, Generation, InvalidId, NodeId, RequestId, Revision, TokenId};
@@ -22,4 +23,5 @@ pub use lease::{LeaseProfile, LeaseTiming, UnknownProfile};
 pub use name::{AgentId, AgentName, FleetName, InvalidName, NodeName, RuntimeName};
 pub use port::{InvalidPortRange, PortBlock, PortRange};
 pub use principal::Principal;
+pub use resources::{InvalidLimit, ResourceLimits};
 pub use time::Timestamp;

@@ -126,6 +126,12 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         environment: args.environment.into_iter().collect(),
         ports: args.ports,
         labels: args.labels.into_iter().collect(),
+        limits: Some(v1::ResourceLimits {
+            memory_bytes: args.memory,
+            cpu_millis: args.cpus,
+            processes: args.processes,
+            open_files: args.open_files,
+        }),
     };
     let desired = if args.stopped { DesiredState::Stopped } else { DesiredState::Running };
     let agent =

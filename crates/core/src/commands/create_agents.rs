@@ -74,5 +74,5 @@ fn check(draft: &AgentDraft) -> Result<(), Rejection> {
     if draft.spec.config.len() > CONFIG_BYTES_MAX {
         return Err(Rejection::LimitReached { what: "bytes of config", limit: CONFIG_BYTES_MAX });
     }
-    Ok(())
+    draft.spec.limits.check().map_err(Rejection::Limits)
 }

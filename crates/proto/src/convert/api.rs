@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet_core as core;
 use fleet_types::{
-    Labels, PortBlock, PortRange, RuntimeName, Timestamp,
+    Labels, PortBlock, PortRange, ResourceLimits, RuntimeName, Timestamp,
     limits::{
         COMMAND_WORD_BYTES_MAX, COMMAND_WORDS_MAX, CONFIG_BYTES_MAX, PAGE_SIZE_DEFAULT,
         PAGE_SIZE_MAX, PORT_BLOCK_MAX,
@@ -157,6 +157,12 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
         environment: spec.environment.clone(),
         ports: spec.ports.into(),
         labels: labels(&spec.labels),
+        limits: (spec.limits != ResourceLimits::default()).then_some(v1::ResourceLimits {
+            memory_bytes: spec.limits.memory_bytes,
+            cpu_millis: spec.limits.cpu_millis,
+            processes: spec.limits.processes,
+            open_files: spec.limits.open_files,
+        }),
     }
 }
 
@@ -215,6 +221,13 @@ pub fn home(id: &fleet_types::AgentId) -> String {
     format!("{HOMES}/{}/{}", id.fleet, id.agent)
 }
 
+/// Limits as stated; none of what is not.
+pub fn limits(limits: Option<v1::ResourceLimits>) -> ResourceLimits {
+    let v1::ResourceLimits { memory_bytes, cpu_millis, processes, open_files } =
+        limits.unwrap_or_default();
+    ResourceLimits { memory_bytes, cpu_millis, processes, open_files }
+}
+
 /// Reads an agent's spec. `block_size` is asked for the runtime's block size when the caller gave
 /// none, and answers none for an unknown runtime.
 ///
@@ -253,6 +266,10 @@ pub fn parse_agent_spec(
             return Err(invalid_field("ENVIRONMENT_INVALID", "agent.spec.environment", key, why));
         }
     }
+    let limits = limits(spec.limits);
+    limits.check().map_err(|e| {
+        invalid_field("LIMITS_INVALID", "agent.spec.limits", &e.value.to_string(), e)
+    })?;
     Ok(core::AgentSpec {
         runtime,
         config: parse_config("agent.spec.config_json", spec.config_json)?,
@@ -260,6 +277,7 @@ pub fn parse_agent_spec(
         environment: spec.environment,
         ports,
         labels: parse_labels("agent.spec.labels", spec.labels)?,
+        limits,
     })
 }
 

@@ -5,7 +5,8 @@
 
 use fleet_core as core;
 use fleet_types::{
-    AgentId, Epoch, Generation, Labels, NodeId, PortBlock, PortRange, Revision, Timestamp,
+    AgentId, Epoch, Generation, Labels, NodeId, PortBlock, PortRange, ResourceLimits, Revision,
+    Timestamp,
 };
 use prost::Message;
 
@@ -136,6 +137,12 @@ fn put_spec(s: &core::AgentSpec) -> wire::AgentSpec {
         environment: s.environment.clone(),
         ports: s.ports.into(),
         labels: pairs(&s.labels),
+        limits: Some(wire::ResourceLimits {
+            memory_bytes: s.limits.memory_bytes,
+            cpu_millis: s.limits.cpu_millis,
+            processes: s.limits.processes,
+            open_files: s.limits.open_files,
+        }),
     }
 }
 
@@ -148,6 +155,12 @@ fn get_spec(s: Option<wire::AgentSpec>) -> Result<core::AgentSpec> {
         environment: s.environment,
         ports: port("block size", s.ports)?,
         labels: labels(s.labels)?,
+        limits: s.limits.map_or(ResourceLimits::default(), |limits| ResourceLimits {
+            memory_bytes: limits.memory_bytes,
+            cpu_millis: limits.cpu_millis,
+            processes: limits.processes,
+            open_files: limits.open_files,
+        }),
     })
 }
 

@@ -279,6 +279,25 @@ pub struct AgentSpec {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// What it may use of its machine.
+    #[prost(message, optional, tag = "7")]
+    pub limits: ::core::option::Option<ResourceLimits>,
+}
+/// Upper bounds; 0 is none, or the runtime's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResourceLimits {
+    /// Memory, in bytes.
+    #[prost(uint64, tag = "1")]
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    #[prost(uint32, tag = "2")]
+    pub cpu_millis: u32,
+    /// Processes and threads at once.
+    #[prost(uint32, tag = "3")]
+    pub processes: u32,
+    /// Files one process may have open.
+    #[prost(uint32, tag = "4")]
+    pub open_files: u32,
 }
 /// What proved an old copy gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

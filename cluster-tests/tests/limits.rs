@@ -1,0 +1,98 @@
+//! An agent that wants everything gets its share, and hurts nobody else.
+
+use cluster_tests::{Cluster, until};
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::formed(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let quiet = ["--", "/bin/sleep", "infinity"];
+    cluster.ok(&[&["agent", "create", "f/quiet", "--runtime", "exec"][..], &quiet].concat());
+    cluster
+}
+
+fn create(cluster: &Cluster, limits: &[&str], command: &[&str]) {
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--no-wait"];
+    cluster.ok(&[&create[..], limits, &["--"], command].concat());
+}
+
+/// The neighbour is what it was, and the node answers.
+fn unhurt(cluster: &Cluster) {
+    let quiet = cluster.agent("f/quiet");
+    assert_eq!((&quiet["state"], &quiet["starts"]), (&"STATE_READY".into(), &1.into()), "{quiet}");
+}
+
+#[test]
+fn one_that_takes_too_much_memory_is_ended_and_it_is_said_why() {
+    let cluster = cluster();
+    let hog = "x = bytearray(0)\nwhile True: x += bytes(1 << 20)";
+    create(&cluster, &["--memory", "64M"], &["/usr/bin/python3", "-c", hog]);
+    let message = until(20, "an end", || {
+        let agent = cluster.agent("f/a");
+        let message = agent["stateMessage"].as_str()?.to_owned();
+        message.contains("ended by itself").then_some(message)
+    });
+    assert!(message.contains("memory limit"), "{message}");
+    unhurt(&cluster);
+}
+
+#[test]
+fn one_that_forks_without_end_forks_in_vain() {
+    let cluster = cluster();
+    let bomb = "import os, time\nmade = 0\ntry:\n  while True:\n    os.fork() or time.sleep(1000)\n    \
+                made += 1\nexcept OSError:\n  print('made', made, flush=True)\n  time.sleep(1000)";
+    create(&cluster, &["--processes", "20"], &["/usr/bin/python3", "-c", bomb]);
+    let log = until(20, "the last fork", || {
+        let log = cluster.ok(&["agent", "logs", "f/a"]);
+        log.contains("made").then_some(log)
+    });
+    assert_eq!(log.trim(), "made 19");
+    unhurt(&cluster);
+    cluster.ok(&["agent", "stop", "f/a"]);
+    assert_eq!(cluster.agent("f/a")["state"], "STATE_STOPPED");
+}
+
+#[test]
+fn one_that_opens_every_file_runs_out_of_them() {
+    let cluster = cluster();
+    let open = "import time\nfiles = []\ntry:\n  while True: files.append(open('/dev/null'))\n\
+                except OSError as e:\n  print(len(files), e.strerror, flush=True)\n  time.sleep(1000)";
+    create(&cluster, &["--open-files", "64"], &["/usr/bin/python3", "-c", open]);
+    let log = until(20, "the last file", || {
+        let log = cluster.ok(&["agent", "logs", "f/a"]);
+        (!log.is_empty()).then_some(log)
+    });
+    let opened: u32 = log.split(' ').next().unwrap().parse().unwrap();
+    assert!(opened <= 61 && log.contains("Too many open files"), "{log}");
+    unhurt(&cluster);
+}
+
+#[test]
+fn one_that_uses_every_core_gets_its_share() {
+    let cluster = cluster();
+    let spin = "import time\nstart, used = time.monotonic(), time.process_time()\n\
+                while time.monotonic() < start + 2: pass\n\
+                print('share', time.process_time() - used, flush=True)\ntime.sleep(1000)";
+    create(&cluster, &["--cpus", "0.2"], &["/usr/bin/python3", "-c", spin]);
+    let share: f64 = until(20, "its end", || {
+        let log = cluster.ok(&["agent", "logs", "f/a"]);
+        log.trim().strip_prefix("share ")?.parse().ok()
+    });
+    // Two seconds of a fifth of a core, counted by the kernel; one period more may be had.
+    assert!(share < 0.8, "{share} s of processor time");
+    unhurt(&cluster);
+}
+
+#[test]
+fn absurd_limits_are_refused_by_name() {
+    let cluster = cluster();
+    for (limits, says) in [
+        (["--memory", "1K"], "memory_bytes = 1024 is not between"),
+        (["--cpus", "5000"], "cpu_millis = 5000000 is not between"),
+        (["--open-files", "3"], "open_files = 3 is not between"),
+    ] {
+        let create = ["agent", "create", "f/a", "--runtime", "exec"];
+        let said = cluster.cli(&[&create[..], &limits, &["--", "/bin/true"]].concat());
+        assert_ne!(said.code, 0);
+        assert!(said.err.contains(says) && said.err.contains("LIMITS_INVALID"), "{}", said.err);
+    }
+}
