@@ -125,7 +125,8 @@ impl Cluster {
         Self::hosts(count).form(count, profile)
     }
 
-    fn form(mut self, count: u32, profile: &str) -> Self {
+    /// Makes a cluster of hosts that were not started yet.
+    pub fn form(mut self, count: u32, profile: &str) -> Self {
         let cluster = &mut self;
         let init = cluster.init(profile);
         assert_eq!(init.code, 0, "{init:?}");
@@ -369,6 +370,11 @@ impl Cluster {
         self.host(number).daemon = Some(command.spawn().unwrap());
     }
 
+    /// The process of a host's daemon.
+    pub fn daemon_pid(&mut self, number: u32) -> u32 {
+        self.host(number).daemon.as_ref().unwrap().id()
+    }
+
     fn log_path(&self, number: u32) -> PathBuf {
         self.dir.path().join(format!("h{number}.log"))
     }
@@ -413,6 +419,39 @@ impl Cluster {
     /// Mends a host's cable.
     pub fn mend(&self, number: u32) {
         sh(&format!("ip -n {}s link set p{number} up", self.prefix));
+    }
+
+    /// Lets nothing pass between two hosts, though both reach the others.
+    pub fn part(&self, one: u32, other: u32) {
+        for (from, to) in [(one, other), (other, one)] {
+            let netns = &self.hosts[from as usize - 1].netns;
+            sh(&format!("ip -n {netns} route add blackhole 10.87.0.{to}/32"));
+        }
+    }
+
+    /// Puts a host's data on a disk of its own, which [`Cluster::freeze_disk`] can hang. Before its
+    /// first start.
+    pub fn own_disk(&self, number: u32) {
+        let (data, image) = (self.folder(number, "data"), self.dir.path().join("disk"));
+        let (data, image) = (data.display(), image.display());
+        sh(&format!(
+            "truncate -s 512M {image} && mkfs.ext4 -q {image} && mount -o loop {image} {data}"
+        ));
+    }
+
+    /// Lets nothing more reach a host's own disk: whoever writes waits.
+    pub fn freeze_disk(&self, number: u32) {
+        sh(&format!("fsfreeze --freeze {}", self.folder(number, "data").display()));
+    }
+
+    /// Lets a host's own disk go on.
+    pub fn thaw_disk(&self, number: u32) {
+        sh(&format!("fsfreeze --unfreeze {}", self.folder(number, "data").display()));
+    }
+
+    /// Takes a host's own disk away, once nobody uses it.
+    pub fn remove_disk(&self, number: u32) {
+        sh(&format!("umount --lazy {}", self.folder(number, "data").display()));
     }
 
     /// Starts a program on a host.

@@ -122,6 +122,74 @@ fn the_leader_dies_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_node_whose_disk_hangs_lets_its_agents_go() {
+    let cluster = Cluster::hosts(3);
+    cluster.own_disk(3);
+    let cluster = cluster.form(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    for node in ["n1", "n2"] {
+        cluster.ok(&["node", "cordon", node]);
+    }
+    create(&cluster, "a");
+    assert_eq!(host_of(&cluster.agent("f/a")), 3);
+    for node in ["n1", "n2"] {
+        cluster.ok(&["node", "uncordon", node]);
+    }
+    cluster.point_at(&[1, 2]);
+    cluster.freeze_disk(3);
+    let now_on = cluster.wait_ready("f/a", 2, 40);
+    cluster.thaw_disk(3);
+    assert_ne!(now_on, 3);
+    never_twice(&cluster);
+    cluster.wait_active(3);
+    never_twice(&cluster);
+    cluster.remove_disk(3);
+}
+
+#[test]
+fn a_node_that_reaches_any_member_keeps_its_agents() {
+    let cluster = with_agents(3);
+    let leader = cluster.leader();
+    let name = (1..=3).map(|n| format!("f/a{n}"));
+    let (name, apart) = name
+        .map(|name| (host_of(&cluster.agent(&name)), name))
+        .find_map(|(host, name)| (host != leader).then_some((name, host)))
+        .expect("an agent that is not on the leader");
+    cluster.part(leader, apart);
+    let before = cluster.lease_deadline(apart).unwrap();
+    until(20, "leases by way of the third node", || {
+        (cluster.lease_deadline(apart)? > before + 9_000).then_some(())
+    });
+    let agent = cluster.agent(&name);
+    assert_eq!((host_of(&agent), &agent["generation"]), (apart, &"1".into()), "{agent}");
+    never_twice(&cluster);
+}
+
+#[test]
+fn a_machine_without_power_is_not_waited_for_when_its_operator_says_so() {
+    let mut cluster = Cluster::formed(3, "default");
+    cluster.ok(&["fleet", "create", "f"]);
+    create(&cluster, "a");
+    let lost = host_of(&cluster.agent("f/a"));
+    let alive: Vec<u32> = (1..=3).filter(|n| *n != lost).collect();
+    let (node, sure) = (format!("n{lost}"), "--i-have-powered-it-off");
+    let unsure = cluster.cli(&["node", "confirm-dead", &node]);
+    assert_eq!(unsure.code, 2, "{unsure:?}");
+    let wrong = cluster.cli(&["node", "confirm-dead", &node, sure]);
+    assert!(wrong.err.contains("NODE_ALIVE"), "{wrong:?}");
+    cluster.point_at(&alive);
+    cluster.power_off(lost);
+    until(20, "the operator's word to be taken", || {
+        let said = cluster.cli(&["node", "confirm-dead", &node, sure, "--patience", "2"]);
+        (said.code == 0).then_some(())
+    });
+    assert_ne!(cluster.wait_ready("f/a", 2, 20), lost);
+    let evidence = cluster.agent("f/a")["placement"]["evidence"].clone();
+    assert!(evidence.as_str().unwrap().contains("operator"), "{evidence}");
+    never_twice(&cluster);
+}
+
+#[test]
 fn an_operator_is_not_bound_to_the_first_node() {
     let mut cluster = Cluster::formed(3, "fast");
     // The context that init wrote knows of one node; any command learns of the others.

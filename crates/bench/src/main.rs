@@ -8,6 +8,7 @@ mod failover;
 mod fleet;
 mod load;
 mod node_lost;
+mod restart;
 mod tls;
 
 use std::path::Path;
@@ -24,6 +25,8 @@ enum What {
     Failover,
     /// Node killed to its agents started elsewhere
     NodeLost,
+    /// Daemon killed and started again: agents restarted, time to adopt them
+    Restart,
 }
 
 /// Measures the built release binary, beside the alternatives
@@ -38,6 +41,9 @@ struct Args {
     /// Kills for failover; node-lost does two fewer
     #[arg(long, default_value_t = 12)]
     kills: u32,
+    /// Agents for restart
+    #[arg(long, default_value_t = 500)]
+    agents: u32,
 }
 
 /// Numbers of clients at once.
@@ -49,13 +55,14 @@ fn main() -> Result<()> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let binary = target.join("release/fleet-cluster");
-    let all = [What::Throughput, What::Failover, What::NodeLost];
+    let all = [What::Throughput, What::Failover, What::NodeLost, What::Restart];
     let what = if args.what.is_empty() { &all[..] } else { &args.what };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for what in what {
         match what {
             What::Throughput => runtime.block_on(throughput(&binary, args.seconds))?,
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
+            What::Restart => restart::run(&binary, args.agents)?,
             What::NodeLost => node_lost::run(&binary, args.kills.saturating_sub(2).max(1))?,
         }
     }

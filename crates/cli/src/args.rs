@@ -218,6 +218,14 @@ pub enum Node {
         /// Name or number
         node: String,
     },
+    /// Place the agents of a machine without power elsewhere at once, not after its lease
+    ConfirmDead {
+        /// Name or number
+        node: String,
+        /// Its power is cut; if it is not, agents will run twice
+        #[arg(long, required = true)]
+        i_have_powered_it_off: bool,
+    },
 }
 
 /// How to wait for the result.

@@ -46,6 +46,11 @@ impl<'a> Planner<'a> {
         Self { state, by_load, ports: BTreeMap::new() }
     }
 
+    /// What it plans on.
+    pub fn state(&self) -> &'a State {
+        self.state
+    }
+
     /// A planner that leaves `node` out.
     pub fn without(state: &'a State, node: NodeId) -> Self {
         let mut planner = Self::new(state);

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+pub mod disk;
 pub mod guard;
 mod host;
 pub mod lease;

@@ -17,7 +17,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, transport::Channel};
 
-use crate::guard::Guard;
+use crate::{disk::DiskProbe, guard::Guard};
 
 /// What renewing needs.
 pub struct Renewal {
@@ -33,6 +33,8 @@ pub struct Renewal {
     pub epoch: watch::Receiver<Epoch>,
     /// What holds the lease.
     pub guard: Guard,
+    /// Says whether the disk takes writes; a node whose does not lets its lease go.
+    pub disk: DiskProbe,
     /// Told an epoch that the leader refuses to renew.
     pub refused: mpsc::Sender<Epoch>,
 }
@@ -60,7 +62,7 @@ impl Renewal {
         let mut period = tokio::time::interval(Duration::from_millis(self.timing.renew_ms));
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut channels = BTreeMap::new();
-        let mut leader = None;
+        let (mut leader, mut disk_worked) = (None, true);
         loop {
             tokio::select! {
                 _ = period.tick() => {}
@@ -70,6 +72,18 @@ impl Renewal {
             if epoch.0 == 0 {
                 continue;
             }
+            let disk_works = self.disk.fresh(self.timing.lease_ms / 2);
+            if disk_works != disk_worked {
+                disk_worked = disk_works;
+                if disk_works {
+                    tracing::info!("the disk takes writes again");
+                } else {
+                    tracing::error!("the disk takes no writes: the lease is not renewed");
+                }
+            }
+            if !disk_works {
+                continue;
+            }
             let nonce = match self.guard.begin() {
                 Ok(nonce) => nonce,
                 Err(error) => {
@@ -77,7 +91,8 @@ impl Renewal {
                     continue;
                 }
             };
-            let request = RenewRequest { node_id: self.node.0, epoch: epoch.0, nonce };
+            let request =
+                RenewRequest { node_id: self.node.0, epoch: epoch.0, nonce, relayed: false };
             let members = self.members.borrow().clone();
             let answer = self.ask(&mut channels, &members, leader, request).await;
             match answer {

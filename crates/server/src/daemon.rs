@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use fleet_client::{Identity, connect_any_member, connect_node};
 use fleet_core::{InitCluster, Operation};
 use fleet_host::{
-    Host, HostOptions, guard::Guard, renewal::Renewal, runtimes::Runtimes,
+    Host, HostOptions, disk::DiskProbe, guard::Guard, renewal::Renewal, runtimes::Runtimes,
     service::Service as HostService,
 };
 use fleet_process::{Group, Limiter, lacking};
@@ -251,7 +251,8 @@ impl Daemon {
         let gate = Gate::new(cluster.clone(), Admits::Operators, self.route(raft.clone(), host));
         self.spawn(listener, true, gate, api);
 
-        let service = lease_service::Service { raft, leases: leases.clone(), timing: self.timing };
+        let (leases, identity) = (leases.clone(), self.identity.clone());
+        let service = lease_service::Service::new(raft, leases, self.timing, identity);
         let address = self.address(&self.me.address.lease)?;
         self.listen_for_leases(address, service)
     }
@@ -377,6 +378,8 @@ impl Daemon {
         let (epoch, epochs) = watch::channel(Epoch(0));
         let (refused, refusals) = mpsc::channel(16);
         let (ready, readiness) = watch::channel(false);
+        // Twice as often as it must have succeeded.
+        let period = Duration::from_millis(self.timing.lease_ms / 4);
         Renewal {
             identity: self.identity.clone(),
             node: self.me.node,
@@ -384,6 +387,7 @@ impl Daemon {
             members: host.members(),
             epoch: epochs,
             guard: guard.clone(),
+            disk: DiskProbe::start(&self.config.data_dir, period)?,
             refused,
         }
         .start()?;

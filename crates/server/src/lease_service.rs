@@ -4,28 +4,69 @@
 //! leads (with a round that began after the receipt), then the state is looked at, then the
 //! receipt counts.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use fleet_client::{Identity, connect_node};
 use fleet_core::NodeStatus;
 use fleet_proto::{
     error::status,
-    lease::{RenewRequest, RenewResponse, lease_service_server::LeaseService},
+    lease::{
+        RenewRequest, RenewResponse, lease_service_client::LeaseServiceClient,
+        lease_service_server::LeaseService,
+    },
 };
 use fleet_raft::Node;
 use fleet_runtime::clock::raw_ms;
 use fleet_types::{Epoch, LeaseTiming, NodeId, Principal};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::leases::Leases;
 
 /// The service.
 pub struct Service {
     /// Consensus; none on a worker, which grants nothing.
-    pub raft: Option<Node>,
-    /// The table.
-    pub leases: Arc<Leases>,
-    /// Timings of the cluster.
-    pub timing: LeaseTiming,
+    raft: Option<Node>,
+    leases: Arc<Leases>,
+    timing: LeaseTiming,
+    identity: Identity,
+    /// The way to the leader of late, for passing requests on.
+    leader: Mutex<Option<(NodeId, String, Channel)>>,
+}
+
+fn not_leader() -> Status {
+    status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[])
+}
+
+impl Service {
+    /// Grants with the `timing` of the cluster, noting receipts in `leases`.
+    pub fn new(
+        raft: Option<Node>,
+        leases: Arc<Leases>,
+        timing: LeaseTiming,
+        identity: Identity,
+    ) -> Self {
+        Self { raft, leases, timing, identity, leader: Mutex::default() }
+    }
+
+    /// A connection to the lease listener of the node that leads.
+    fn to_leader(&self, raft: &Node) -> Result<Channel, Status> {
+        let leader = raft.leader().filter(|id| *id != raft.id()).ok_or_else(not_leader)?;
+        let address =
+            raft.read(|state| state.nodes().get(&leader).map(|n| n.address.lease.clone()));
+        let address = address.ok_or_else(not_leader)?;
+        let mut known = self.leader.lock().expect("no holder panics");
+        match &*known {
+            Some((id, at, channel)) if (*id, at) == (leader, &address) => Ok(channel.clone()),
+            _ => {
+                let channel = connect_node(&self.identity, leader, &address)?;
+                *known = Some((leader, address, channel.clone()));
+                Ok(channel)
+            }
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -36,13 +77,25 @@ impl LeaseService for Service {
     ) -> Result<Response<RenewResponse>, Status> {
         let receipt_ms = raw_ms();
         let caller = request.extensions().get::<Principal>().copied();
-        let RenewRequest { node_id, epoch, nonce } = request.into_inner();
+        let request = request.into_inner();
+        let RenewRequest { node_id, epoch, nonce, relayed } = request;
         let (node, epoch) = (NodeId(node_id), Epoch(epoch));
-        if caller != Some(Principal::Node(node)) {
+        // A member that passes a request on is believed: it could only keep a lease alive,
+        // which makes others wait, never end it early.
+        let may = caller == Some(Principal::Node(node))
+            || (relayed && matches!(caller, Some(Principal::Node(_))));
+        if !may {
             return Err(Status::permission_denied("a node renews its own lease only"));
         }
-        let not_leader = || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
         let raft = self.raft.as_ref().ok_or_else(not_leader)?;
+        if raft.leader() != Some(raft.id()) && !relayed {
+            let channel = self.to_leader(raft)?;
+            let passed_on = RenewRequest { relayed: true, ..request };
+            let limit = Duration::from_millis(self.timing.renew_ms);
+            let mut leader = LeaseServiceClient::new(channel);
+            let answer = tokio::time::timeout(limit, leader.renew(passed_on)).await;
+            return answer.map_err(|_| Status::deadline_exceeded("the leader did not answer"))?;
+        }
         raft.linearize().await.map_err(|_| not_leader())?;
         let current = raft.read(|state| {
             let node = state.nodes().get(&node);

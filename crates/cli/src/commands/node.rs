@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use fleet_client::Client;
 use fleet_proto::v1::{
-    self, CordonNodeRequest, DrainNodeRequest, GetNodeRequest, GetNodeResponse, ListNodesRequest,
-    ListNodesResponse, RemoveNodeRequest, UncordonNodeRequest,
+    self, ConfirmNodeDeadRequest, CordonNodeRequest, DrainNodeRequest, GetNodeRequest,
+    GetNodeResponse, ListNodesRequest, ListNodesResponse, RemoveNodeRequest, UncordonNodeRequest,
     node_service_client::NodeServiceClient,
 };
 
@@ -156,6 +156,20 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
                 })
                 .await?;
             eprintln!("node {node} is forgotten");
+        }
+        Node::ConfirmDead { node, i_have_powered_it_off } => {
+            let request = ConfirmNodeDeadRequest {
+                name: name(&node),
+                powered_off: i_have_powered_it_off,
+                request_id,
+            };
+            client
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { NodeServiceClient::new(channel).confirm_node_dead(request).await }
+                })
+                .await?;
+            eprintln!("node {node} is fenced; its agents are placed elsewhere");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,9 @@ pub struct RenewRequest {
     /// Names this request; the grant repeats it.
     #[prost(uint64, tag = "3")]
     pub nonce: u64,
+    /// Set by a member that passes it on for a node that cannot reach the leader.
+    #[prost(bool, tag = "4")]
+    pub relayed: bool,
 }
 /// Response of LeaseService.Renew.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -37,7 +40,7 @@ pub mod lease_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Runs on every voter; only the leader grants.
+    /// Runs on every voter. Only the leader grants; another passes a request on to it, once.
     #[derive(Debug, Clone)]
     pub struct LeaseServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -163,7 +166,7 @@ pub mod lease_service_server {
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::RenewResponse>, tonic::Status>;
     }
-    /// Runs on every voter; only the leader grants.
+    /// Runs on every voter. Only the leader grants; another passes a request on to it, once.
     #[derive(Debug)]
     pub struct LeaseServiceServer<T> {
         inner: Arc<T>,

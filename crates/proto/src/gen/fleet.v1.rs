@@ -2033,6 +2033,26 @@ pub struct RemoveNodeRequest {
 /// Response of NodeService.RemoveNode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeResponse {}
+/// Request for NodeService.ConfirmNodeDead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmNodeDeadRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Must be true: the caller has cut the machine's power.
+    #[prost(bool, tag = "2")]
+    pub powered_off: bool,
+    /// Idempotency key.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of NodeService.ConfirmNodeDead.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConfirmNodeDeadResponse {
+    /// The node, fenced.
+    #[prost(message, optional, tag = "1")]
+    pub node: ::core::option::Option<Node>,
+}
 /// Generated client implementations.
 pub mod node_service_client {
     #![allow(
@@ -2275,6 +2295,33 @@ pub mod node_service_client {
                 .insert(GrpcMethod::new("fleet.v1.NodeService", "RemoveNode"));
             self.inner.unary(req, path, codec).await
         }
+        /// Takes the caller's word that a node's machine has no power, and places its agents elsewhere at
+        /// once instead of after its lease. If the word is wrong, agents run twice. Refused for a node that
+        /// was heard a moment ago.
+        pub async fn confirm_node_dead(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConfirmNodeDeadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmNodeDeadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/ConfirmNodeDead",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "ConfirmNodeDead"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2333,6 +2380,16 @@ pub mod node_service_server {
             request: tonic::Request<super::RemoveNodeRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RemoveNodeResponse>,
+            tonic::Status,
+        >;
+        /// Takes the caller's word that a node's machine has no power, and places its agents elsewhere at
+        /// once instead of after its lease. If the word is wrong, agents run twice. Refused for a node that
+        /// was heard a moment ago.
+        async fn confirm_node_dead(
+            &self,
+            request: tonic::Request<super::ConfirmNodeDeadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmNodeDeadResponse>,
             tonic::Status,
         >;
     }
@@ -2668,6 +2725,51 @@ pub mod node_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.NodeService/ConfirmNodeDead" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConfirmNodeDeadSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::ConfirmNodeDeadRequest>
+                    for ConfirmNodeDeadSvc<T> {
+                        type Response = super::ConfirmNodeDeadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConfirmNodeDeadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::confirm_node_dead(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConfirmNodeDeadSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

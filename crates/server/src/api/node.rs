@@ -2,23 +2,28 @@
 
 use std::ops::Bound;
 
-use fleet_core::{Operation, Rejection, RemoveNode, Schedulable, SetSchedulable, State};
+use fleet_core::{
+    Evidence, FenceNode, Operation, Rejection, RemoveNode, Schedulable, SetSchedulable, State, plan,
+};
 use fleet_proto::{
     convert::api as convert,
     error::{from_rejection, invalid_field, status},
     resource,
     v1::{
-        CordonNodeRequest, CordonNodeResponse, DrainNodeRequest, DrainNodeResponse, GetNodeRequest,
-        GetNodeResponse, ListNodesRequest, ListNodesResponse, Node, RemoveNodeRequest,
-        RemoveNodeResponse, UncordonNodeRequest, UncordonNodeResponse,
-        node_service_server::NodeService,
+        ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest, CordonNodeResponse,
+        DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse, ListNodesRequest,
+        ListNodesResponse, Node, RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest,
+        UncordonNodeResponse, node_service_server::NodeService,
     },
 };
-use fleet_types::NodeId;
+use fleet_types::{LeaseTiming, NodeId};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
-use super::Api;
+use super::{Api, idempotency};
+
+/// Renewals a node may have missed and still be taken for alive.
+const HEARD: u64 = 2;
 
 /// The node with a number or a name.
 fn find(state: &State, text: &str) -> Option<NodeId> {
@@ -131,5 +136,42 @@ impl NodeService for Api {
         let operation = Operation::RemoveNode(RemoveNode { node });
         self.change(&request.request_id, &request, operation).await?;
         Ok(Response::new(RemoveNodeResponse {}))
+    }
+
+    async fn confirm_node_dead(
+        &self,
+        request: Request<ConfirmNodeDeadRequest>,
+    ) -> Result<Response<ConfirmNodeDeadResponse>, Status> {
+        let request = request.into_inner();
+        if !request.powered_off {
+            let why = "must be true: cut the machine's power first, then say so";
+            return Err(invalid_field("NOT_POWERED_OFF", "powered_off", "false", why));
+        }
+        let node = self.node_id(&request.name).await?;
+        let known = self.raft.read(|state| {
+            let profile = state.cluster()?.profile;
+            Some((state.nodes().get(&node)?.epoch, LeaseTiming::of(profile).renew_ms))
+        });
+        let unknown = || from_rejection(&Rejection::NodeUnknown(node));
+        let (epoch, renew_ms) = known.ok_or_else(unknown)?;
+        if let Some(age_ms) = self.leases.age_ms(node).filter(|age| *age < HEARD * renew_ms) {
+            let message = format!(
+                "node {node} renewed its lease {age_ms} ms ago, so its machine has power; \
+                 `fleet-cluster node drain` moves its agents off"
+            );
+            let field = [("node", node.to_string())];
+            let field = field.each_ref().map(|(key, value)| (*key, value.as_str()));
+            return Err(status(Code::FailedPrecondition, "NODE_ALIVE", message, &field));
+        }
+        tracing::warn!(node.id = node.0, "an operator states that this node has no power");
+        let build: crate::proposer::Build = Box::new(move |planner| {
+            let moves = plan::replacements(planner.state(), node);
+            let evidence = Evidence::Asserted;
+            Operation::FenceNode(FenceNode { node, epoch, evidence, moves })
+        });
+        let key = idempotency(&request.request_id, &request)?;
+        self.proposer.commit(key, request.encoded_len(), build).await?;
+        let node = self.raft.read(|state| self.show(state, node));
+        Ok(Response::new(ConfirmNodeDeadResponse { node }))
     }
 }

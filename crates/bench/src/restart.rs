@@ -1,0 +1,72 @@
+//! A daemon is killed and comes back: how many agents notice, and how long adopting them takes.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use cluster_tests::{Cluster, until};
+use serde_json::Value;
+
+/// How long starting so many agents may take, in seconds.
+const STARTING: u64 = 600;
+
+/// The pid of every agent that is ready.
+fn ready(cluster: &Cluster) -> BTreeMap<String, u64> {
+    let said = cluster.cli(&["agent", "list", "-o", "json", "--patience", "5"]);
+    let list: Value = serde_json::from_str(&said.out).unwrap_or_default();
+    let agents = list["agents"].as_array().cloned().unwrap_or_default();
+    let ready = agents.into_iter().filter(|agent| agent["state"] == "STATE_READY");
+    ready
+        .filter_map(|agent| Some((agent["name"].as_str()?.to_owned(), agent["pid"].as_u64()?)))
+        .collect()
+}
+
+/// Kibibytes of memory a process has for itself.
+fn resident_kib(pid: u32) -> Result<f64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+}
+
+/// Milliseconds from the first to the last line of `log` that holds `what`.
+fn between(log: &str, what: &str) -> Result<f64> {
+    let stamp = |line: &str| -> Option<f64> {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let time = line["timestamp"].as_str()?.split('T').nth(1)?.trim_end_matches('Z').to_owned();
+        let parts: Vec<f64> = time.split(':').filter_map(|part| part.parse().ok()).collect();
+        Some((parts.first()? * 60.0 + parts.get(1)?) * 60.0 + parts.get(2)?)
+    };
+    let first = log.lines().find_map(stamp).context("an empty log")?;
+    let last = log.lines().rev().find(|line| line.contains(what)).and_then(stamp);
+    Ok((last.context("nothing adopted")? - first) * 1_000.0)
+}
+
+pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
+    println!("\ndaemon killed and started again with {agents} agents on one node\n");
+    println!("| agents | restarted | all adopted after ms | daemon KiB an agent |");
+    println!("|---|---|---|---|");
+    cluster_tests::use_binary(binary);
+    let mut cluster = Cluster::formed(1, "default");
+    cluster.ok(&["fleet", "create", "f"]);
+    let empty = resident_kib(cluster.daemon_pid(1))?;
+    for number in 0..agents {
+        let name = format!("f/a{number}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--ports", "1", "--no-wait"];
+        cluster.ok(&[&create[..], &["--", "/bin/sleep", "infinity"]].concat());
+    }
+    let before = until(STARTING, "every agent ready", || {
+        let ready = ready(&cluster);
+        (ready.len() == agents as usize).then_some(ready)
+    });
+    let each = (resident_kib(cluster.daemon_pid(1))? - empty) / f64::from(agents);
+    let old = cluster.log(1).len();
+    cluster.end(1, "KILL");
+    cluster.start(1);
+    let after = until(60, "every agent ready again", || {
+        let ready = ready(&cluster);
+        (ready.len() == agents as usize).then_some(ready)
+    });
+    let restarted = before.iter().filter(|(name, pid)| after.get(*name) != Some(*pid)).count();
+    let took = between(&cluster.log(1)[old..], "\"adopted\"")?;
+    println!("| {agents} | {restarted} | {took:.0} | {each:.0} |");
+    Ok(())
+}
