@@ -80,6 +80,8 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
                 return Err(io::Error::other("another guard is running"));
             }
             empty(&options.group)?;
+            // Before init is there: it would start agents under a lease that nobody holds any more.
+            remove(&options.socket.with_file_name("status"))?;
             (None, Some(start_init(&options)?))
         }
         Start::Replaced(lease) => (lease, None),
@@ -94,12 +96,17 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
         alarm::cancel();
     }
     guard.publish();
-    match fs::remove_file(&guard.options.socket) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    remove(&guard.options.socket)?;
     let listener = UnixListener::bind(&guard.options.socket)?;
     guard.serve(&listener, &signals)
+}
+
+/// Removes a file that may not be there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Memory that is never paged out, and a priority no ordinary process has; what could not be had.
@@ -178,10 +185,12 @@ impl Guard {
         }
     }
 
-    /// Writes the status where it can be read without asking.
+    /// Writes the status where it can be read without asking; never half of it.
     fn publish(&self) {
         let path = self.options.socket.with_file_name("status");
-        if let Err(error) = fs::write(path, self.status() + "\n") {
+        let new = path.with_extension("new");
+        let written = fs::write(&new, self.status() + "\n").and_then(|()| fs::rename(&new, path));
+        if let Err(error) = written {
             eprintln!("fleet-guard: the status file: {error}");
         }
     }

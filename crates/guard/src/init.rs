@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
@@ -60,10 +60,7 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
     deaths.add(Signal::SIGCHLD);
     deaths.thread_block()?;
     let deaths = SignalFd::with_flags(&deaths, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    match fs::remove_file(socket) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    crate::guard::remove(socket)?;
     let listener =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     bind(&listener, &SocketAddrUnix::new(socket)?)?;
