@@ -38,6 +38,11 @@ impl Keeper {
         keeper
     }
 
+    /// Sends what keeps the guard a signal; paused, it starts no other.
+    pub fn signal_keeper(&self, signal: &str) {
+        sh(&format!("kill -{signal} {}", self.keeper.id()));
+    }
+
     /// Sends the guard, not what keeps it, a signal.
     pub fn signal(&self, signal: &str) {
         let guard = format!("^[^ ]*/fleet-guard {} ", self.socket.display());

@@ -260,6 +260,11 @@ impl Cluster {
         self.host(number).guard.as_ref().unwrap().signal(signal);
     }
 
+    /// Sends what keeps a host's guard a signal.
+    pub fn signal_keeper(&mut self, number: u32, signal: &str) {
+        self.host(number).guard.as_ref().unwrap().signal_keeper(signal);
+    }
+
     fn context(&self) -> PathBuf {
         self.dir.path().join("context.json")
     }

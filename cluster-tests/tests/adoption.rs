@@ -124,10 +124,13 @@ fn a_paused_daemon_and_guard_put_nothing_off() {
     let paused = host_of(&cluster.agent("f/a"));
     let others: Vec<u32> = (1..=3).filter(|n| *n != paused).collect();
     cluster.point_at(&others);
+    // Nor may another guard come and end what this one should have.
+    cluster.signal_keeper(paused, "STOP");
     cluster.signal(paused, "STOP");
     cluster.signal_guard(paused, "STOP");
     let now_on = cluster.wait_ready("f/a", 2, 30);
     assert!(!cluster.populated(paused), "the kernel did not end what the guard held");
+    cluster.signal_keeper(paused, "CONT");
     cluster.signal(paused, "CONT");
     cluster.wait_active(3);
     assert_eq!(cluster.wait_ready("f/a", 2, 10), now_on);
