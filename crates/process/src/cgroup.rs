@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Why a control group is not usable.
@@ -106,21 +105,6 @@ impl Group {
             let mut ready = events.ready(Interest::PRIORITY).await.map_err(self.error())?;
             ready.clear_ready();
         }
-    }
-
-    /// As [`Group::emptied`], for threads without a runtime.
-    ///
-    /// # Errors
-    /// When the group is gone.
-    pub fn emptied_blocking(&self) -> Result<(), GroupError> {
-        let events = self.open_events()?;
-        while !self.reread(&events)? {
-            let mut fds = [PollFd::new(&events, PollFlags::PRI)];
-            // A change is announced; the time-out only guards against a lost announcement.
-            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
-            poll(&mut fds, Some(&patience)).map_err(|e| self.error()(e.into()))?;
-        }
-        Ok(())
     }
 
     /// Reads `cgroup.events` from its start, which also arms the next announcement.
