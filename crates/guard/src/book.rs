@@ -1,21 +1,10 @@
 //! The rules of a lease, without clocks or kernels.
 
+use fleet_guard::Lease;
+use fleet_types::LeaseTiming;
+
 /// Renewals that may be under way.
 const NONCES_MAX: usize = 4;
-
-/// A lease that is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lease {
-    pub(crate) epoch: u64,
-    /// In milliseconds of `CLOCK_BOOTTIME`.
-    pub(crate) deadline_ms: u64,
-}
-
-/// How long the holder may use a lease of `lease_ms`: less, by the most its clock may run slow
-/// compared with the leader's. chrony slews by up to 8.3333 % (its `maxslewrate`).
-fn holder_ms(lease_ms: u64) -> u64 {
-    lease_ms - lease_ms / 10
-}
 
 /// What is held, and what a grant makes of it.
 #[derive(Debug, Default)]
@@ -53,7 +42,7 @@ impl Book {
         if lease_ms > max_ms {
             return Err("a lease too long");
         }
-        let new = Lease { epoch, deadline_ms: begun_ms + holder_ms(lease_ms) };
+        let new = Lease { epoch, deadline_ms: begun_ms + LeaseTiming::holder_ms_of(lease_ms) };
         if new.deadline_ms <= now_ms {
             return Err("a deadline that is over");
         }

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use fleet_guard::{Lease, Status};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
@@ -35,7 +36,7 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use crate::book::{Book, Lease};
+use crate::book::Book;
 
 /// Longest request; a client that sends more without a line end is cut off.
 const REQUEST_BYTES_MAX: usize = 128;
@@ -175,14 +176,7 @@ impl Guard {
     }
 
     fn status(&self) -> String {
-        let held = match self.book.lease {
-            Some(held) => format!("held {} {}", held.epoch, held.deadline_ms),
-            None => "empty".into(),
-        };
-        match &self.degraded {
-            Some(why) => format!("{held} degraded {why}"),
-            None => held,
-        }
+        Status { held: self.book.lease, degraded: self.degraded.clone() }.to_string()
     }
 
     /// Writes the status where it can be read without asking; never half of it.
@@ -217,7 +211,7 @@ impl Guard {
                     Ok(held) => {
                         self.arm(held)?;
                         self.publish();
-                        format!("held {} {}", held.epoch, held.deadline_ms)
+                        self.status()
                     }
                 }
             }

@@ -1,5 +1,5 @@
-//! How the daemon speaks with `init`, the process that starts a node's agents and outlives the
-//! daemon. See the binary for who does what.
+//! What the guard says of its lease ([`Status`]), and how the daemon speaks with `init`, the
+//! process that starts a node's agents and outlives the daemon. See the binary for who does what.
 //!
 //! A Unix socket of type `SEQPACKET`: one packet a message, its words apart by spaces, file
 //! descriptors beside them. The daemon asks ([`Request`]); init answers, and tells of exits by
@@ -74,8 +74,57 @@ impl fmt::Display for Report {
     }
 }
 
-/// A packet that is not a message.
-#[derive(Debug)]
+/// A lease that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The node's epoch.
+    pub epoch: u64,
+    /// When it ends, in milliseconds of `CLOCK_BOOTTIME`.
+    pub deadline_ms: u64,
+}
+
+/// What the guard says of itself, over its socket and in its status file: `held EPOCH DEADLINE_MS`
+/// or `empty`, and ` degraded WHY` when it lacks something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The lease it holds.
+    pub held: Option<Lease>,
+    /// What it lacks to end agents in time.
+    pub degraded: Option<String>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.held {
+            Some(Lease { epoch, deadline_ms }) => write!(f, "held {epoch} {deadline_ms}")?,
+            None => f.write_str("empty")?,
+        }
+        self.degraded.as_ref().map_or(Ok(()), |why| write!(f, " degraded {why}"))
+    }
+}
+
+impl FromStr for Status {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let (held, degraded) = match text.split_once(" degraded ") {
+            Some((held, why)) => (held, Some(why.to_owned())),
+            None => (text, None),
+        };
+        let number = |text: &str| text.parse().map_err(|_| Malformed);
+        let held = match held.split(' ').collect::<Vec<_>>().as_slice() {
+            ["held", epoch, deadline_ms] => {
+                Some(Lease { epoch: number(epoch)?, deadline_ms: number(deadline_ms)? })
+            }
+            ["empty"] => None,
+            _ => return Err(Malformed),
+        };
+        Ok(Self { held, degraded })
+    }
+}
+
+/// A text that is not a message.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 impl FromStr for Request {
@@ -157,6 +206,20 @@ pub fn receive<T: FromStr>(socket: impl AsFd) -> io::Result<Option<(T, Vec<Owned
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_read_back_whole() {
+        let held = Some(Lease { epoch: 3, deadline_ms: 99 });
+        for degraded in [None, Some("no real-time priority".to_owned())] {
+            for held in [held, None] {
+                let status = Status { held, degraded: degraded.clone() };
+                assert_eq!(status.to_string().parse(), Ok(status));
+            }
+        }
+        for text in ["refused a lease too long", "held 3", "held 3 x", "held 3 99 100", ""] {
+            assert_eq!(text.parse::<Status>(), Err(Malformed), "{text}");
+        }
+    }
 
     #[test]
     fn messages_survive_the_socket() {

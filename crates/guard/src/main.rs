@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! begin                        a renewal begins now               nonce N
-//! grant N EPOCH LEASE_MS       it was granted for so long         held EPOCH DEADLINE_MS
+//! grant N EPOCH LEASE_MS       it was granted for so long         as status
 //! end                          the lease ends now                 ending
 //! status                       what is held                       held EPOCH DEADLINE_MS, or empty
 //! ```
@@ -39,7 +39,7 @@ use std::{
     process::ExitCode,
 };
 
-use book::Lease;
+use fleet_guard::Lease;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 /// Whether root is at the other end of a socket. Its pid may have no number in this namespace.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use fleet_guard::Status;
 use fleet_runtime::clock::boot_ms;
 use fleet_types::Epoch;
 use tokio::sync::watch;
@@ -34,20 +35,10 @@ pub struct Guard {
     degraded: Option<String>,
 }
 
-/// What the guard holds, and what it lacks to hold it well; from an answer to `status`.
-fn parse_status(answer: &str) -> (Option<Lease>, Option<String>) {
-    let (held, degraded) = match answer.split_once(" degraded ") {
-        Some((held, why)) => (held, Some(why.to_owned())),
-        None => (answer, None),
-    };
-    let lease = match held.split(' ').collect::<Vec<_>>().as_slice() {
-        ["held", epoch, deadline_ms] => match (epoch.parse(), deadline_ms.parse()) {
-            (Ok(epoch), Ok(deadline_ms)) => Some(Lease { epoch: Epoch(epoch), deadline_ms }),
-            _ => None,
-        },
-        _ => None,
-    };
-    (lease, degraded)
+/// What the guard holds; none when it says something else.
+fn held(answer: &str) -> Option<Lease> {
+    let held = answer.parse::<Status>().ok()?.held?;
+    Some(Lease { epoch: Epoch(held.epoch), deadline_ms: held.deadline_ms })
 }
 
 impl Shared {
@@ -107,7 +98,7 @@ impl Shared {
                 continue;
             }
             match self.ask("status") {
-                Ok(answer) if parse_status(&answer).0.is_none() => {
+                Ok(answer) if held(&answer).is_none() => {
                     tracing::warn!("the lease is over: every agent of this node was ended");
                     self.announced.send_replace(None);
                 }
@@ -137,7 +128,9 @@ impl Guard {
             lease: Mutex::new(None),
             announced: watch::channel(None).0,
         });
-        let (held, degraded) = parse_status(&shared.ask("status")?);
+        let status = shared.ask("status")?;
+        let degraded = status.parse::<Status>().ok().and_then(|status| status.degraded);
+        let held = held(&status);
         shared.hold(held);
         shared.announced.send_replace(held);
         let watching = shared.clone();
@@ -174,7 +167,7 @@ impl Guard {
     /// Hands over what the leader granted. What the guard refuses changes nothing.
     pub fn grant(&self, nonce: u64, epoch: Epoch, lease_ms: u64) {
         match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
-            Ok(answer) => match parse_status(&answer).0 {
+            Ok(answer) => match held(&answer) {
                 Some(held) => {
                     self.shared.hold(Some(held));
                     self.shared.announced.send_replace(Some(held));
@@ -205,20 +198,5 @@ impl Guard {
     /// Changes to none once the lease is over and nothing runs any more.
     pub fn watch(&self) -> watch::Receiver<Option<Lease>> {
         self.shared.announced.subscribe()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_is_read_whole() {
-        let lease = Lease { epoch: Epoch(3), deadline_ms: 99 };
-        assert_eq!(parse_status("held 3 99"), (Some(lease), None));
-        let why = Some("no real-time priority".to_owned());
-        assert_eq!(parse_status("held 3 99 degraded no real-time priority"), (Some(lease), why));
-        assert_eq!(parse_status("empty"), (None, None));
-        assert_eq!(parse_status("refused a lease too long"), (None, None));
     }
 }

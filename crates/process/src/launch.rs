@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fleet_guard::Status;
 use nix::{
     sys::{
         prctl,
@@ -57,13 +58,8 @@ pub struct LeaseCheck {
 impl LeaseCheck {
     /// Whether the guard's `status` is that it holds the lease at `now_ms` of `CLOCK_BOOTTIME`.
     fn allows(&self, status: &str, now_ms: u64) -> bool {
-        match status.split_whitespace().collect::<Vec<_>>().as_slice() {
-            ["held", epoch, deadline_ms, ..] => {
-                epoch.parse() == Ok(self.epoch)
-                    && deadline_ms.parse::<u64>().is_ok_and(|deadline_ms| now_ms < deadline_ms)
-            }
-            _ => false,
-        }
+        let held = status.trim_end().parse::<Status>().ok().and_then(|status| status.held);
+        held.is_some_and(|held| held.epoch == self.epoch && now_ms < held.deadline_ms)
     }
 }
 

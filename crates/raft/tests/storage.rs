@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::Duration,
 };
 
 use fleet_core::{CreateFleet, InitCluster, NodeAddress, Operation, State};
@@ -126,6 +125,12 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
 }
 
+/// The index that a node's mark says was acknowledged.
+fn acknowledged(dir: &Path) -> u64 {
+    let mark = fs::read(dir.join("acknowledged")).unwrap();
+    mark.get(..8).map_or(0, |index| u64::from_le_bytes(index.try_into().unwrap()))
+}
+
 /// Cuts the newest file of the log to half, as a disk that lied about its syncs would.
 fn damage(dir: &Path) {
     let logs = fs::read_dir(dir.join("db")).unwrap().map(|entry| entry.unwrap().path());
@@ -140,9 +145,13 @@ async fn a_node_that_lost_what_it_acknowledged_refuses_to_take_part() {
     let (whole, damaged) = (dir.path().join("whole"), dir.path().join("damaged"));
     let node = first(&whole).await;
     fleets(&node, 0..40).await;
-    // The mark is written at most so often; the entry after the pause moves it.
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    fleets(&node, 40..42).await;
+    // The mark is written at most so often, after an entry.
+    for number in 40.. {
+        if acknowledged(&whole) >= 40 {
+            break;
+        }
+        fleets(&node, number..number + 1).await;
+    }
     copy(&whole, &damaged);
     damage(&damaged);
     let refused = open(1, &damaged).await.err().expect("it took part");

@@ -110,7 +110,12 @@ impl LeaseTiming {
 
     /// How long the holder may run after the moment it asked: L · (1 − ρ_h).
     pub const fn holder_ms(&self) -> u64 {
-        self.lease_ms * (1_000 - Self::HOLDER_MARGIN_PERMILLE) / 1_000
+        Self::holder_ms_of(self.lease_ms)
+    }
+
+    /// As [`LeaseTiming::holder_ms`], of a lease of any length.
+    pub const fn holder_ms_of(lease_ms: u64) -> u64 {
+        lease_ms * (1_000 - Self::HOLDER_MARGIN_PERMILLE) / 1_000
     }
 
     /// W: how long a leader waits after the last receipt before it fences:

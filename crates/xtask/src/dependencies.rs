@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fleet-proto", &["fleet-types", "fleet-core"]),
     ("fleet-runtime", &["fleet-types"]),
     ("fleet-process", &["fleet-types", "fleet-guard"]),
-    ("fleet-guard", &[]),
+    ("fleet-guard", &["fleet-types"]),
     ("fleet-client", &["fleet-types", "fleet-proto"]),
     ("fleet-raft", &["fleet-types", "fleet-core", "fleet-proto"]),
     (
@@ -28,6 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "fleet-supervision",
             "fleet-proto",
             "fleet-runtime",
+            "fleet-guard",
             "fleet-process",
             "fleet-client",
         ],
