@@ -12,6 +12,7 @@
 //! node reached (`Service` checks the target and the certificate of the caller).
 #![forbid(unsafe_code)]
 
+mod acknowledged;
 mod codec;
 mod error;
 mod high_water;

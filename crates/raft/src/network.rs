@@ -22,6 +22,7 @@ use tokio::io::AsyncReadExt;
 use tonic::{Request, Status, transport::Channel};
 
 use crate::{
+    acknowledged::Acknowledged,
     codec::{get_log_id, get_vote, put_entry, put_log_id, put_meta, put_vote},
     snapshot::SnapshotFile,
     type_config::{Address, Snapshot, TypeConfig, Vote},
@@ -37,11 +38,13 @@ type StreamItem = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 /// Makes connections to peers.
 pub(crate) struct Network {
     pub(crate) dial: Dial,
+    pub(crate) acknowledged: Arc<Acknowledged>,
 }
 
 /// One connection to one peer.
 pub(crate) struct Peer {
     target: u64,
+    acknowledged: Arc<Acknowledged>,
     client: Result<RaftServiceClient<Channel>, Status>,
 }
 
@@ -55,7 +58,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
                 .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
         });
-        Peer { target, client }
+        Peer { target, acknowledged: self.acknowledged.clone(), client }
     }
 }
 
@@ -86,6 +89,10 @@ impl Peer {
         let answer = answer.into_inner();
         let vote = get_vote(answer.vote).map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
         let last = answer.last_log_id.map(get_log_id);
+        if answer.granted && !pre_vote {
+            let ago = Duration::from_millis(answer.acknowledged_ms_ago);
+            self.acknowledged.voted(rpc.vote.leader_id.term, ago);
+        }
         Ok(VoteResponse::new(vote, last, answer.granted))
     }
 }

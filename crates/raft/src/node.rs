@@ -19,6 +19,7 @@ use openraft::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
+    acknowledged::Acknowledged,
     error::{OpenError, ProposeError, ReadError},
     log_store::LogStore,
     network::{Dial, Network},
@@ -84,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) id: NodeId,
     pub(crate) raft: Raft<TypeConfig, StateMachine>,
     pub(crate) snapshots: PathBuf,
+    pub(crate) acknowledged: Arc<Acknowledged>,
     applied: Arc<RwLock<Applied>>,
     index: watch::Receiver<u64>,
     changes: broadcast::Sender<Changes>,
@@ -132,14 +134,26 @@ impl Node {
         let (changes, _) = broadcast::channel(CHANGES_BUFFERED);
         let machine = StateMachine::open(store, snapshots.clone(), changes.clone())?;
         let (applied, index) = (machine.shared(), machine.index());
-        let network = Network { dial: options.dial };
+        let acknowledged = Arc::new(Acknowledged::new());
+        let network = Network { dial: options.dial, acknowledged: acknowledged.clone() };
         let config = Arc::new(config(options.timing, options.log)?);
         let patience = Duration::from_millis(2 * options.timing.election_max_ms);
         let raft = Raft::new(options.id.0, config, network, log, machine)
             .await
             .map_err(|e| OpenError::Raft(e.to_string()))?;
-        let inner = Inner { id: options.id, raft, snapshots, applied, index, changes, patience };
-        Ok(Self { inner: Arc::new(inner) })
+        let id = options.id;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                id,
+                raft,
+                snapshots,
+                acknowledged,
+                applied,
+                index,
+                changes,
+                patience,
+            }),
+        })
     }
 
     /// Makes this node the only voter of a new cluster. Does nothing when it is in one.
@@ -199,6 +213,8 @@ impl Node {
     /// # Errors
     /// When it does not lead, or no quorum answers.
     pub async fn linearize(&self) -> Result<(), ReadError> {
+        // A leader answers its own round.
+        self.inner.acknowledged.answering(self.status().term);
         match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
@@ -241,6 +257,13 @@ impl Node {
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
         }
+    }
+
+    /// For how long, on this node's clock, no leader of a term before `term` can have had a round of
+    /// [`Node::linearize`] begun and confirmed. Of use to the leader of `term`. A clock of another
+    /// voter had its part in it: allow for a difference of rates.
+    pub fn since_predecessors(&self, term: u64) -> Duration {
+        self.inner.acknowledged.before_elected(term).elapsed()
     }
 
     /// Returns once [`Node::status`] may answer differently.

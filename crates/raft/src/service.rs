@@ -97,6 +97,7 @@ impl RaftService for Service {
                 let target = message.target;
                 let rpc = get_append(message)?;
                 service.check(caller, target, &rpc.vote)?;
+                service.inner.acknowledged.answering(rpc.vote.leader_id.term);
                 Ok(rpc)
             });
             futures::future::ready(match checked {
@@ -126,10 +127,13 @@ impl RaftService for Service {
         let raft = &self.inner.raft;
         let answer = if message.pre_vote { raft.pre_vote(rpc).await } else { raft.vote(rpc).await };
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
+        // Looked at after the vote: from then on no older leader is answered.
+        let ago = self.inner.acknowledged.before(vote.leader_id.term).elapsed();
         Ok(Response::new(wire::RequestVoteResponse {
             vote: Some(put_vote(&answer.vote)),
             granted: answer.vote_granted,
             last_log_id: answer.last_log_id.as_ref().map(put_log_id),
+            acknowledged_ms_ago: u64::try_from(ago.as_millis()).unwrap_or(0),
         }))
     }
 
@@ -143,6 +147,7 @@ impl RaftService for Service {
         let header = header.ok_or_else(|| Status::invalid_argument("no snapshot description"))?;
         let vote = get_vote(header.vote).map_err(invalid)?;
         self.check(caller, header.target, &vote)?;
+        self.inner.acknowledged.answering(vote.leader_id.term);
         let meta = get_meta(header.meta).map_err(invalid)?;
         let path = self.inner.snapshots.join(format!("{}.receiving", vote.leader_id.term));
         let failed = |e: std::io::Error| Status::unavailable(format!("storing a snapshot: {e}"));

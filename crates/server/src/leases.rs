@@ -1,19 +1,28 @@
-//! Who was heard from, and since when this node leads. In memory only: a new leader waits as long
-//! as a lease lasts before it believes anyone to be gone.
+//! Who was heard from, and until when a predecessor may have granted. In memory only: a new leader
+//! waits as long as a lease lasts before it believes anyone to be gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
+    time::Duration,
 };
 
 use fleet_core::{NodeStatus, State};
 use fleet_runtime::clock::raw_ms;
 use fleet_types::{Epoch, LeaseTiming, NodeId};
 
+#[derive(Clone, Copy)]
+struct Term {
+    /// No earlier leader granted anything later than this.
+    predecessors_ms: u64,
+    /// Nobody is fenced before this.
+    patient_until_ms: u64,
+}
+
 #[derive(Default)]
 struct Table {
-    /// When this term's first entry was known to be committed; none while not leading.
-    led_since_ms: Option<u64>,
+    /// None while not leading.
+    term: Option<Term>,
     /// Receipt of the last granted renewal.
     heard_ms: BTreeMap<NodeId, (Epoch, u64)>,
     /// Epochs whose fence is on its way: they are granted nothing any more.
@@ -42,9 +51,17 @@ impl Leases {
         act(&mut self.table.lock().expect("no holder panics"))
     }
 
-    /// This node leads, and an entry of its own term is committed.
-    pub fn begin_term(&self) {
-        self.with(|table| *table = Table { led_since_ms: Some(raw_ms()), ..Table::default() });
+    /// This node leads, an entry of its own term is committed, and no earlier leader can have
+    /// granted anything for as long as `since_predecessors`, by a clock that may run fast.
+    pub fn begin_term(&self, since_predecessors: Duration, timing: &LeaseTiming) {
+        let now = raw_ms();
+        let ago = u64::try_from(since_predecessors.as_millis()).unwrap_or(0);
+        let surely_ago = ago * (1_000 - LeaseTiming::WAITER_MARGIN_PERMILLE) / 1_000;
+        let term = Term {
+            predecessors_ms: now.saturating_sub(surely_ago),
+            patient_until_ms: now + timing.patience_ms(),
+        };
+        self.with(|table| *table = Table { term: Some(term), ..Table::default() });
     }
 
     /// This node leads no more.
@@ -56,7 +73,7 @@ impl Leases {
     /// must not be granted.
     pub fn grant(&self, node: NodeId, epoch: Epoch, receipt_ms: u64) -> bool {
         self.with(|table| {
-            if table.led_since_ms.is_none() || table.dying.contains(&(node, epoch)) {
+            if table.term.is_none() || table.dying.contains(&(node, epoch)) {
                 return false;
             }
             let heard = table.heard_ms.entry(node).or_insert((epoch, receipt_ms));
@@ -77,11 +94,14 @@ impl Leases {
         let now = raw_ms();
         let wait = timing.fence_after_ms();
         self.with(|table| {
-            let Some(led_since) = table.led_since_ms else { return (Vec::new(), None) };
+            let Some(term) = table.term else { return (Vec::new(), None) };
+            if now < term.patient_until_ms {
+                return (Vec::new(), Some(term.patient_until_ms - now));
+            }
             let (mut silent, mut next) = (Vec::new(), None);
             for node in state.nodes().values().filter(|n| n.status == NodeStatus::Active) {
                 let heard = table.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
-                let since = heard.map_or(0, |(_, at)| *at).max(led_since);
+                let since = heard.map_or(0, |(_, at)| *at).max(term.predecessors_ms);
                 let waited_ms = now.saturating_sub(since);
                 if waited_ms >= wait {
                     table.dying.insert((node.id, node.epoch));

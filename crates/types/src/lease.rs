@@ -123,6 +123,13 @@ impl LeaseTiming {
     pub const fn fence_after_ms(&self) -> u64 {
         self.lease_ms * (1_000 + Self::WAITER_MARGIN_PERMILLE) / 1_000 + self.kill_and_drain_ms
     }
+
+    /// How long a new leader fences nobody, however long ago its predecessor could last grant: after
+    /// an outage of the quorum every node needs time to come back. Shorter than W by two elections,
+    /// so that the loss of a leader takes no longer than that of another node.
+    pub const fn patience_ms(&self) -> u64 {
+        self.fence_after_ms() - 2 * self.election_max_ms
+    }
 }
 
 #[cfg(test)]

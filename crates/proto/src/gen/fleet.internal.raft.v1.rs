@@ -79,6 +79,9 @@ pub struct RequestVoteResponse {
     /// The end of the voter's log.
     #[prost(message, optional, tag = "3")]
     pub last_log_id: ::core::option::Option<super::super::storage::v1::LogId>,
+    /// How long ago the voter last answered a leader of an earlier term, in milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub acknowledged_ms_ago: u64,
 }
 /// Request for RaftService.InstallSnapshot.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -63,7 +63,7 @@ impl Leader {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            self.leases.begin_term();
+            self.leases.begin_term(self.raft.since_predecessors(term), &self.timing);
             self.observed.clear();
             tracing::info!(raft.term = term, "this node leads");
             let mut loops = JoinSet::new();
