@@ -18,17 +18,35 @@ pub(crate) fn should_run(agent: &Agent) -> bool {
 
 /// One who believes to lead.
 pub(crate) struct Leader {
-    /// Its own clock when its term's first entry was committed.
-    since_ms: u64,
+    pub(crate) term: u64,
+    /// True time of its last round that a quorum answered.
+    pub(crate) confirmed_ms: u64,
+    /// Its own clock when its predecessors may last have granted something.
+    predecessors_ms: u64,
+    /// Its own clock until which it fences nobody.
+    patient_until_ms: u64,
     rate_permille: u64,
     heard_ms: BTreeMap<NodeId, (Epoch, u64)>,
     dying: BTreeSet<(NodeId, Epoch)>,
 }
 
 impl Leader {
-    pub(crate) fn new(now_ms: u64, rate_permille: u64) -> Self {
+    /// Elected at true time `now_ms`, by voters that last answered a predecessor `ago_ms` before;
+    /// fences nobody for `patience_ms`.
+    pub(crate) fn new(
+        term: u64,
+        now_ms: u64,
+        ago_ms: u64,
+        rate_permille: u64,
+        patience_ms: u64,
+    ) -> Self {
+        let now = now_ms * rate_permille / 1_000;
+        let surely_ago = ago_ms * (1_000 - LeaseTiming::WAITER_MARGIN_PERMILLE) / 1_000;
         Self {
-            since_ms: now_ms * rate_permille / 1_000,
+            term,
+            confirmed_ms: now_ms,
+            predecessors_ms: now.saturating_sub(surely_ago),
+            patient_until_ms: now + patience_ms,
             rate_permille,
             heard_ms: BTreeMap::new(),
             dying: BTreeSet::new(),
@@ -46,6 +64,7 @@ impl Leader {
         if !active || self.dying.contains(&(node, epoch)) {
             return false;
         }
+        self.confirmed_ms = now_ms;
         self.heard_ms.insert(node, (epoch, self.clock(now_ms)));
         true
     }
@@ -58,10 +77,13 @@ impl Leader {
         now_ms: u64,
     ) -> Option<Operation> {
         let now = self.clock(now_ms);
+        if now < self.patient_until_ms {
+            return None;
+        }
         let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
         for node in active {
             let heard = self.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
-            let since = heard.map_or(0, |(_, at)| *at).max(self.since_ms);
+            let since = heard.map_or(0, |(_, at)| *at).max(self.predecessors_ms);
             let waited_ms = now.saturating_sub(since);
             if waited_ms >= timing.fence_after_ms() {
                 self.dying.insert((node.id, node.epoch));

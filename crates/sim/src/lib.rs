@@ -8,14 +8,17 @@
 //! A run has two phases: while faults go on, every [`invariants`] file is checked after every
 //! step; then the faults end and the world must settle: every agent placed and running.
 //!
-//! Not modelled: Raft itself (an ordered log is assumed, with leaders that overlap in belief),
-//! lost disks, the guard.
+//! Not modelled: Raft's log (one in order is assumed; leaders overlap in belief, and only whom a
+//! quorum answers may grant), lost disks, the guard's kernel timer.
 #![forbid(unsafe_code)]
 
 pub mod invariants;
 mod leader;
+mod mistake;
 mod node;
+mod quorum;
 mod world;
 
 pub use invariants::Broken;
+pub use mistake::Mistake;
 pub use world::{Options, Report, run};

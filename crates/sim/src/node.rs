@@ -22,6 +22,8 @@ pub(crate) struct Machine {
     pub(crate) reachable: bool,
     /// Rate of its clock, in thousandths of true time.
     pub(crate) rate_permille: u64,
+    /// By how much its clock was set back.
+    pub(crate) set_back_ms: u64,
     pub(crate) epoch: Epoch,
     /// When its lease ends, on its own clock.
     pub(crate) deadline_ms: Option<u64>,
@@ -38,6 +40,9 @@ fn policy() -> Policy {
         crashes_max: 50,
         crash_window_ms: 60_000,
         probe_failures: 3,
+        liveness_failures: 3,
+        repair_exit_codes: Vec::new(),
+        repair_timeout_ms: 1_000,
         fatal_exit_codes: Vec::new(),
     }
 }
@@ -49,6 +54,7 @@ impl Machine {
             up: true,
             reachable: true,
             rate_permille,
+            set_back_ms: 0,
             epoch: Epoch(0),
             deadline_ms: None,
             processes: BTreeMap::new(),
@@ -57,7 +63,7 @@ impl Machine {
 
     /// Its clock at true time `now_ms`.
     pub(crate) fn clock(&self, now_ms: u64) -> u64 {
-        now_ms * self.rate_permille / 1_000
+        (now_ms * self.rate_permille / 1_000).saturating_sub(self.set_back_ms)
     }
 
     /// Whether its lease is in force at true time `now_ms`.
@@ -151,7 +157,7 @@ fn step(process: &mut Process, event: Event, now_ms: u64) {
             match action {
                 Action::AskPermit => events.push(Event::Permit),
                 Action::ReleasePermit => {}
-                Action::Launch => {
+                Action::Launch | Action::Repair => {
                     process.executes = true;
                     events.push(Event::Launched);
                 }

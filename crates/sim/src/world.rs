@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use fleet_core::{
     AdmitNode, AgentDraft, AgentSpec, Command, CreateAgents, CreateFleet, CreateToken, DeleteAgent,
     Desired, InitCluster, NodeAddress, NodeReport, NodeStatus, Operation, RegisterNode, Role,
-    Schedulable, SetAgentDesired, SetSchedulable, State, apply, plan::Planner,
+    Schedulable, SetAgentDesired, SetSchedulable, State, apply,
+    plan::{self, Planner},
 };
 use fleet_types::{
     AgentId, Epoch, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange, ResourceLimits,
@@ -17,7 +18,9 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     invariants::{Broken, agents_run_once, ports_are_disjoint, replicas_agree, tokens_only_rise},
     leader::{Leader, should_run},
+    mistake::Mistake,
     node::Machine,
+    quorum::Quorum,
 };
 
 /// True time of one step, in milliseconds.
@@ -39,9 +42,8 @@ pub struct Options {
     pub steps: u32,
     /// Machines.
     pub machines: u64,
-    /// Planted mistake, to see that the invariants catch it: how many thousandths of W a leader
-    /// really waits. 1000 is right.
-    pub wait_permille: u64,
+    /// A planted mistake, to see that the invariants catch it.
+    pub mistake: Option<Mistake>,
 }
 
 /// What a run saw.
@@ -75,6 +77,7 @@ struct World {
     machines: Vec<Machine>,
     /// The one that can commit is the last; others only believe.
     leaders: Vec<Leader>,
+    quorum: Quorum,
     mail: BTreeMap<(u64, u64), Message>,
     sent: u64,
     highest: tokens_only_rise::Highest,
@@ -122,13 +125,13 @@ impl World {
     fn new(options: Options) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
         let mut timing = LeaseTiming::of(LeaseProfile::Default);
-        // The planted mistake shortens what the waiter adds to the lease; the holder keeps to its
-        // own arithmetic.
-        if options.wait_permille != 1_000 {
+        if options.mistake == Some(Mistake::WaitsTooShort) {
+            // The holder keeps to the true ones.
+            timing.lease_ms /= 2;
             timing.kill_and_drain_ms = 0;
         }
         let drift = 1_000 - DRIFT_PERMILLE..=1_000 + DRIFT_PERMILLE;
-        let first = Leader::new(0, rng.random_range(drift));
+        let first = Leader::new(1, 0, 0, rng.random_range(drift), timing.patience_ms());
         let mut world = Self {
             options,
             rng,
@@ -139,6 +142,7 @@ impl World {
             replica: (0, State::default()),
             machines: Vec::new(),
             leaders: vec![first],
+            quorum: Quorum::default(),
             mail: BTreeMap::new(),
             sent: 0,
             highest: tokens_only_rise::Highest::default(),
@@ -237,13 +241,7 @@ impl World {
 
     fn go_wrong(&mut self) {
         if self.chance(10) {
-            self.report.elections += 1;
-            let rate = self.rng.random_range(1_000 - DRIFT_PERMILLE..=1_000 + DRIFT_PERMILLE);
-            // The old one may go on believing for a while.
-            self.leaders.push(Leader::new(self.now_ms, rate));
-            if self.leaders.len() > 2 {
-                self.leaders.remove(0);
-            }
+            self.elect();
         }
         for n in 0..self.machines.len() {
             if self.chance(3) {
@@ -253,6 +251,31 @@ impl World {
             } else if self.chance(5) {
                 (self.machines[n].up, self.machines[n].reachable) = (true, true);
             }
+            if self.options.mistake == Some(Mistake::WallClock) && self.chance(5) {
+                self.machines[n].set_back_ms += 5_000;
+            }
+        }
+    }
+
+    /// A new leader; the old one may go on believing for a while.
+    fn elect(&mut self) {
+        self.report.elections += 1;
+        let rate = self.rng.random_range(1_000 - DRIFT_PERMILLE..=1_000 + DRIFT_PERMILLE);
+        let term = 1 + self.report.elections;
+        let elected = self.quorum.elect(term, &mut self.rng);
+        let answered_ms = match self.options.mistake {
+            Some(Mistake::NewLeaderDoesNotWait) => 0,
+            Some(Mistake::CountsFromTheOldestAnswer) => elected.oldest_ms,
+            _ => elected.newest_ms,
+        };
+        // No promise may rest on it.
+        let patience_ms = self.rng.random_range(0..=self.timing.patience_ms());
+        // Its voters measure how long ago that was, by clocks of their own.
+        let voters_rate = self.rng.random_range(1_000 - DRIFT_PERMILLE..=1_000 + DRIFT_PERMILLE);
+        let ago_ms = (self.now_ms - answered_ms) * voters_rate / 1_000;
+        self.leaders.push(Leader::new(term, self.now_ms, ago_ms, rate, patience_ms));
+        if self.leaders.len() > 2 {
+            self.leaders.remove(0);
         }
     }
 
@@ -315,15 +338,25 @@ impl World {
             Message::Propose(operation) => self.commit(operation),
             Message::Renew { node, epoch, asked_ms } => {
                 let id = self.machines[node].id;
-                // Only the one who can commit passes the quorum round a grant needs.
-                let Some(leader) = self.leaders.last_mut() else { return };
-                if leader.hears(&self.state, id, epoch, self.now_ms) {
+                let asked = self.rng.random_range(0..self.leaders.len());
+                let leader = &mut self.leaders[asked];
+                let confirmed = match self.options.mistake {
+                    Some(Mistake::GrantsWithoutQuorum) => true,
+                    // Whoever is deposed by now had its answers before.
+                    Some(Mistake::RoundBeforeReceipt) => {
+                        leader.confirmed_ms + DELAY_MS_MAX >= self.now_ms
+                    }
+                    _ => self.quorum.confirms(leader.term, self.now_ms, &mut self.rng),
+                };
+                if confirmed && leader.hears(&self.state, id, epoch, self.now_ms) {
                     self.send(|| Message::Grant { node, epoch, asked_ms });
                 }
             }
             Message::Grant { node, epoch, asked_ms } => {
                 let machine = &mut self.machines[node];
                 if machine.up && machine.reachable {
+                    let late = self.options.mistake == Some(Mistake::CountsFromTheGrant);
+                    let asked_ms = if late { machine.clock(self.now_ms) } else { asked_ms };
                     machine.granted(epoch, asked_ms, &LeaseTiming::of(LeaseProfile::Default));
                 }
             }
@@ -331,8 +364,7 @@ impl World {
     }
 
     fn lead(&mut self) {
-        let mut timing = self.timing;
-        timing.lease_ms = timing.lease_ms * self.options.wait_permille / 1_000;
+        let timing = self.timing;
         let believers = self.leaders.len();
         for n in 0..believers {
             let fence = self.leaders[n].fence(&self.state, &timing, self.now_ms);
@@ -345,13 +377,18 @@ impl World {
             }
         }
         if self.chance(20)
-            && let Some(late) = self.late.pop_front()
+            && let Some(mut late) = self.late.pop_front()
         {
             // Its vote is old, so what it proposed can only be an entry the new leader repeats;
             // apply must refuse it by its epoch.
-            if let Operation::FenceNode(fence) = &late
-                && self.state.nodes().get(&fence.node).is_some_and(|n| n.epoch != fence.epoch)
+            if let Operation::FenceNode(fence) = &mut late
+                && let Some(node) = self.state.nodes().get(&fence.node)
+                && node.epoch != fence.epoch
             {
+                if self.options.mistake == Some(Mistake::AcceptsOldEpochs) {
+                    fence.epoch = node.epoch;
+                    fence.moves = plan::replacements(&self.state, fence.node);
+                }
                 self.commit(late);
             }
         }

@@ -1,9 +1,12 @@
 //! Worlds of fixed seeds, and proof that the invariants can fail.
 
-use fleet_sim::{Options, run};
+use fleet_sim::{Mistake, Options, run};
+
+/// Worlds a mistake may take to show.
+const WORLDS: u64 = 200;
 
 fn options(seed: u64) -> Options {
-    Options { seed, steps: 1_500, machines: 4, wait_permille: 1_000 }
+    Options { seed, steps: 1_500, machines: 4, mistake: None }
 }
 
 #[test]
@@ -22,10 +25,14 @@ fn a_seed_replays_exactly() {
     assert_eq!((one.digest, one.entries), (other.digest, other.entries));
 }
 
-/// A leader that waits too short is caught.
+/// Every mistake there is to plant breaks the first promise somewhere, and soon.
 #[test]
-fn a_leader_that_does_not_wait_is_caught() {
-    let caught =
-        (0..40).find_map(|seed| run(Options { wait_permille: 500, ..options(seed) }).err());
-    assert_eq!(caught.map(|broken| broken.promise), Some("agents run once"));
+fn every_mistake_is_caught() {
+    for mistake in Mistake::ALL {
+        let world = |seed| run(Options { mistake: Some(mistake), ..options(seed) }).err();
+        let caught = (0..WORLDS).find_map(|seed| Some((seed, world(seed)?)));
+        let (seed, broken) = caught.unwrap_or_else(|| panic!("{mistake:?} was not caught"));
+        assert_eq!(broken.promise, "agents run once", "{mistake:?}");
+        println!("{mistake:?} is caught in world {seed}: {}", broken.seen);
+    }
 }

@@ -29,8 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut seed = args.seed.unwrap_or_else(rand::random);
     let (mut worlds, mut fences, mut entries) = (0_u64, 0, 0);
     loop {
-        let options =
-            Options { seed, steps: args.steps, machines: args.machines, wait_permille: 1_000 };
+        let options = Options { seed, steps: args.steps, machines: args.machines, mistake: None };
         match fleet_sim::run(options) {
             Ok(report) => {
                 worlds += 1;
