@@ -16,7 +16,7 @@ use crate::{
     host::{Shared, group_name},
     probe,
     provision::{Plan, Refusal, block},
-    runtimes::PolicyTable,
+    runtimes::{PolicyTable, Probe},
     start_key::StartKey,
 };
 
@@ -71,6 +71,8 @@ pub(crate) struct Task {
     launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
     emptying: Pending<()>,
     probing: Pending<Result<(), String>>,
+    /// A liveness probe.
+    asking_life: Pending<Result<(), String>>,
 }
 
 impl Task {
@@ -83,8 +85,11 @@ impl Task {
         adopted: Option<(StartKey, Child)>,
     ) -> Self {
         let definition = host.site.definition(&assignment);
-        let table = definition.map_or_else(|_| PolicyTable::default(), |d| d.policy.clone());
-        let life = Life::new(table.policy());
+        let policy = definition.map_or_else(
+            |_| PolicyTable::default().policy(None),
+            |d| d.policy.policy(d.repair.as_ref()),
+        );
+        let life = Life::new(policy);
         let starts = adopted.as_ref().map_or(0, |(key, _)| key.start);
         let outdated = adopted.as_ref().is_some_and(|(key, _)| key.restarts != assignment.restarts);
         Self {
@@ -105,6 +110,7 @@ impl Task {
             launching: None,
             emptying: None,
             probing: None,
+            asking_life: None,
         }
     }
 
@@ -137,6 +143,10 @@ impl Task {
                 ready = finished(&mut self.probing) => Some(match ready {
                     Ok(()) => Event::ProbeOk,
                     Err(why) => Event::ProbeFailed { why },
+                }),
+                lives = finished(&mut self.asking_life) => Some(match lives {
+                    Ok(()) => Event::LivenessOk,
+                    Err(why) => Event::LivenessFailed { why },
                 }),
                 () = sleep(due) => Some(Event::Time),
                 _ = log_check.tick() => { self.cap_log(); continue; }
@@ -214,18 +224,24 @@ impl Task {
                 self.asking = None;
                 self.permit = None;
             }
-            Action::Launch => {
+            Action::Launch | Action::Repair => {
+                let repair = action == Action::Repair;
+                if repair {
+                    let why = self.life.message();
+                    tracing::warn!(agent = %self.id, why, "its repair is run, once");
+                }
                 self.launching = Some(Box::pin(launch(
                     self.host.clone(),
                     self.id.clone(),
                     self.assignment.clone(),
                     self.starts + 1,
+                    repair,
                     self.group.clone(),
                     self.log.clone(),
                 )));
             }
             Action::Terminate => {
-                self.probing = None;
+                self.ask_no_more();
                 if let Some(child) = &self.child
                     && let Err(error) = child.terminate()
                 {
@@ -233,7 +249,7 @@ impl Task {
                 }
             }
             Action::Kill => {
-                self.probing = None;
+                self.ask_no_more();
                 let group = self.group.clone();
                 self.emptying = Some(Box::pin(async move { empty(&group).await }));
             }
@@ -265,31 +281,50 @@ impl Task {
         })
     }
 
-    /// Starts the next probe when one is due and none is under way.
+    fn ask_no_more(&mut self) {
+        (self.probing, self.asking_life) = (None, None);
+    }
+
+    /// Starts the next probes when they are due and none is under way.
     fn probe_next(&mut self) {
         let Some(plan) = self.plan.clone().filter(|_| self.life.probed()) else {
-            self.probing = None;
+            self.ask_no_more();
             return;
         };
-        if self.probing.is_some() {
-            return;
-        }
         let starting = self.life.state() == State::Starting;
-        let pace = if starting { plan.probe.starting_interval_ms } else { plan.probe.interval_ms };
-        let first = starting && self.life.message().is_empty();
-        let pause = Duration::from_millis(if first { 0 } else { pace });
+        if self.probing.is_none() {
+            let probe = &plan.probe;
+            let pace = if starting { probe.starting_interval_ms } else { probe.interval_ms };
+            let first = starting && self.life.message().is_empty();
+            self.probing = Some(self.probe(&plan, probe, if first { 0 } else { pace }));
+        }
+        if let Some(liveness) = &plan.liveness
+            && !starting
+            && self.asking_life.is_none()
+        {
+            self.asking_life = Some(self.probe(&plan, liveness, liveness.interval_ms));
+        }
+    }
+
+    fn probe(
+        &self,
+        plan: &Plan,
+        probe: &Probe,
+        pause_ms: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+        let (probe, variables) = (probe.clone(), plan.variables.clone());
         let block = block(&self.assignment);
-        self.probing = Some(Box::pin(async move {
-            tokio::time::sleep(pause).await;
-            probe::run(&plan.probe, block, &plan.variables).await
-        }));
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            probe::run(&probe, block, &variables).await
+        })
     }
 
     fn report(&self) {
         let state = match self.life.state() {
             State::Stopped => Reported::Stopped,
             State::Waiting | State::Launching => Reported::Provisioning,
-            State::Starting => Reported::Starting,
+            State::Starting | State::Repairing => Reported::Starting,
             State::Ready => Reported::Ready,
             State::Unready => Reported::Unready,
             State::Stopping | State::Emptying => Reported::Stopping,
@@ -297,6 +332,9 @@ impl Task {
             State::CrashLooping => Reported::CrashLooping,
         };
         let mut message = self.life.message().to_owned();
+        if self.life.state() == State::Repairing {
+            message = format!("its repair runs: it {message}");
+        }
         if self.life.at_rest() || self.life.state() == State::BackingOff {
             message = self.explained(message);
         }
@@ -387,6 +425,7 @@ async fn launch(
     id: AgentId,
     assignment: Assignment,
     start: u32,
+    repair: bool,
     group: Group,
     log: LogFile,
 ) -> Result<(Child, Arc<Plan>), Refusal> {
@@ -409,6 +448,9 @@ async fn launch(
         }
     });
     let mut plan = prepared.await.map_err(|e| passing(e.to_string()))??;
+    if let Some(command) = plan.repair.take_if(|_| repair) {
+        plan.launch.command = command;
+    }
     let Some(lease) = host.guard.current() else {
         return Err(passing("the node has no lease".into()));
     };

@@ -53,6 +53,9 @@ pub(crate) struct Plan {
     pub(crate) launch: LaunchSpec,
     pub(crate) limits: ResourceLimits,
     pub(crate) probe: Probe,
+    pub(crate) liveness: Option<Probe>,
+    /// The command of its repair.
+    pub(crate) repair: Option<Vec<String>>,
     pub(crate) variables: Variables,
 }
 
@@ -141,7 +144,10 @@ impl Site {
                 ports: (block(assignment).base, block(assignment).last()),
             },
         };
-        Ok(Plan { launch, limits, probe, variables })
+        let repair = definition.repair.as_ref();
+        let repair = repair.map(|repair| repair.command.iter().map(fill).collect()).transpose()?;
+        let liveness = definition.liveness.clone();
+        Ok(Plan { launch, limits, probe, liveness, repair, variables })
     }
 
     fn environment(

@@ -80,12 +80,29 @@ pub struct Definition {
     pub agent_probe: bool,
     /// How to tell that it is ready.
     pub probe: Probe,
+    /// How to tell that it lives, if another start could help one that does not; asked once it was
+    /// ready.
+    pub liveness: Option<Probe>,
+    /// What to run when it ends with certain exit codes.
+    pub repair: Option<Repair>,
     /// Its timings.
     #[serde(default)]
     pub policy: PolicyTable,
     /// What an agent may use that states nothing else.
     #[serde(default)]
     pub limits: LimitsTable,
+}
+
+/// A program that may cure an agent that ended by itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repair {
+    /// Program and arguments; it runs as the agent would.
+    pub command: Vec<String>,
+    /// The exit codes of the agent it may help with.
+    pub exit_codes: Vec<i32>,
+    /// Seconds it may take.
+    pub timeout_s: u64,
 }
 
 /// Limits of a runtime; 0 is none.
@@ -134,11 +151,11 @@ pub struct ConfigFile {
     pub reserved: Value,
 }
 
-/// How to tell that an agent is ready.
+/// How an agent is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProbeKind {
-    /// It is ready when its process runs.
+    /// It is taken to answer when its process runs.
     None,
     /// A port of its block accepts connections.
     Tcp,
@@ -148,7 +165,7 @@ pub enum ProbeKind {
     WebSocket,
 }
 
-/// A readiness probe.
+/// A readiness or liveness probe.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -218,6 +235,7 @@ pub struct PolicyTable {
     crashes_max: u32,
     crash_window_s: u64,
     probe_failures: u32,
+    liveness_failures: u32,
     fatal_exit_codes: Vec<i32>,
 }
 
@@ -232,14 +250,15 @@ impl Default for PolicyTable {
             crashes_max: 8,
             crash_window_s: 600,
             probe_failures: 3,
+            liveness_failures: 3,
             fatal_exit_codes: Vec::new(),
         }
     }
 }
 
 impl PolicyTable {
-    /// As supervision wants them.
-    pub fn policy(&self) -> Policy {
+    /// As supervision wants them, of an agent with this repair.
+    pub fn policy(&self, repair: Option<&Repair>) -> Policy {
         Policy {
             start_timeout_ms: self.start_timeout_s * 1_000,
             stop_timeout_ms: self.stop_timeout_s * 1_000,
@@ -249,6 +268,9 @@ impl PolicyTable {
             crashes_max: self.crashes_max,
             crash_window_ms: self.crash_window_s * 1_000,
             probe_failures: self.probe_failures,
+            liveness_failures: self.liveness_failures,
+            repair_exit_codes: repair.map_or_else(Vec::new, |repair| repair.exit_codes.clone()),
+            repair_timeout_ms: repair.map_or(0, |repair| repair.timeout_s * 1_000),
             fatal_exit_codes: self.fatal_exit_codes.clone(),
         }
     }

@@ -14,9 +14,14 @@
 //!                                      CrashLooping
 //! ```
 //!
+//! An exit that a repair may cure goes from Emptying to Waiting and Launching as any start, but to
+//! Repairing from there, and by way of Emptying to an ordinary start.
+//!
 //! Rules: nothing starts before the control group of the last try was seen empty; up is not ready;
 //! a process that ended by itself is started again after an exponential pause, with jitter, that
-//! is forgotten after a healthy period; one that ends too often within a window is parked.
+//! is forgotten after a healthy period; one that ends too often within a window is parked, as is
+//! one whose end neither a restart nor its one repair cures; one that was ready and stays silent
+//! when asked whether it lives is started again.
 //!
 //! Not here: leases (the adapter refuses to launch without one), probes, clocks, randomness
 //! (time and jitter come in with the event).

@@ -54,7 +54,14 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// Its main process ended.
+    /// A liveness probe succeeded.
+    LivenessOk,
+    /// A liveness probe failed.
+    LivenessFailed {
+        /// Why.
+        why: String,
+    },
+    /// Its main process, or its repair, ended.
     Exited(Exit),
     /// Its control group was seen empty.
     Emptied,
@@ -71,6 +78,8 @@ pub enum Action {
     ReleasePermit,
     /// Prepare and start; answer [`Event::Launched`] or [`Event::LaunchFailed`].
     Launch,
+    /// Prepare and start its repair; answer as to [`Action::Launch`].
+    Repair,
     /// Send SIGTERM to the main process.
     Terminate,
     /// Kill the control group and answer [`Event::Emptied`] once it is empty.
@@ -82,8 +91,17 @@ pub enum Action {
 enum Next {
     Stop,
     Start,
+    Repair,
     BackOff,
     Park,
+}
+
+/// What may help an agent that ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cure {
+    Restart,
+    Repair,
+    None,
 }
 
 /// Where the agent is in its life.
@@ -97,6 +115,8 @@ pub enum State {
     Launching,
     /// Its process runs and was not ready yet.
     Starting,
+    /// Its repair runs, once, before it is started again.
+    Repairing,
     /// It answers its probe.
     Ready,
     /// It was ready and does not answer now.
@@ -121,6 +141,11 @@ pub struct Life {
     since_ms: u64,
     deadline_ms: Option<u64>,
     failures: u32,
+    liveness_failures: u32,
+    /// Whether what starts next is its repair.
+    repair: bool,
+    /// Whether the repair was tried since the last healthy run.
+    repaired: bool,
     tries: u32,
     crashes_ms: VecDeque<u64>,
     message: String,
@@ -137,6 +162,9 @@ impl Life {
             since_ms: 0,
             deadline_ms: None,
             failures: 0,
+            liveness_failures: 0,
+            repair: false,
+            repaired: false,
             tries: 0,
             crashes_ms: VecDeque::new(),
             message: String::new(),
@@ -183,6 +211,7 @@ impl Life {
     fn wait(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         self.enter(State::Waiting, now_ms);
         self.permit = true;
+        self.repair = false;
         actions.push(Action::AskPermit);
     }
 
@@ -202,22 +231,29 @@ impl Life {
     }
 
     /// Notes an end nobody asked for and says what follows.
-    fn crashed(&mut self, fatal: bool, now_ms: u64) -> Next {
+    fn crashed(&mut self, cure: Cure, now_ms: u64) -> Next {
         let healthy = matches!(self.state, State::Ready | State::Unready)
             && now_ms.saturating_sub(self.since_ms) >= self.policy.healthy_after_ms;
         if healthy {
             self.tries = 0;
+            self.repaired = false;
             self.crashes_ms.clear();
         }
         self.crashes_ms.push_back(now_ms);
         let window = now_ms.saturating_sub(self.policy.crash_window_ms);
         self.crashes_ms.retain(|at| *at >= window);
         let crashes = u32::try_from(self.crashes_ms.len()).unwrap_or(u32::MAX);
-        if fatal || crashes >= self.policy.crashes_max { Next::Park } else { Next::BackOff }
+        match cure {
+            Cure::Repair if !self.repaired => Next::Repair,
+            Cure::Repair | Cure::None => Next::Park,
+            Cure::Restart if crashes >= self.policy.crashes_max => Next::Park,
+            Cure::Restart => Next::BackOff,
+        }
     }
 
     fn forgive(&mut self) {
         self.tries = 0;
+        self.repaired = false;
         self.crashes_ms.clear();
         self.message.clear();
     }
@@ -232,7 +268,7 @@ impl Life {
             Event::Permit => {
                 if self.state == State::Waiting {
                     self.enter(State::Launching, now_ms);
-                    actions.push(Action::Launch);
+                    actions.push(if self.repair { Action::Repair } else { Action::Launch });
                 }
             }
             Event::Launched => self.on_launched(now_ms, &mut actions),
@@ -246,6 +282,8 @@ impl Life {
             }
             Event::ProbeOk => self.on_probe_ok(now_ms, &mut actions),
             Event::ProbeFailed { why } => self.on_probe_failed(why),
+            Event::LivenessOk => self.liveness_failures = 0,
+            Event::LivenessFailed { why } => self.on_liveness_failed(&why, now_ms, &mut actions),
             Event::Exited(exit) => self.on_exited(exit, now_ms, &mut actions),
             Event::Emptied => self.on_emptied(now_ms, jitter, &mut actions),
             Event::Time => self.on_time(now_ms, &mut actions),
@@ -273,7 +311,7 @@ impl Life {
             }
             // What is being launched is stopped as soon as it is there.
             State::Launching | State::Stopping | State::Emptying => self.next = Next::Stop,
-            State::Starting | State::Ready | State::Unready => {
+            State::Starting | State::Repairing | State::Ready | State::Unready => {
                 self.message.clear();
                 self.stop(Next::Stop, now_ms, actions);
             }
@@ -286,7 +324,7 @@ impl Life {
             State::Stopped | State::BackingOff | State::CrashLooping => self.wait(now_ms, actions),
             State::Waiting | State::Launching => {}
             State::Stopping | State::Emptying => self.next = Next::Start,
-            State::Starting | State::Ready | State::Unready => {
+            State::Starting | State::Repairing | State::Ready | State::Unready => {
                 self.stop(Next::Start, now_ms, actions);
             }
         }
@@ -298,6 +336,9 @@ impl Life {
         }
         if self.next == Next::Stop {
             self.stop(Next::Stop, now_ms, actions);
+        } else if self.repair {
+            self.enter(State::Repairing, now_ms);
+            self.deadline_ms = Some(now_ms + self.policy.repair_timeout_ms);
         } else {
             self.begin(now_ms);
         }
@@ -305,6 +346,7 @@ impl Life {
 
     fn begin(&mut self, now_ms: u64) {
         self.failures = 0;
+        self.liveness_failures = 0;
         self.enter(State::Starting, now_ms);
         self.deadline_ms = Some(now_ms + self.policy.start_timeout_ms);
     }
@@ -319,7 +361,8 @@ impl Life {
         if self.state != State::Launching {
             return;
         }
-        let next = if self.next == Next::Stop { Next::Stop } else { self.crashed(fatal, now_ms) };
+        let cure = if fatal { Cure::None } else { Cure::Restart };
+        let next = if self.next == Next::Stop { Next::Stop } else { self.crashed(cure, now_ms) };
         self.message = why;
         self.empty(next, now_ms, actions);
     }
@@ -354,15 +397,34 @@ impl Life {
         }
     }
 
+    fn on_liveness_failed(&mut self, why: &str, now_ms: u64, actions: &mut Vec<Action>) {
+        if !matches!(self.state, State::Ready | State::Unready) {
+            return;
+        }
+        self.liveness_failures += 1;
+        if self.liveness_failures >= self.policy.liveness_failures {
+            self.message = format!("it runs and does not answer: {why}");
+            let next = self.crashed(Cure::Restart, now_ms);
+            self.stop(next, now_ms, actions);
+        }
+    }
+
     fn on_exited(&mut self, exit: Exit, now_ms: u64, actions: &mut Vec<Action>) {
         match self.state {
             State::Starting | State::Ready | State::Unready => {
-                let fatal = matches!(exit, Exit::Code(code)
-                    if self.policy.fatal_exit_codes.contains(&code));
+                let cure = match exit {
+                    Exit::Code(code) if self.policy.repair_exit_codes.contains(&code) => {
+                        Cure::Repair
+                    }
+                    Exit::Code(code) if self.policy.fatal_exit_codes.contains(&code) => Cure::None,
+                    _ => Cure::Restart,
+                };
                 self.message = format!("ended by itself with {exit}");
-                let next = self.crashed(fatal, now_ms);
+                let next = self.crashed(cure, now_ms);
                 self.empty(next, now_ms, actions);
             }
+            // Whatever it could do is done: the next start tells.
+            State::Repairing => self.empty(Next::Start, now_ms, actions),
             State::Stopping => self.empty(self.next, now_ms, actions),
             _ => {}
         }
@@ -378,6 +440,10 @@ impl Life {
                 self.enter(State::Stopped, now_ms);
             }
             Next::Start => self.wait(now_ms, actions),
+            Next::Repair => {
+                self.wait(now_ms, actions);
+                (self.repair, self.repaired) = (true, true);
+            }
             Next::BackOff => {
                 self.enter(State::BackingOff, now_ms);
                 self.deadline_ms = Some(now_ms + self.policy.pause_ms(self.tries, jitter));
@@ -402,9 +468,10 @@ impl Life {
                 let why = core::mem::take(&mut self.message);
                 let seconds = self.policy.start_timeout_ms / 1_000;
                 self.message = format!("not ready within {seconds} s: {why}");
-                let next = self.crashed(false, now_ms);
+                let next = self.crashed(Cure::Restart, now_ms);
                 self.stop(next, now_ms, actions);
             }
+            State::Repairing => self.stop(Next::Start, now_ms, actions),
             State::Stopping => self.empty(self.next, now_ms, actions),
             State::BackingOff => self.wait(now_ms, actions),
             _ => {}

@@ -21,6 +21,13 @@ pub struct Policy {
     pub crash_window_ms: u64,
     /// Failed probes in a row after which a ready agent counts as unready.
     pub probe_failures: u32,
+    /// Failed liveness probes in a row after which an agent that was ready is started again.
+    pub liveness_failures: u32,
+    /// Exit codes after which its repair is run, once, and it is started again; parked when it ends
+    /// so once more.
+    pub repair_exit_codes: Vec<i32>,
+    /// How long a repair may take, in milliseconds.
+    pub repair_timeout_ms: u64,
     /// Exit codes that a restart cannot cure: parked at once.
     pub fatal_exit_codes: Vec<i32>,
 }

@@ -14,7 +14,10 @@ fn policy() -> Policy {
         crashes_max: 5,
         crash_window_ms: 60_000,
         probe_failures: 2,
-        fatal_exit_codes: vec![78],
+        liveness_failures: 3,
+        repair_exit_codes: vec![78],
+        repair_timeout_ms: 2_000,
+        fatal_exit_codes: vec![64],
     }
 }
 
@@ -78,9 +81,76 @@ fn pauses_grow_and_a_crash_loop_is_parked_until_someone_restarts_it() {
 #[test]
 fn a_fatal_exit_code_is_parked_at_once() {
     let mut life = started();
-    life.on(Event::Exited(Exit::Code(78)), 5, 0);
+    life.on(Event::Exited(Exit::Code(64)), 5, 0);
     life.on(Event::Emptied, 6, 0);
     assert_eq!(life.state(), State::CrashLooping);
+}
+
+/// From an end with the exit code that asks for it to the end of the repair.
+fn repaired(life: &mut Life) {
+    life.on(Event::Exited(Exit::Code(78)), 5, 0);
+    assert_eq!(life.on(Event::Emptied, 6, 0), [Action::AskPermit]);
+    assert_eq!(life.on(Event::Permit, 7, 0), [Action::Repair]);
+    life.on(Event::Launched, 8, 0);
+    assert_eq!(life.state(), State::Repairing);
+    let actions = life.on(Event::Exited(Exit::Code(0)), 9, 0);
+    assert_eq!(actions, [Action::ReleasePermit, Action::Kill]);
+    assert_eq!(life.on(Event::Emptied, 10, 0), [Action::AskPermit]);
+    assert_eq!(life.on(Event::Permit, 11, 0), [Action::Launch]);
+    life.on(Event::Launched, 12, 0);
+}
+
+#[test]
+fn a_repair_is_tried_once_and_what_it_does_not_cure_is_parked() {
+    let mut life = started();
+    repaired(&mut life);
+    life.on(Event::Exited(Exit::Code(78)), 13, 0);
+    life.on(Event::Emptied, 14, 0);
+    assert_eq!(life.state(), State::CrashLooping);
+    assert!(life.message().contains("exit code 78"));
+}
+
+#[test]
+fn what_a_repair_cured_may_be_repaired_again_some_day() {
+    let mut life = started();
+    repaired(&mut life);
+    life.on(Event::ProbeOk, 20, 0);
+    life.on(Event::Exited(Exit::Code(78)), 20 + 10_000, 0);
+    life.on(Event::Emptied, 20 + 10_000, 0);
+    assert_eq!(life.on(Event::Permit, 20 + 10_000, 0), [Action::Repair]);
+}
+
+#[test]
+fn a_repair_that_hangs_is_ended() {
+    let mut life = started();
+    life.on(Event::Exited(Exit::Code(78)), 5, 0);
+    life.on(Event::Emptied, 6, 0);
+    life.on(Event::Permit, 7, 0);
+    life.on(Event::Launched, 8, 0);
+    let ended = life.on(Event::Time, 8 + 2_000, 0);
+    assert_eq!(ended, [Action::ReleasePermit, Action::Terminate]);
+    life.on(Event::Exited(Exit::Signal(15)), 2_100, 0);
+    assert_eq!(life.on(Event::Emptied, 2_101, 0), [Action::AskPermit]);
+    assert_eq!(life.on(Event::Permit, 2_102, 0), [Action::Launch]);
+}
+
+#[test]
+fn what_runs_and_does_not_answer_is_started_again() {
+    let mut life = started();
+    let silent = || Event::LivenessFailed { why: "no answer".into() };
+    for now in 3..9 {
+        assert_eq!(life.on(silent(), now, 0), [], "it may take its time to start");
+    }
+    life.on(Event::ProbeOk, 10, 0);
+    assert_eq!(life.on(silent(), 11, 0), []);
+    life.on(Event::LivenessOk, 12, 0);
+    assert_eq!(life.on(silent(), 13, 0), []);
+    assert_eq!(life.on(silent(), 14, 0), []);
+    assert_eq!(life.on(silent(), 15, 0), [Action::Terminate]);
+    life.on(Event::Exited(Exit::Code(0)), 16, 0);
+    life.on(Event::Emptied, 17, 0);
+    assert_eq!(life.state(), State::BackingOff);
+    assert!(life.message().contains("does not answer"));
 }
 
 #[test]
@@ -116,8 +186,15 @@ fn event() -> impl Strategy<Value = Event> {
         any::<bool>().prop_map(|fatal| Event::LaunchFailed { why: "no".into(), fatal }),
         Just(Event::ProbeOk),
         Just(Event::ProbeFailed { why: "no".into() }),
-        prop_oneof![Just(Exit::Code(1)), Just(Exit::Code(78)), Just(Exit::Signal(9))]
-            .prop_map(Event::Exited),
+        Just(Event::LivenessOk),
+        Just(Event::LivenessFailed { why: "no".into() }),
+        prop_oneof![
+            Just(Exit::Code(1)),
+            Just(Exit::Code(64)),
+            Just(Exit::Code(78)),
+            Just(Exit::Signal(9)),
+        ]
+        .prop_map(Event::Exited),
         Just(Event::Emptied),
         Just(Event::Time),
     ]
@@ -141,7 +218,7 @@ proptest! {
                 match action {
                     Action::AskPermit => permits += 1,
                     Action::ReleasePermit => permits -= 1,
-                    Action::Launch => {
+                    Action::Launch | Action::Repair => {
                         prop_assert!(!dirty, "launched on top of the last try");
                         dirty = true;
                     }

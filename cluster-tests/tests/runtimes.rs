@@ -1,0 +1,69 @@
+//! What a runtime's definition promises beyond starting and stopping.
+
+use std::{fs, process::Command};
+
+use cluster_tests::{Cluster, until};
+
+/// A one-node cluster with one more runtime: `command`, a shell script, and `more` of the
+/// definition.
+fn cluster(command: &str, more: &str) -> Cluster {
+    let cluster = Cluster::hosts(1);
+    let runtimes = cluster.folder(1, "runtimes");
+    fs::create_dir_all(&runtimes).expect("a folder of ours");
+    let definition = format!(
+        "name = \"custom\"\ndescription = \"for a test\"\nports = 1\n\
+         command = [\"/bin/sh\", \"-c\", {command:?}]\n{more}"
+    );
+    fs::write(runtimes.join("custom.toml"), definition).expect("a file of ours");
+    cluster.configure(1, &format!("runtime_dirs = [{runtimes:?}]\n"));
+    let cluster = cluster.form(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "custom", "--no-wait"]);
+    cluster
+}
+
+const REPAIR: &str = "[probe]\nkind = \"none\"\n\
+                      [repair]\nexit_codes = [78]\ntimeout_s = 10\n\
+                      command = [\"/bin/sh\", \"-c\", \"echo $HOME >> {home}/repairs\"]\n";
+
+fn repairs(cluster: &Cluster) -> usize {
+    let path = cluster.folder(1, "fleets").join("f/a/repairs");
+    fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn an_exit_that_asks_for_repair_gets_it_and_another_start() {
+    let cluster = cluster("test -e repairs || exit 78; exec sleep infinity", REPAIR);
+    cluster.wait_ready("f/a", 1, 10);
+    assert_eq!(repairs(&cluster), 1);
+    assert!(cluster.log(1).contains("its repair is run, once"));
+}
+
+#[test]
+fn what_its_repair_does_not_cure_is_parked() {
+    let cluster = cluster("exit 78", REPAIR);
+    let message = until(10, "f/a parked", || {
+        let agent = cluster.agent("f/a");
+        let parked = agent["state"] == "STATE_CRASH_LOOPING";
+        parked.then(|| agent["stateMessage"].as_str().unwrap().to_owned())
+    });
+    assert!(message.contains("exit code 78"), "{message}");
+    assert_eq!(repairs(&cluster), 1);
+}
+
+#[test]
+fn an_agent_that_runs_and_does_not_answer_is_started_again() {
+    let liveness = "[probe]\nkind = \"none\"\n\
+                    [liveness]\nkind = \"http\"\ninterval_ms = 200\ntimeout_ms = 500\n\
+                    [policy]\nstop_timeout_s = 1\n";
+    let cluster = cluster("exec python3 -m http.server -b 127.0.0.1 $PORT_BASE", liveness);
+    cluster.wait_ready("f/a", 1, 10);
+    let pid = cluster.agent("f/a")["pid"].clone();
+    assert!(
+        Command::new("/bin/kill").args(["-STOP", &pid.to_string()]).status().unwrap().success()
+    );
+    until(20, "another process", || {
+        let agent = cluster.agent("f/a");
+        (agent["state"] == "STATE_READY" && agent["pid"] != pid).then_some(())
+    });
+}
