@@ -96,34 +96,39 @@ fn agents_started_again_while_the_daemon_was_away_are_what_was_asked_for() {
     });
 }
 
-#[test]
-fn a_daemon_that_stays_away_too_long_has_its_agents_moved() {
-    let mut cluster = Cluster::formed(3, "fast");
+/// Three nodes, the number of the one that runs f/a, and the command line at the others.
+fn three_nodes() -> (Cluster, u32) {
+    let cluster = Cluster::formed(3, "fast");
     cluster.ok(&["fleet", "create", "f"]);
     let script = exclusive(&cluster.shared(), "a");
     cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
-    let away = host_of(&cluster.agent("f/a"));
-    let others: Vec<u32> = (1..=3).filter(|n| *n != away).collect();
+    let host = host_of(&cluster.agent("f/a"));
+    let others: Vec<u32> = (1..=3).filter(|n| *n != host).collect();
     cluster.point_at(&others);
-    cluster.end(away, "KILL");
-    let now_on = cluster.wait_ready("f/a", 2, 30);
-    assert_ne!(now_on, away);
-    cluster.start(away);
+    (cluster, host)
+}
+
+/// That f/a stays where it is, and never ran twice at once.
+fn stays_alone(cluster: &Cluster, host: u32) {
     cluster.wait_active(3);
-    assert_eq!(cluster.wait_ready("f/a", 2, 10), now_on);
+    assert_eq!(cluster.wait_ready("f/a", 2, 10), host);
     let overlap = fs::read_to_string(cluster.shared().join("overlap")).unwrap_or_default();
     assert_eq!(overlap, "", "an agent ran twice at once");
 }
 
 #[test]
+fn a_daemon_that_stays_away_too_long_has_its_agents_moved() {
+    let (mut cluster, away) = three_nodes();
+    cluster.end(away, "KILL");
+    let now_on = cluster.wait_ready("f/a", 2, 30);
+    assert_ne!(now_on, away);
+    cluster.start(away);
+    stays_alone(&cluster, now_on);
+}
+
+#[test]
 fn a_paused_daemon_and_guard_put_nothing_off() {
-    let mut cluster = Cluster::formed(3, "fast");
-    cluster.ok(&["fleet", "create", "f"]);
-    let script = exclusive(&cluster.shared(), "a");
-    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
-    let paused = host_of(&cluster.agent("f/a"));
-    let others: Vec<u32> = (1..=3).filter(|n| *n != paused).collect();
-    cluster.point_at(&others);
+    let (mut cluster, paused) = three_nodes();
     // Nor may another guard come and end what this one should have.
     cluster.signal_keeper(paused, "STOP");
     cluster.signal(paused, "STOP");
@@ -132,10 +137,7 @@ fn a_paused_daemon_and_guard_put_nothing_off() {
     assert!(!cluster.populated(paused), "the kernel did not end what the guard held");
     cluster.signal_keeper(paused, "CONT");
     cluster.signal(paused, "CONT");
-    cluster.wait_active(3);
-    assert_eq!(cluster.wait_ready("f/a", 2, 10), now_on);
-    let overlap = fs::read_to_string(cluster.shared().join("overlap")).unwrap_or_default();
-    assert_eq!(overlap, "", "an agent ran twice at once");
+    stays_alone(&cluster, now_on);
 }
 
 #[test]

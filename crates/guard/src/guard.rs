@@ -1,11 +1,13 @@
 //! The process that holds the lease and dies with it.
 
 use std::{
+    ffi::CString,
     fs,
     io::{self, Read, Write},
     os::{
         fd::AsFd,
         unix::{
+            ffi::{OsStrExt, OsStringExt},
             fs::PermissionsExt,
             net::{UnixListener, UnixStream},
             process::CommandExt,
@@ -28,7 +30,7 @@ use nix::{
         timer::{Expiration, Timer, TimerSetTimeFlags},
     },
     time::{ClockId, clock_gettime},
-    unistd::alarm,
+    unistd::{alarm, execvp},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use thread_priority::{
@@ -299,13 +301,20 @@ impl Guard {
             alarm::set(u32::try_from(left).unwrap_or(u32::MAX));
         }
         let (epoch, deadline_ms) = lease.map_or((0, 0), |held| (held.epoch, held.deadline_ms));
-        let path = std::env::args_os().next().unwrap_or_default();
-        let error = Command::new(path)
-            .arg(&self.options.socket)
-            .arg(&self.options.group)
-            .arg(self.options.max_ms.to_string())
-            .args(["resume", &epoch.to_string(), &deadline_ms.to_string()])
-            .exec();
+        let Options { socket, group, max_ms } = &self.options;
+        let args = [
+            std::env::args_os().next().unwrap_or_default().into_vec(),
+            socket.as_os_str().as_bytes().to_vec(),
+            group.as_os_str().as_bytes().to_vec(),
+            max_ms.to_string().into(),
+            "resume".into(),
+            epoch.to_string().into(),
+            deadline_ms.to_string().into(),
+        ];
+        let args = args.map(CString::new).into_iter().collect::<Result<Vec<_>, _>>()?;
+        // Not the standard library's, which lets signals through that are blocked here: another
+        // SIGHUP would kill the new program before it blocks them itself.
+        let Err(error) = execvp(&args[0], &args);
         alarm::cancel();
         eprintln!("fleet-guard: was not replaced: {error}");
         Ok(())

@@ -60,29 +60,27 @@ fn run() -> io::Result<()> {
     let number = |text: &str| {
         text.parse::<u64>().map_err(|_| io::Error::other(format!("{text:?} is not a number")))
     };
-    match args.as_slice() {
-        ["init", socket] => init::run(socket.as_ref()),
-        [socket, group, max_ms] => {
-            let options = guard::Options {
-                socket: PathBuf::from(socket),
-                group: PathBuf::from(group),
-                max_ms: number(max_ms)?,
-            };
-            guard::run(options, guard::Start::Fresh)
-        }
-        // As SIGHUP starts it; not for people.
-        [socket, group, max_ms, "resume", epoch, deadline_ms] => {
-            let options = guard::Options {
-                socket: PathBuf::from(socket),
-                group: PathBuf::from(group),
-                max_ms: number(max_ms)?,
-            };
-            let (epoch, deadline_ms) = (number(epoch)?, number(deadline_ms)?);
-            let lease = (deadline_ms > 0).then_some(Lease { epoch, deadline_ms });
-            guard::run(options, guard::Start::Replaced(lease))
-        }
-        _ => Err(io::Error::other("usage: fleet-guard SOCKET CGROUP LEASE_MS_MAX")),
+    if let ["init", socket] = args.as_slice() {
+        return init::run(socket.as_ref());
     }
+    let [socket, group, max_ms, rest @ ..] = args.as_slice() else {
+        return Err(io::Error::other("usage: fleet-guard SOCKET CGROUP LEASE_MS_MAX"));
+    };
+    let start = match rest {
+        [] => guard::Start::Fresh,
+        // As SIGHUP starts it; not for people.
+        ["resume", epoch, deadline_ms] => {
+            let (epoch, deadline_ms) = (number(epoch)?, number(deadline_ms)?);
+            guard::Start::Replaced((deadline_ms > 0).then_some(Lease { epoch, deadline_ms }))
+        }
+        _ => return Err(io::Error::other("too many arguments")),
+    };
+    let options = guard::Options {
+        socket: PathBuf::from(socket),
+        group: PathBuf::from(group),
+        max_ms: number(max_ms)?,
+    };
+    guard::run(options, start)
 }
 
 fn main() -> ExitCode {
