@@ -21,6 +21,13 @@ impl fmt::Display for Figures {
     }
 }
 
+/// The measurement of middling rate.
+pub(crate) fn median(all: &[Figures]) -> &Figures {
+    let mut all: Vec<&Figures> = all.iter().collect();
+    all.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+    all[all.len() / 2]
+}
+
 /// One client: makes one write a call, with a number never given before.
 pub(crate) trait Write: Send + 'static {
     fn write(&mut self, number: u64) -> impl Future<Output = Result<()>> + Send;

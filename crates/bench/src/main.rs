@@ -38,6 +38,9 @@ struct Args {
     /// Seconds of load at each width
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Turns of throughput, of which the median counts: ours, then the others, then ours again
+    #[arg(long, default_value_t = 3)]
+    turns: usize,
     /// Kills for failover; node-lost does two fewer
     #[arg(long, default_value_t = 12)]
     kills: u32,
@@ -60,7 +63,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for what in what {
         match what {
-            What::Throughput => runtime.block_on(throughput(&binary, args.seconds))?,
+            What::Throughput => runtime.block_on(throughput(&binary, args.seconds, args.turns))?,
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::NodeLost => node_lost::run(&binary, args.kills.saturating_sub(2).max(1))?,
@@ -69,9 +72,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-async fn throughput(binary: &Path, seconds: u64) -> Result<()> {
+async fn throughput(binary: &Path, seconds: u64, turns: usize) -> Result<()> {
     println!(
-        "\ncreate-and-place against etcd puts of 256 bytes; fsync on, mutual TLS but where plain\n"
+        "\ncreate-and-place against etcd puts of 256 bytes; fsync on, mutual TLS but where plain; \
+         medians of {turns}\n"
     );
     println!(
         "| clients | fleet-cluster /s | p50 ms | p99 ms | etcd /s | p50 ms | p99 ms | ratio \
@@ -79,16 +83,20 @@ async fn throughput(binary: &Path, seconds: u64) -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for clients in WIDTHS {
-        let ours = {
+        let (mut ours, mut etcd, mut plain) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..turns {
             let cluster = fleet::Cluster::start(binary).await.context("our cluster")?;
             let client = cluster.leader().await?;
-            load::run(clients, seconds, |k| client.writer(k)).await?
-        };
-        let etcd = etcd_puts(clients, seconds, Some(tls::Tls::new()?)).await?;
-        let plain = etcd_puts(clients, seconds, None).await?;
-        print!("| {clients} | {ours}");
+            ours.push(load::run(clients, seconds, |k| client.writer(k)).await?);
+            drop(cluster);
+            etcd.push(etcd_puts(clients, seconds, Some(tls::Tls::new()?)).await?);
+            plain.push(etcd_puts(clients, seconds, None).await?);
+        }
+        print!("| {clients} | {}", load::median(&ours));
         for other in [etcd, plain] {
-            print!(" | {other} | {:.2}", ours.rate / other.rate);
+            // Neighbours in time had the same machine.
+            let ratios = ours.iter().zip(&other).map(|(ours, other)| ours.rate / other.rate);
+            print!(" | {} | {:.2}", load::median(&other), median(ratios.collect()));
         }
         println!(" |");
     }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::Result;
-use cluster_tests::{Cluster, host_of, until};
+use cluster_tests::{Cluster, until};
 
 use crate::median;
 
@@ -20,23 +20,25 @@ pub(crate) fn run(binary: &Path, kills: u32) -> Result<()> {
     let mut cluster = Cluster::formed(3, "default");
     cluster.ok(&["fleet", "create", "f"]);
     let shared = cluster.shared();
-    let script = format!(": > {}/$FLEET_GENERATION; exec sleep infinity", shared.display());
-    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
-    // A new leader counts W from its own start, so the two are different figures.
+    let script =
+        format!(": > {}/$FLEET_AGENT.$FLEET_GENERATION; exec sleep infinity", shared.display());
     let (mut took, mut with_leader) = (Vec::new(), Vec::new());
     for kill in 0..kills {
-        let agent = cluster.agent("f/a");
-        let lost = host_of(&agent);
-        let generation: u64 = agent["generation"].as_str().unwrap_or_default().parse()?;
-        let led = cluster.leader() == lost;
-        let alive: Vec<u32> = (1..=3).filter(|n| *n != lost).collect();
-        cluster.point_at(&alive);
-        let mark = shared.join((generation + 1).to_string());
+        let leader = cluster.leader();
+        let lost = if kill % 2 == 0 { leader } else { leader % 3 + 1 };
+        let others: Vec<u32> = (1..=3).filter(|n| *n != lost).collect();
+        let agent = format!("f/a{kill}");
+        others.iter().for_each(|n| drop(cluster.ok(&["node", "cordon", &format!("n{n}")])));
+        let command = ["--", "/bin/sh", "-c", &script];
+        cluster.ok(&[&["agent", "create", &agent, "--runtime", "exec"], &command[..]].concat());
+        others.iter().for_each(|n| drop(cluster.ok(&["node", "uncordon", &format!("n{n}")])));
+        cluster.point_at(&others);
+        let mark = shared.join(format!("a{kill}.2"));
         let killed = Instant::now();
         cluster.power_off(lost);
         until(60, &format!("start number {kill}"), || fs::exists(&mark).ok()?.then_some(()));
         let ms = killed.elapsed().as_secs_f64() * 1_000.0;
-        if led { &mut with_leader } else { &mut took }.push(ms);
+        if lost == leader { &mut with_leader } else { &mut took }.push(ms);
         cluster.mend(lost);
         cluster.start(lost);
         cluster.wait_active(3);
