@@ -43,10 +43,16 @@ impl Keeper {
         sh(&format!("kill -{signal} {}", self.keeper.id()));
     }
 
+    /// The guard's process, not that of what keeps it.
+    pub fn pid(&self) -> u32 {
+        let guard = format!("^[^ ]*/fleet-guard {} ", self.socket.display());
+        let found = || Command::new("pgrep").args(["-f", &guard]).output().unwrap().stdout;
+        until(5, "a guard", || String::from_utf8_lossy(&found()).trim().parse().ok())
+    }
+
     /// Sends the guard, not what keeps it, a signal.
     pub fn signal(&self, signal: &str) {
-        let guard = format!("^[^ ]*/fleet-guard {} ", self.socket.display());
-        sh(&format!("kill -{signal} $(pgrep -f '{guard}')"));
+        sh(&format!("kill -{signal} {}", self.pid()));
     }
 }
 

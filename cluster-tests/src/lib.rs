@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test harness may")]
 
 mod keeper;
+pub mod oracle;
 
 use std::{
     fs,
@@ -97,6 +98,8 @@ pub struct Cluster {
     pub hosts: Vec<Host>,
     prefix: String,
     dir: TempDir,
+    /// The mistake planted in every process of it.
+    mutant: Option<&'static str>,
 }
 
 impl Cluster {
@@ -113,11 +116,17 @@ impl Cluster {
              ip -n {switch} link add br0 type bridge && ip -n {switch} link set br0 up && \
              ip -n {switch} addr add 10.87.0.254/24 dev br0"
         ));
-        let mut cluster = Self { hosts: Vec::new(), prefix, dir };
+        let mut cluster = Self { hosts: Vec::new(), prefix, dir, mutant: None };
         for number in 1..=count {
             cluster.add_host(number);
         }
         cluster
+    }
+
+    /// Plants a mistake by its name, see `fleet_mutants`. Before anything starts.
+    pub fn plant(mut self, mutant: Option<&'static str>) -> Self {
+        self.mutant = mutant;
+        self
     }
 
     /// A formed cluster of `count` nodes, all active.
@@ -260,6 +269,11 @@ impl Cluster {
         self.host(number).guard.as_ref().unwrap().signal(signal);
     }
 
+    /// The process of a host's guard.
+    pub fn guard_pid(&mut self, number: u32) -> u32 {
+        self.host(number).guard.as_ref().unwrap().pid()
+    }
+
     /// Sends what keeps a host's guard a signal.
     pub fn signal_keeper(&mut self, number: u32, signal: &str) {
         self.host(number).guard.as_ref().unwrap().signal_keeper(signal);
@@ -292,7 +306,8 @@ impl Cluster {
         command
             .arg(format!("--net=/run/netns/{}", host.netns))
             .args(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "-"])
-            .arg(&host.dir);
+            .arg(&host.dir)
+            .envs(self.mutant.map(|mutant| ("FLEET_MUTANT", mutant)));
         command
     }
 
@@ -434,6 +449,51 @@ impl Cluster {
         }
     }
 
+    /// Ends what [`Cluster::part`] did.
+    pub fn unpart(&self, one: u32, other: u32) {
+        for (from, to) in [(one, other), (other, one)] {
+            let netns = &self.hosts[from as usize - 1].netns;
+            sh(&format!("ip -n {netns} route del blackhole 10.87.0.{to}/32"));
+        }
+    }
+
+    /// Loses what one host sends to another; nobody is told.
+    pub fn silence(&self, from: u32, to: u32) {
+        let netns = &self.hosts[from as usize - 1].netns;
+        let nowhere = "lladdr 02:00:00:00:00:99 dev eth0 nud permanent";
+        sh(&format!("ip -n {netns} neigh replace 10.87.0.{to} {nowhere}"));
+    }
+
+    /// Ends what [`Cluster::silence`] did.
+    pub fn unsilence(&self, from: u32, to: u32) {
+        let netns = &self.hosts[from as usize - 1].netns;
+        sh(&format!("ip -n {netns} neigh del 10.87.0.{to} dev eth0"));
+    }
+
+    /// Where agents that run [`Cluster::stamping`] write, for [`oracle::runs`].
+    pub fn stamps(&self) -> PathBuf {
+        self.shared().join("stamps")
+    }
+
+    /// The command of an agent that stamps.
+    pub fn stamping(&self) -> [String; 2] {
+        let (program, stamps) = (self.shared().join("fleet-stamp"), self.stamps());
+        if !stamps.exists() {
+            fs::create_dir(&stamps).unwrap();
+            fs::set_permissions(&stamps, fs::Permissions::from_mode(0o777)).unwrap();
+            fs::copy(binary().with_file_name("fleet-stamp"), &program).unwrap();
+        }
+        [program, stamps].map(|path| path.to_string_lossy().into_owned())
+    }
+
+    /// What is left of a host's TCP connections to an address, but for the memory of closed ones.
+    pub fn connections(&self, number: u32, to: &str) -> String {
+        let netns = &self.hosts[number as usize - 1].netns;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", netns, "ss", "-Htan", "exclude", "time-wait", "dst", to]);
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    }
+
     /// Puts a host's data on a disk of its own, which [`Cluster::freeze_disk`] can hang. Before its
     /// first start.
     pub fn own_disk(&self, number: u32) {
@@ -461,7 +521,15 @@ impl Cluster {
 
     /// Starts a program on a host.
     pub fn spawn_on(&self, number: u32, program: &str, args: &[&str]) -> Child {
-        let netns = &self.hosts[number as usize - 1].netns;
+        Self::spawn_in(&self.hosts[number as usize - 1].netns, program, args)
+    }
+
+    /// Starts a program beside the hosts, at 10.87.0.254, where no fault reaches it.
+    pub fn spawn_at_switch(&self, program: &str, args: &[&str]) -> Child {
+        Self::spawn_in(&format!("{}s", self.prefix), program, args)
+    }
+
+    fn spawn_in(netns: &str, program: &str, args: &[&str]) -> Child {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{netns}")).arg(program).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()

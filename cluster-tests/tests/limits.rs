@@ -1,5 +1,7 @@
 //! An agent that wants everything gets its share, and hurts nobody else.
 
+use std::fs;
+
 use cluster_tests::{Cluster, until};
 
 fn cluster() -> Cluster {
@@ -80,6 +82,27 @@ fn one_that_uses_every_core_gets_its_share() {
     // Two seconds of a fifth of a core, counted by the kernel; one period more may be had.
     assert!(share < 0.8, "{share} s of processor time");
     unhurt(&cluster);
+}
+
+#[test]
+fn one_that_floods_its_log_keeps_the_end_of_it() {
+    const LOG_BYTES_MAX: u64 = 1 << 20;
+    let cluster = Cluster::hosts(1);
+    cluster.configure(1, &format!("log_bytes_max = {LOG_BYTES_MAX}\n"));
+    let cluster = cluster.form(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    create(&cluster, &[], &["/usr/bin/yes", "a flood"]);
+    let older = cluster.folder(1, "data").join("logs/f/a.log.1");
+    let changed = || fs::metadata(&older).and_then(|about| about.modified()).ok();
+    for cut in 0..3 {
+        let before = changed();
+        until(20, &format!("cut number {cut}"), || (changed() > before).then_some(()));
+    }
+    // While the flood goes on a copy may be under way, but never a larger one.
+    let kept = fs::metadata(&older).map_or(0, |about| about.len());
+    assert!(kept <= LOG_BYTES_MAX, "{kept} bytes");
+    assert!(cluster.ok(&["agent", "logs", "f/a"]).contains("a flood"));
+    cluster.ok(&["agent", "stop", "f/a"]);
 }
 
 #[test]

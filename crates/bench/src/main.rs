@@ -5,6 +5,7 @@
 
 mod etcd;
 mod failover;
+mod fence;
 mod fleet;
 mod load;
 mod node_lost;
@@ -25,6 +26,8 @@ enum What {
     Failover,
     /// Node killed to its agents started elsewhere
     NodeLost,
+    /// Lease not renewed: how long agents execute past its end
+    Fence,
     /// Daemon killed and started again: agents restarted, time to adopt them
     Restart,
 }
@@ -38,19 +41,19 @@ struct Args {
     /// Seconds of load at each width
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Numbers of clients at once
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    clients: Vec<usize>,
     /// Turns of throughput, of which the median counts: ours, then the others, then ours again
     #[arg(long, default_value_t = 3)]
     turns: usize,
     /// Kills for failover; node-lost does two fewer
     #[arg(long, default_value_t = 12)]
     kills: u32,
-    /// Agents for restart
+    /// Agents for restart and fence
     #[arg(long, default_value_t = 500)]
     agents: u32,
 }
-
-/// Numbers of clients at once.
-const WIDTHS: [usize; 4] = [1, 16, 64, 256];
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -58,13 +61,14 @@ fn main() -> Result<()> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let binary = target.join("release/fleet-cluster");
-    let all = [What::Throughput, What::Failover, What::NodeLost, What::Restart];
+    let all = [What::Throughput, What::Failover, What::NodeLost, What::Restart, What::Fence];
     let what = if args.what.is_empty() { &all[..] } else { &args.what };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for what in what {
         match what {
-            What::Throughput => runtime.block_on(throughput(&binary, args.seconds, args.turns))?,
+            What::Throughput => runtime.block_on(throughput(&binary, &args))?,
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
+            What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::NodeLost => node_lost::run(&binary, args.kills.saturating_sub(2).max(1))?,
         }
@@ -72,7 +76,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-async fn throughput(binary: &Path, seconds: u64, turns: usize) -> Result<()> {
+async fn throughput(binary: &Path, args: &Args) -> Result<()> {
+    let &Args { seconds, turns, .. } = args;
     println!(
         "\ncreate-and-place against etcd puts of 256 bytes; fsync on, mutual TLS but where plain; \
          medians of {turns}\n"
@@ -82,7 +87,7 @@ async fn throughput(binary: &Path, seconds: u64, turns: usize) -> Result<()> {
          | plain etcd /s | p50 ms | p99 ms | ratio |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for clients in WIDTHS {
+    for &clients in &args.clients {
         let (mut ours, mut etcd, mut plain) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..turns {
             let cluster = fleet::Cluster::start(binary).await.context("our cluster")?;

@@ -19,6 +19,7 @@ use std::{
 };
 
 use fleet_guard::{Lease, Status};
+use fleet_mutants::{Mutant, planted};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
@@ -120,7 +121,9 @@ fn take_priority() -> Option<String> {
     }
     let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let lowest = ThreadPriority::from_posix(thread_priority::ScheduleParams { sched_priority: 1 });
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), lowest, fifo) {
+    if !planted(Mutant::NoRealtimePriority)
+        && let Err(error) = set_thread_priority_and_policy(thread_native_id(), lowest, fifo)
+    {
         missing.push(format!("no real-time priority: {error}"));
     }
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
@@ -148,7 +151,9 @@ fn empty(group: &Path) -> io::Result<()> {
 }
 
 fn start_init(options: &Options) -> io::Result<Child> {
-    unshare(CloneFlags::CLONE_NEWPID)?;
+    if !planted(Mutant::NoPidNamespace) {
+        unshare(CloneFlags::CLONE_NEWPID)?;
+    }
     let mut init = Command::new("/proc/self/exe")
         .arg0("fleet-guard")
         .arg("init")

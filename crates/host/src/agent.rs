@@ -10,7 +10,10 @@ use fleet_proto::{
 use fleet_runtime::clock::boot_ms;
 use fleet_supervision::{Action, Event, Exit, Life, State};
 use fleet_types::AgentId;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 
 use crate::{
     host::{Shared, group_name},
@@ -24,8 +27,9 @@ use crate::{
 const LAUNCH_FAILED: i32 = 125;
 /// SIGKILL.
 const KILL: i32 = 9;
-/// How often a log file's size is looked at.
-const LOG_CHECK: Duration = Duration::from_secs(5);
+/// How often a log file's size is looked at; and that of one that just was too large.
+const LOG_CHECK: Duration = Duration::from_secs(1);
+const FLOOD_CHECK: Duration = Duration::from_millis(50);
 
 /// What the host tells an agent's task. When the host has gone silent for good, the lease is over
 /// and everything was killed.
@@ -121,7 +125,7 @@ impl Task {
             self.on(Event::Want);
         }
         self.report();
-        let mut log_check = tokio::time::interval(LOG_CHECK);
+        let mut log_check = std::pin::pin!(tokio::time::sleep(LOG_CHECK));
         let mut silent = false;
         loop {
             let due = self.life.deadline().map(|at| at.saturating_sub(boot_ms()));
@@ -149,7 +153,10 @@ impl Task {
                     Err(why) => Event::LivenessFailed { why },
                 }),
                 () = sleep(due) => Some(Event::Time),
-                _ = log_check.tick() => { self.cap_log(); continue; }
+                () = &mut log_check => {
+                    log_check.as_mut().reset(Instant::now() + self.cap_log());
+                    continue;
+                }
             };
             if let Some(event) = event {
                 self.on(event);
@@ -359,9 +366,15 @@ impl Task {
         format!("{message}: {}", String::from_utf8_lossy(&last).trim())
     }
 
-    fn cap_log(&self) {
-        if let Err(error) = self.log.cap() {
-            tracing::warn!(agent = %self.id, %error, "keeping the log small failed");
+    /// Keeps the log small; how long until it is looked at again.
+    fn cap_log(&self) -> Duration {
+        match self.log.cap() {
+            Ok(true) => FLOOD_CHECK,
+            Ok(false) => LOG_CHECK,
+            Err(error) => {
+                tracing::warn!(agent = %self.id, %error, "keeping the log small failed");
+                LOG_CHECK
+            }
         }
     }
 

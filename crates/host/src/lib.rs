@@ -8,6 +8,7 @@
 
 mod agent;
 pub mod disk;
+pub mod egress;
 pub mod guard;
 mod host;
 pub mod lease;

@@ -44,21 +44,31 @@ impl LogFile {
         OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)
     }
 
-    /// Moves what is in it to the older file once it is too large. The writers keep their open
-    /// file, so its content is copied and cut; a line written in between is lost.
+    /// Moves the end of it to the older file once it is too large, and answers whether it was. The
+    /// writers keep their open file, so its content is copied and cut; a line written in between is
+    /// lost.
     ///
     /// # Errors
     /// When the disk is full; the file is cut all the same, so that one agent cannot fill a disk.
-    pub fn cap(&self) -> io::Result<()> {
-        match fs::metadata(&self.path) {
-            Ok(about) if about.len() > self.bytes_max => {}
-            Ok(_) => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+    pub fn cap(&self) -> io::Result<bool> {
+        let length = match fs::metadata(&self.path) {
+            Ok(about) => about.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
             Err(e) => return Err(e),
+        };
+        if length <= self.bytes_max {
+            return Ok(false);
         }
-        let copied = fs::copy(&self.path, self.older());
+        let copied = self.copy_from(length - self.bytes_max);
         OpenOptions::new().write(true).open(&self.path)?.set_len(0)?;
-        copied.map(|_| ())
+        copied.map(|()| true)
+    }
+
+    fn copy_from(&self, start: u64) -> io::Result<()> {
+        let mut from = File::open(&self.path)?;
+        from.seek(SeekFrom::Start(start))?;
+        let mut to = File::create(self.older())?;
+        io::copy(&mut from.take(self.bytes_max), &mut to).map(|_| ())
     }
 }
 

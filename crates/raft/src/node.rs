@@ -130,7 +130,7 @@ impl Node {
         fs::create_dir_all(&snapshots)?;
         remove_unfinished(&snapshots)?;
         let store = Store::open(&options.dir.join("db"))?;
-        let log = LogStore::open(store.clone(), &options.dir)?;
+        let log = LogStore::open(store.clone(), &options.dir, options.id.0)?;
         let (changes, _) = broadcast::channel(CHANGES_BUFFERED);
         let machine = StateMachine::open(store, snapshots.clone(), changes.clone())?;
         let (applied, index) = (machine.shared(), machine.index());

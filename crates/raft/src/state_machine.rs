@@ -92,7 +92,8 @@ impl StateMachine {
         self.index.subscribe()
     }
 
-    fn apply_entry(&self, entry: Entry) -> io::Result<Results> {
+    /// Applies an entry to memory; what is to be mirrored to disk, and the results.
+    fn apply_entry(&self, entry: Entry) -> io::Result<(WriteBatch, Results)> {
         let mut applied = self.applied.write().expect("no holder panics");
         let (mut results, mut members_changed) = (Vec::new(), false);
         let index = entry.log_id.index();
@@ -115,13 +116,13 @@ impl StateMachine {
             assert!(violations.is_empty(), "entry {index} broke the state: {violations:?}");
         }
         let changed = applied.state.take_changed();
-        self.mirror(&applied, &changed, members_changed)?;
+        let batch = self.mirror(&applied, &changed, members_changed);
         drop(applied);
         if !changed.is_empty() {
             // Nobody listening, or a listener that is too slow: it reads the whole state then.
             let _ = self.changes.send(Arc::new(changed));
         }
-        Ok(results)
+        Ok((batch, results))
     }
 
     fn mirror(
@@ -129,7 +130,7 @@ impl StateMachine {
         applied: &Applied,
         changed: &BTreeSet<Key>,
         members_changed: bool,
-    ) -> io::Result<()> {
+    ) -> WriteBatch {
         let mut batch = WriteBatch::default();
         for key in changed {
             match applied.state.record(key) {
@@ -143,7 +144,7 @@ impl StateMachine {
         if members_changed {
             self.put_members(&mut batch, applied);
         }
-        self.store.write(batch, false)
+        batch
     }
 
     fn put_position(&self, batch: &mut WriteBatch, applied: &Applied) {
@@ -193,11 +194,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let index = entry.log_id.index();
-            let results = self.apply_entry(entry)?;
+            let (batch, results) = self.apply_entry(entry)?;
             self.index.send_replace(index);
             if let Some(responder) = responder {
                 responder.send(results);
             }
+            // After the answer: the log has the entry, so this may be lost.
+            self.store.write(batch, false)?;
         }
         Ok(())
     }

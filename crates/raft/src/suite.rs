@@ -16,7 +16,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     ) -> Result<(TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
         let dir = TempDir::new().expect("a temporary directory");
         let store = Store::open(&dir.path().join("db")).expect("a new database opens");
-        let log = LogStore::open(store.clone(), dir.path()).expect("a new log opens");
+        let log = LogStore::open(store.clone(), dir.path(), 1).expect("a new log opens");
         let (changes, _) = broadcast::channel(16);
         let snapshots = dir.path().join("snapshots");
         std::fs::create_dir_all(&snapshots).expect("a directory");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use fleet_client::{Identity, connect_any_member, connect_node};
 use fleet_core::{InitCluster, Operation};
 use fleet_host::{
-    Host, HostOptions, disk::DiskProbe, guard::Guard, renewal::Renewal, runtimes::Runtimes,
+    Host, HostOptions, disk::DiskProbe, egress, guard::Guard, renewal::Renewal, runtimes::Runtimes,
     service::Service as HostService,
 };
 use fleet_process::{Group, Limiter, lacking};
@@ -99,7 +99,7 @@ impl Daemon {
 
         self.listen(voting.as_ref(), &host, &leases).await?;
         let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
-        let degraded: Vec<String> = degraded.collect();
+        let degraded: Vec<String> = degraded.chain(egress::silence_orphans()).collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");
         }

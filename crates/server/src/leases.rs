@@ -8,6 +8,7 @@ use std::{
 };
 
 use fleet_core::{NodeStatus, State};
+use fleet_mutants::{Mutant, planted};
 use fleet_runtime::clock::raw_ms;
 use fleet_types::{Epoch, LeaseTiming, NodeId};
 
@@ -57,10 +58,14 @@ impl Leases {
         let now = raw_ms();
         let ago = u64::try_from(since_predecessors.as_millis()).unwrap_or(0);
         let surely_ago = ago * (1_000 - LeaseTiming::WAITER_MARGIN_PERMILLE) / 1_000;
-        let term = Term {
+        let mut term = Term {
             predecessors_ms: now.saturating_sub(surely_ago),
             patient_until_ms: now + timing.patience_ms(),
         };
+        if planted(Mutant::NewLeaderDoesNotWait) {
+            let waited = timing.fence_after_ms() - 2 * timing.renew_ms;
+            term = Term { predecessors_ms: now.saturating_sub(waited), patient_until_ms: now };
+        }
         self.with(|table| *table = Table { term: Some(term), ..Table::default() });
     }
 

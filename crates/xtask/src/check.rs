@@ -21,6 +21,24 @@ fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
+/// The feature that lets tests plant mistakes in what they test.
+const PLANTED: &str = "fleet-mutants/planted";
+
+/// Builds what the cluster tests run.
+pub fn tested_binaries(root: &Path) -> Result<()> {
+    let packages = ["-p", "fleet-cluster", "-p", "fleet-guard", "-p", "cluster-tests"];
+    let features = ["-p", "fleet-mutants", "--features", PLANTED];
+    cargo(root, &[&["build"], &packages[..], &features[..]].concat(), &[])
+}
+
+/// Real clusters under random faults.
+pub fn chaos(root: &Path, args: &[String]) -> Result<()> {
+    tested_binaries(root)?;
+    let run = ["run", "-q", "-p", "cluster-tests", "--bin", "chaos", "--"];
+    let args: Vec<&str> = run.into_iter().chain(args.iter().map(String::as_str)).collect();
+    cargo(root, &args, &[])
+}
+
 /// Checks everything.
 pub fn run(root: &Path, no_tests: bool) -> Result<()> {
     println!("── tidy");
@@ -34,8 +52,8 @@ pub fn run(root: &Path, no_tests: bool) -> Result<()> {
     let warnings = [("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")];
     cargo(root, &["doc", "--workspace", "--no-deps", "--document-private-items"], &warnings)?;
     if !no_tests {
-        cargo(root, &["build", "-p", "fleet-cluster", "-p", "fleet-guard"], &[])?;
-        cargo(root, &["test", "--workspace"], &[])?;
+        tested_binaries(root)?;
+        cargo(root, &["test", "--workspace", "--features", PLANTED], &[])?;
     }
     println!("all is well");
     Ok(())
@@ -44,7 +62,9 @@ pub fn run(root: &Path, no_tests: bool) -> Result<()> {
 /// Builds the release binary and measures it. The load comes from a release build, too: an
 /// unoptimised client would be what is measured.
 pub fn bench(root: &Path, args: &[String]) -> Result<()> {
-    cargo(root, &["build", "--release", "-p", "fleet-cluster", "-p", "fleet-bench"], &[])?;
+    let ours = ["-p", "fleet-cluster", "-p", "fleet-guard"];
+    let bench = ["-p", "fleet-bench", "-p", "cluster-tests"];
+    cargo(root, &[&["build", "--release"], &ours[..], &bench[..]].concat(), &[])?;
     let run = ["run", "--release", "-q", "-p", "fleet-bench", "--"];
     let args: Vec<&str> = run.into_iter().chain(args.iter().map(String::as_str)).collect();
     cargo(root, &args, &[])

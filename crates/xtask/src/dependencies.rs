@@ -18,7 +18,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fleet-proto", &["fleet-types", "fleet-core"]),
     ("fleet-runtime", &["fleet-types"]),
     ("fleet-process", &["fleet-types", "fleet-guard"]),
-    ("fleet-guard", &["fleet-types"]),
+    ("fleet-mutants", &[]),
+    ("fleet-guard", &["fleet-types", "fleet-mutants"]),
     ("fleet-client", &["fleet-types", "fleet-proto"]),
     ("fleet-raft", &["fleet-types", "fleet-core", "fleet-proto"]),
     (
@@ -29,6 +30,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "fleet-proto",
             "fleet-runtime",
             "fleet-guard",
+            "fleet-mutants",
             "fleet-process",
             "fleet-client",
         ],
@@ -44,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "fleet-client",
             "fleet-raft",
             "fleet-host",
+            "fleet-mutants",
         ],
     ),
     (

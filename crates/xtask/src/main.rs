@@ -27,6 +27,13 @@ enum Chore {
     GenProto,
     /// Runs simulated worlds.
     Sim(simulate::Args),
+    /// Runs real daemons under random faults and asks the agents whether two of them ever ran at
+    /// once.
+    Chaos {
+        /// Passed on; --help shows what there is.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measures the built release binary, beside the alternatives.
     Bench {
         /// Passed on; --help shows what there is.
@@ -42,6 +49,7 @@ fn main() -> Result<()> {
         Chore::Fix => check::fix(&root),
         Chore::GenProto => gen_proto::write(&root),
         Chore::Sim(args) => simulate::run(&args),
+        Chore::Chaos { args } => check::chaos(&root, &args),
         Chore::Bench { args } => check::bench(&root, &args),
     }
 }

@@ -1,0 +1,213 @@
+//! Real daemons under random faults: `cargo xtask chaos`. The agents themselves say whether two
+//! copies of one ever executed at once. A seed determines the faults and their times, not what the
+//! machine makes of them.
+#![allow(clippy::print_stdout, reason = "the verdict goes to standard output")]
+
+use std::{
+    collections::BTreeMap,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use cluster_tests::{Cluster, oracle, until};
+use rand::{Rng, SeedableRng, seq::IndexedRandom};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+const HOSTS: u32 = 4;
+/// W of the fast profile.
+const W: Duration = Duration::from_millis(3_550);
+/// Pace of looking whether a fault is due.
+const STEP: Duration = Duration::from_millis(20);
+/// How long everything may take to be ready again once the faults end.
+const HEALING: u64 = 120;
+
+/// Runs real daemons under random faults
+#[derive(Parser)]
+#[command(name = "cargo xtask chaos")]
+struct Args {
+    /// How long faults go on
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Determines which faults come when; random when not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Agents
+    #[arg(long, default_value_t = 12)]
+    agents: u32,
+    /// Plants a mistake, to see that it is noticed; see fleet-mutants
+    #[arg(long)]
+    mutant: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    KillDaemon,
+    PauseDaemon,
+    PauseEverything,
+    KillGuard,
+    ReplaceGuard,
+    PowerOff,
+    Cut,
+    Part,
+    Silence,
+    Starve,
+}
+
+const FAULTS: [Fault; 10] = [
+    Fault::KillDaemon,
+    Fault::PauseDaemon,
+    Fault::PauseEverything,
+    Fault::KillGuard,
+    Fault::ReplaceGuard,
+    Fault::PowerOff,
+    Fault::Cut,
+    Fault::Part,
+    Fault::Silence,
+    Fault::Starve,
+];
+
+/// A fault that goes on.
+struct Going {
+    fault: Fault,
+    host: u32,
+    other: u32,
+    until: Instant,
+    spinners: Vec<Child>,
+}
+
+fn spinner() -> Result<Child> {
+    let mut command = Command::new("sh");
+    Ok(command.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn()?)
+}
+
+fn begin(cluster: &mut Cluster, fault: Fault, host: u32, other: u32) -> Result<Vec<Child>> {
+    match fault {
+        Fault::KillDaemon => drop(cluster.end(host, "KILL")),
+        Fault::PauseDaemon => cluster.signal(host, "STOP"),
+        Fault::PauseEverything => {
+            cluster.signal_keeper(host, "STOP");
+            cluster.signal(host, "STOP");
+            cluster.signal_guard(host, "STOP");
+        }
+        Fault::KillGuard => cluster.signal_guard(host, "KILL"),
+        Fault::ReplaceGuard => cluster.signal_guard(host, "HUP"),
+        Fault::PowerOff => cluster.power_off(host),
+        Fault::Cut => cluster.cut(host),
+        Fault::Part => cluster.part(host, other),
+        Fault::Silence => cluster.silence(host, other),
+        Fault::Starve => return (0..40).map(|_| spinner()).collect(),
+    }
+    Ok(Vec::new())
+}
+
+fn end(cluster: &mut Cluster, mut going: Going) -> Result<()> {
+    let (host, other) = (going.host, going.other);
+    match going.fault {
+        Fault::KillDaemon => cluster.start(host),
+        Fault::PauseDaemon => cluster.signal(host, "CONT"),
+        Fault::PauseEverything => {
+            cluster.signal_keeper(host, "CONT");
+            cluster.signal(host, "CONT");
+            cluster.signal_guard(host, "CONT");
+        }
+        Fault::PowerOff => {
+            cluster.mend(host);
+            cluster.start(host);
+        }
+        Fault::Cut => cluster.mend(host),
+        Fault::Part => cluster.unpart(host, other),
+        Fault::Silence => cluster.unsilence(host, other),
+        Fault::KillGuard | Fault::ReplaceGuard | Fault::Starve => {}
+    }
+    for spinner in &mut going.spinners {
+        spinner.kill()?;
+        spinner.wait()?;
+    }
+    Ok(())
+}
+
+/// Lets faults come and go until `end_of_faults`; how many there were of each.
+fn torment(
+    cluster: &mut Cluster,
+    rng: &mut ChaCha8Rng,
+    end_of_faults: Instant,
+) -> Result<BTreeMap<Fault, u32>> {
+    let (mut counts, mut going, started) = (BTreeMap::new(), Vec::<Going>::new(), Instant::now());
+    let mut next = started;
+    while Instant::now() < end_of_faults || !going.is_empty() {
+        thread::sleep(STEP);
+        let now = Instant::now();
+        while let Some(over) = going.iter().position(|going| going.until <= now) {
+            end(cluster, going.swap_remove(over))?;
+        }
+        if now < next || now >= end_of_faults {
+            continue;
+        }
+        let fault = *FAULTS.choose(rng).expect("there are faults");
+        let (host, apart) = (rng.random_range(1..=HOSTS), rng.random_range(1..HOSTS));
+        let other = (host + apart - 1) % HOSTS + 1;
+        let lasts = W.mul_f64(rng.random_range(0.05..2.5));
+        next = now + W.mul_f64(rng.random_range(0.1..1.5));
+        // One at a time on a host, and two at once.
+        if going.len() < 2 && going.iter().all(|g| g.host != host && g.other != host) {
+            eprintln!(
+                "{:7.2} s  {fault:?} on host {host} for {:.2} s",
+                started.elapsed().as_secs_f64(),
+                lasts.as_secs_f64()
+            );
+            let spinners = begin(cluster, fault, host, other)?;
+            going.push(Going { fault, host, other, until: now + lasts, spinners });
+            *counts.entry(fault).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mutant = args.mutant.map(|mutant| &*mutant.leak());
+    let mut cluster = Cluster::hosts(HOSTS).plant(mutant).form(HOSTS, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let stamping = cluster.stamping();
+    for number in 1..=args.agents {
+        let name = format!("f/a{number}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--"];
+        cluster
+            .ok(&create.into_iter().chain(stamping.each_ref().map(|s| &**s)).collect::<Vec<_>>());
+    }
+    let end_of_faults = Instant::now() + Duration::from_secs(60 * args.minutes);
+    let counts = torment(&mut cluster, &mut rng, end_of_faults)?;
+    let stamps = cluster.stamps();
+    let overlaps = oracle::overlaps(&oracle::runs(&stamps));
+    ensure!(overlaps.is_empty(), "two copies at once: {}; seed {seed}", overlaps[0]);
+
+    cluster.point_at(&(1..=HOSTS).collect::<Vec<_>>());
+    let mut takeovers = 0;
+    for number in 1..=args.agents {
+        let name = format!("f/a{number}");
+        takeovers += until(HEALING, &format!("{name} ready"), || {
+            let said = cluster.cli(&["agent", "get", &name, "-o", "json", "--patience", "2"]);
+            let agent = &serde_json::from_str::<Value>(&said.out).ok()?["agent"];
+            let generation = agent["generation"].as_str()?.parse::<u64>().ok()?;
+            (agent["state"] == "STATE_READY").then_some(generation - 1)
+        });
+    }
+    let runs = oracle::runs(&stamps);
+    let overlaps = oracle::overlaps(&runs);
+    println!("\n| fault | times |\n|---|---|");
+    counts.iter().for_each(|(fault, times)| println!("| {fault:?} | {times} |"));
+    println!(
+        "\n{takeovers} placements elsewhere, {} processes, {} overlaps",
+        runs.len(),
+        overlaps.len()
+    );
+    ensure!(overlaps.is_empty(), "two copies at once: {}; seed {seed}", overlaps[0]);
+    Ok(())
+}
