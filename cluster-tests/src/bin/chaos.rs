@@ -169,6 +169,7 @@ fn torment(
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    cluster_tests::use_binary(&std::env::current_exe()?.with_file_name("fleet-cluster"));
     let seed = args.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
