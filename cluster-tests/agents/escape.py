@@ -63,6 +63,15 @@ def foreign_signals():
     raise OSError(errno.ESRCH, "none to be reached")
 
 
+def metadata():
+    try:
+        socket.create_connection(("169.254.169.254", 80), 1).close()
+    except PermissionError:
+        raise
+    except OSError:
+        pass  # It was tried; only nobody was there to answer.
+
+
 def privileges():
     with open("/proc/self/status") as status:
         lines = dict(line.split(":", 1) for line in status)
@@ -92,6 +101,7 @@ ATTEMPTS = {
     "processes of others": foreign_processes,
     "signals to others": foreign_signals,
     "a signal to init": lambda: os.kill(1, signal.SIGKILL),
+    "the machine's metadata": metadata,
     "capabilities": privileges,
     "root": lambda: os.setuid(0),
     "another control group": leave_group,

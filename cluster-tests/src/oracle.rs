@@ -54,15 +54,18 @@ pub fn runs(directory: &Path) -> Vec<Run> {
         let mut parts = name.split('.');
         let (agent, generation) = (parts.next().unwrap(), parts.next().unwrap());
         let stamps = fs::read(&path).unwrap();
-        // One that was killed before its second word has none.
-        let (Some(first), last) = (stamps.get(..8), stamps.get(8..16)) else { continue };
         let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
-        runs.push(Run {
-            agent: agent.to_owned(),
-            generation: generation.parse().unwrap(),
-            first_ns: number(first),
-            last_ns: number(last.unwrap_or(first)),
-        });
+        // One that was killed before its first word executed nothing else.
+        let (Some(first), Some(last)) = (stamps.get(..8), stamps.get(8..16)) else { continue };
+        let (first_ns, last_ns) = (number(first), number(last));
+        if first_ns > 0 {
+            runs.push(Run {
+                agent: agent.to_owned(),
+                generation: generation.parse().unwrap(),
+                first_ns,
+                last_ns: last_ns.max(first_ns),
+            });
+        }
     }
     runs.sort_by(|a, b| (&a.agent, a.first_ns).cmp(&(&b.agent, b.first_ns)));
     runs

@@ -77,6 +77,28 @@ fn a_crash_loop_is_parked_with_its_reason() {
 }
 
 #[test]
+fn one_that_waits_for_its_turn_to_start_says_so() {
+    let cluster = Cluster::hosts(1);
+    cluster.configure(1, "starts_at_once = 1\n");
+    let cluster = cluster.form(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    // Never ready, so it keeps the only place.
+    let silent = r#"{"probe": {"kind": "tcp"}}"#;
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--no-wait", "--config-file", "-"];
+    let said = cluster.cli_with(&[&create[..], &["--", "/bin/sleep", "infinity"]].concat(), silent);
+    assert_eq!(said.code, 0, "{said:?}");
+    until(10, "a start", || (cluster.agent("f/a")["state"] == "STATE_STARTING").then_some(()));
+    for (name, says) in [("f/b", "start: 0 before it"), ("f/c", "start: 1 before it")] {
+        let create = ["agent", "create", name, "--runtime", "exec", "--no-wait", "--"];
+        cluster.ok(&[&create[..], &["/bin/sleep", "infinity"]].concat());
+        until(10, says, || {
+            let agent = cluster.agent(name);
+            agent["stateMessage"].as_str()?.ends_with(says).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_taken_port_is_named_with_its_holder() {
     let cluster = cluster();
     let script = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 10245)); s.listen(); time.sleep(600)";

@@ -3,6 +3,7 @@
 use std::{fs, process::Command};
 
 use cluster_tests::{Cluster, until};
+use serde_json::Value;
 
 /// A one-node cluster with one more runtime: `command`, a shell script, and `more` of the
 /// definition.
@@ -66,4 +67,22 @@ fn an_agent_that_runs_and_does_not_answer_is_started_again() {
         let agent = cluster.agent("f/a");
         (agent["state"] == "STATE_READY" && agent["pid"] != pid).then_some(())
     });
+}
+
+#[test]
+fn an_agent_that_hears_of_another_copy_is_reported_with_both_placements() {
+    let talk = "echo a session elsewhere; exec sleep infinity";
+    let more = "double_run = [\"session elsewhere\"]\n[probe]\nkind = \"none\"\n";
+    let cluster = cluster(talk, more);
+    let problem = until(10, "a problem", || {
+        let said = cluster.cli(&["status", "-o", "json"]);
+        let status: Value = serde_json::from_str(&said.out).ok()?;
+        let problems = status["status"]["problems"].as_array()?.clone();
+        problems.into_iter().find(|problem| problem["reason"] == "AGENT_RUNS_TWICE")
+    });
+    let message = problem["message"].as_str().unwrap_or_default();
+    assert!(message.contains("f/a (generation 1 on n1)"), "{message}");
+    assert!(message.contains("a session elsewhere"), "{message}");
+    assert_eq!(cluster.agent("f/a")["doubleRun"], "a session elsewhere");
+    assert!(cluster.log(1).contains("another copy is live"));
 }

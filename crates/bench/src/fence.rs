@@ -1,13 +1,15 @@
 //! A lease that is not renewed ends: how long after its deadline agents still execute, with every
 //! core busy.
 
-use std::path::Path;
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::Result;
 use cluster_tests::{Cluster, oracle, until};
 
 /// How long starting so many agents may take, in seconds.
 const STARTING: u64 = 900;
+/// How long the cores are busy before the lease is let go.
+const BUSY: Duration = Duration::from_secs(3);
 /// How long a lease of the default profile may still last, in seconds.
 const LEASE: u64 = 10;
 
@@ -15,17 +17,20 @@ const LEASE: u64 = 10;
 fn turn(agents: u32) -> Result<Vec<f64>> {
     let mut cluster = Cluster::formed(1, "default");
     cluster.ok(&["fleet", "create", "f"]);
-    let stamping = cluster.stamping();
+    let (stamping, go) = (cluster.stamping(), cluster.shared().join("go"));
     for number in 0..agents {
         let name = format!("f/a{number}");
         let create = ["agent", "create", &name, "--runtime", "exec", "--ports", "1", "--no-wait"];
-        let command = ["--", &stamping[0], &stamping[1]];
+        let command = ["--", &stamping[0], &stamping[1], &go.to_string_lossy()];
         cluster.ok(&[&create[..], &command[..]].concat());
     }
     let stamps = cluster.stamps();
     until(STARTING, "every agent stamping", || {
         (oracle::runs(&stamps).len() >= agents as usize).then_some(())
     });
+    fs::write(&go, "")?;
+    // From here on there is work for many times the cores there are; let it spread.
+    std::thread::sleep(BUSY);
     cluster.signal(1, "STOP");
     let deadline_ms = until(LEASE, "a lease", || cluster.lease_deadline(1));
     until(LEASE, "the end of the lease", || (!cluster.populated(1)).then_some(()));

@@ -227,6 +227,8 @@ pub struct Agent {
     pub pending: Option<PendingReason>,
     /// What proved the last copy gone, while it has no placement.
     pub evidence: Evidence,
+    /// The node it was placed on before, and its generation there.
+    pub former: Option<(NodeId, Generation)>,
     /// When it was created.
     pub created: Timestamp,
     /// Last change.

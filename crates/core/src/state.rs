@@ -302,6 +302,7 @@ impl State {
         let Some(agent) = self.agents.get_mut(id) else { return };
         let Some(placement) = agent.placement.take() else { return };
         agent.evidence = evidence;
+        agent.former = Some((placement.node, agent.generation));
         agent.revision = revision;
         if let Some(ports) = self.ports.get_mut(&placement.node) {
             ports.release(placement.block);

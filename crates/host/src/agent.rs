@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LeaseCheck, LogFile, holders, signal_or_code, tail};
+use fleet_process::{Child, Group, LogFile, signal_or_code, tail};
 use fleet_proto::{
     host::{Assignment, Observation},
     v1::agent::State as Reported,
@@ -10,16 +10,16 @@ use fleet_proto::{
 use fleet_runtime::clock::boot_ms;
 use fleet_supervision::{Action, Event, Exit, Life, State};
 use fleet_types::AgentId;
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    governor::Permit,
     host::{Shared, group_name},
+    log_watch::LogWatch,
     probe,
     provision::{Plan, Refusal, block},
     runtimes::{PolicyTable, Probe},
+    start::{empty, launch},
     start_key::StartKey,
 };
 
@@ -70,13 +70,18 @@ pub(crate) struct Task {
     child: Option<Child>,
     /// Kills for its memory limit before the process that runs.
     memory_kills: u64,
-    permit: Option<OwnedSemaphorePermit>,
-    asking: Pending<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
+    asking: Pending<Permit>,
+    /// Its place in the governor's line.
+    place: u64,
     launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
     emptying: Pending<()>,
     probing: Pending<Result<(), String>>,
     /// A liveness probe.
     asking_life: Pending<Result<(), String>>,
+    watch: LogWatch,
+    /// The line that says that another copy of its session is live.
+    double_run: String,
 }
 
 impl Task {
@@ -95,6 +100,7 @@ impl Task {
         );
         let life = Life::new(policy);
         let starts = adopted.as_ref().map_or(0, |(key, _)| key.start);
+        let watch = LogWatch::new(&log);
         let outdated = adopted.as_ref().is_some_and(|(key, _)| key.restarts != assignment.restarts);
         Self {
             id,
@@ -111,10 +117,13 @@ impl Task {
             memory_kills: 0,
             permit: None,
             asking: None,
+            place: 0,
             launching: None,
             emptying: None,
             probing: None,
             asking_life: None,
+            watch,
+            double_run: String::new(),
         }
     }
 
@@ -154,8 +163,9 @@ impl Task {
                 }),
                 () = sleep(due) => Some(Event::Time),
                 () = &mut log_check => {
+                    self.watch_log();
                     log_check.as_mut().reset(Instant::now() + self.cap_log());
-                    continue;
+                    None
                 }
             };
             if let Some(event) = event {
@@ -222,14 +232,17 @@ impl Task {
     fn act(&mut self, action: Action) {
         match action {
             Action::AskPermit => {
-                let governor = self.host.governor.clone();
-                self.asking = Some(Box::pin(async move {
-                    governor.acquire_owned().await.expect("the governor is never closed")
-                }));
+                let ticket = self.host.governor.line_up();
+                self.place = ticket.number();
+                self.asking = Some(Box::pin(ticket.turn()));
             }
             Action::ReleasePermit => {
                 self.asking = None;
-                self.permit = None;
+                if let Some(permit) = self.permit.take()
+                    && self.life.state() == State::Ready
+                {
+                    permit.started();
+                }
             }
             Action::Launch | Action::Repair => {
                 let repair = action == Action::Repair;
@@ -270,6 +283,7 @@ impl Task {
                 self.child = Some(child);
                 self.plan = Some(plan);
                 self.starts += 1;
+                self.double_run.clear();
                 Event::Launched
             }
             Err(Refusal { why, fatal }) => Event::LaunchFailed { why, fatal },
@@ -339,6 +353,9 @@ impl Task {
             State::CrashLooping => Reported::CrashLooping,
         };
         let mut message = self.life.message().to_owned();
+        if self.life.state() == State::Waiting {
+            message = self.host.governor.describe(self.place);
+        }
         if self.life.state() == State::Repairing {
             message = format!("its repair runs: it {message}");
         }
@@ -353,6 +370,7 @@ impl Task {
             message,
             pid: self.child.as_ref().map_or(0, Child::pid),
             starts: self.starts,
+            double_run: self.double_run.clone(),
             gone: self.life.state() == State::Stopped && (self.removing || !self.assignment.run),
         });
     }
@@ -364,6 +382,15 @@ impl Task {
         }
         let last = tail(self.log.path(), 1).map(|(bytes, _)| bytes).unwrap_or_default();
         format!("{message}: {}", String::from_utf8_lossy(&last).trim())
+    }
+
+    fn watch_log(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        if let Some(line) = self.watch.look(&self.log, &plan.double_run) {
+            let (generation, node) = (self.assignment.generation, &self.host.site.node_name);
+            tracing::error!(agent = %self.id, generation, %node, line, "another copy is live");
+            self.double_run = line;
+        }
     }
 
     /// Keeps the log small; how long until it is looked at again.
@@ -414,64 +441,4 @@ async fn exited(child: &mut Option<Child>) -> std::process::ExitStatus {
         Some(child) => child.wait().await,
         None => std::future::pending().await,
     }
-}
-
-/// Kills a group until it is empty.
-async fn empty(group: &Group) {
-    loop {
-        let result = match group.kill() {
-            Ok(()) => group.emptied().await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::error!(%error, "emptying a control group failed; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
-}
-
-async fn launch(
-    host: Arc<Shared>,
-    id: AgentId,
-    assignment: Assignment,
-    start: u32,
-    repair: bool,
-    group: Group,
-    log: LogFile,
-) -> Result<(Child, Arc<Plan>), Refusal> {
-    let passing = |why: String| Refusal { why, fatal: false };
-    empty(&group).await;
-    let key = StartKey {
-        agent: id.clone(),
-        generation: assignment.generation,
-        restarts: assignment.restarts,
-        start,
-        salt: rand::random(),
-    };
-    let site = host.clone();
-    let prepared = tokio::task::spawn_blocking(move || {
-        let plan = site.site.prepare(&id, &assignment)?;
-        let holders = holders(block(&assignment));
-        match holders.first() {
-            Some(holder) => Err(Refusal { why: holder.to_string(), fatal: false }),
-            None => Ok(plan),
-        }
-    });
-    let mut plan = prepared.await.map_err(|e| passing(e.to_string()))??;
-    if let Some(command) = plan.repair.take_if(|_| repair) {
-        plan.launch.command = command;
-    }
-    let Some(lease) = host.guard.current() else {
-        return Err(passing("the node has no lease".into()));
-    };
-    let limited = host.limiter.set(&group_name(&key.agent), &plan.limits);
-    let limited = limited.map_err(|e| passing(format!("limiting it: {e}")))?;
-    plan.launch.groups = std::iter::once(group.path().to_owned()).chain(limited).collect();
-    plan.launch.lease = LeaseCheck { status: host.guard.status_file(), epoch: lease.epoch.0 };
-    let child = host.launcher.launch(&key.to_string(), &plan.launch, &log).await;
-    let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
-    Ok((child, Arc::new(plan)))
 }

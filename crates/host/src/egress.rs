@@ -1,23 +1,53 @@
-//! What killed agents leave in the kernel's queues.
-//!
-//! Bytes a process wrote are the kernel's to deliver after its death, too. On a node that was cut
-//! off they would arrive when the cut heals: after another node started the agent. Linux tries up
-//! to eight times for a TCP connection nobody holds any more, for seconds to minutes.
+//! What leaves the node: nothing of killed agents, and nothing to where clouds hand out secrets.
 
-use std::fs;
+use std::{fs, path::Path, process::Command};
 
 use fleet_mutants::{Mutant, planted};
+use fleet_types::limits::{AGENT_UID_FIRST, AGENT_UID_LAST};
 
 /// How often Linux repeats what an orphaned connection had queued; 0 stands for 8.
 /// <https://docs.kernel.org/networking/ip-sysctl.html>
-const RETRIES: &str = "/proc/sys/net/ipv4/tcp_orphan_retries";
+const ORPHAN_RETRIES: &str = "/proc/sys/net/ipv4/tcp_orphan_retries";
+/// There where the kernel speaks IPv6.
+const IPV6: &str = "/proc/net/if_inet6";
+/// Where clouds tell a machine its credentials, and whoever else asks on it.
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
+const METADATA: [(&str, &str); 2] = [("-4", "169.254.169.254"), ("-6", "fd00:ec2::254")];
 
-/// Has the kernel give orphaned connections of this network namespace up at the next repetition: by
-/// the time a lease is over and W with it, each was repeated before. Answers what could not be had.
-pub fn silence_orphans() -> Option<String> {
+/// Sets this network namespace up for agents; answers what could not be had.
+pub fn restrict() -> Vec<String> {
+    silence_orphans().into_iter().chain(refuse_metadata()).collect()
+}
+
+/// Bytes a process wrote are the kernel's to deliver after its death, too. On a node that was cut
+/// off they would arrive when the cut heals: after another node started the agent. So a connection
+/// nobody holds any more is given up at the next repetition; by the time a lease is over, what is
+/// still queued was repeated before.
+fn silence_orphans() -> Option<String> {
     if planted(Mutant::KilledIsNotSilent) {
         return None;
     }
-    let why = fs::write(RETRIES, "1").err()?;
-    Some(format!("killed agents' connections may send for some time: {RETRIES}: {why}"))
+    let why = fs::write(ORPHAN_RETRIES, "1").err()?;
+    Some(format!("killed agents' connections may send for some time: {ORPHAN_RETRIES}: {why}"))
+}
+
+/// A rule of the kernel's routing for agents' uids alone.
+fn refuse_metadata() -> Option<String> {
+    let uids = format!("{AGENT_UID_FIRST}-{AGENT_UID_LAST}");
+    for (family, address) in METADATA {
+        if family == "-6" && !Path::new(IPV6).exists() {
+            continue;
+        }
+        let rule = [family, "rule", "add", "uidrange", &uids, "to", address, "prohibit"];
+        let why = match Command::new("ip").args(rule).output() {
+            Ok(done) if done.status.success() => continue,
+            Ok(done) => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // From the daemon's last start.
+        if !why.contains("File exists") {
+            return Some(format!("agents can reach the machine's metadata: ip rule: {why}"));
+        }
+    }
+    None
 }

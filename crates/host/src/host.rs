@@ -15,12 +15,13 @@ use fleet_proto::{
 };
 use fleet_types::{AgentId, ClusterId, Epoch, NodeId, NodeName};
 use tokio::{
-    sync::{Semaphore, broadcast, mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
 };
 
 use crate::{
     agent::{Order, Task},
+    governor::Governor,
     guard::Guard,
     ledger::Ledger,
     provision::Site,
@@ -64,7 +65,7 @@ pub struct HostOptions {
 /// What agents' tasks share.
 pub(crate) struct Shared {
     pub(crate) site: Site,
-    pub(crate) governor: Arc<Semaphore>,
+    pub(crate) governor: Arc<Governor>,
     pub(crate) launcher: Launcher,
     pub(crate) guard: Guard,
     pub(crate) limiter: Limiter,
@@ -203,7 +204,7 @@ impl Host {
                 writable: options.writable,
                 hidden: vec![HOMES.into(), options.data_dir.clone()],
             },
-            governor: Arc::new(Semaphore::new(options.starts_at_once.max(1))),
+            governor: Arc::new(Governor::new(options.starts_at_once.max(1))),
             launcher: Launcher::new(options.guard.init_socket()),
             guard: options.guard,
             limiter: options.limiter,

@@ -9,16 +9,19 @@
 mod agent;
 pub mod disk;
 pub mod egress;
+mod governor;
 pub mod guard;
 mod host;
 pub mod lease;
 mod ledger;
+mod log_watch;
 pub mod overlay;
 mod probe;
 mod provision;
 pub mod renewal;
 pub mod runtimes;
 pub mod service;
+mod start;
 mod start_key;
 mod template;
 

@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) limits: ResourceLimits,
     pub(crate) probe: Probe,
     pub(crate) liveness: Option<Probe>,
+    /// Texts in its log that say that another copy of its session is live.
+    pub(crate) double_run: Vec<String>,
     /// The command of its repair.
     pub(crate) repair: Option<Vec<String>>,
     pub(crate) variables: Variables,
@@ -147,7 +149,8 @@ impl Site {
         let repair = definition.repair.as_ref();
         let repair = repair.map(|repair| repair.command.iter().map(fill).collect()).transpose()?;
         let liveness = definition.liveness.clone();
-        Ok(Plan { launch, limits, probe, liveness, repair, variables })
+        let double_run = definition.double_run.clone();
+        Ok(Plan { launch, limits, probe, liveness, double_run, repair, variables })
     }
 
     fn environment(

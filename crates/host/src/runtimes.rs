@@ -83,6 +83,9 @@ pub struct Definition {
     /// How to tell that it lives, if another start could help one that does not; asked once it was
     /// ready.
     pub liveness: Option<Probe>,
+    /// Texts in its log that say that another copy of its session is live.
+    #[serde(default)]
+    pub double_run: Vec<String>,
     /// What to run when it ends with certain exit codes.
     pub repair: Option<Repair>,
     /// Its timings.

@@ -90,8 +90,11 @@ pub fn tail(path: &Path, lines: usize) -> io::Result<(Vec<u8>, u64)> {
     let position = start + bytes.len() as u64;
     let breaks = bytes.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(i, _)| i);
     let trailing = usize::from(bytes.last() == Some(&b'\n'));
-    let from = breaks.into_iter().nth(lines + trailing - 1).map_or(0, |i| i + 1);
-    Ok((bytes.split_off(if lines == 0 { bytes.len() } else { from }), position))
+    let from = match lines {
+        0 => bytes.len(),
+        _ => breaks.into_iter().nth(lines + trailing - 1).map_or(0, |i| i + 1),
+    };
+    Ok((bytes.split_off(from), position))
 }
 
 /// What was written to the file at `path` after `position`, and the position after it. A file that
@@ -124,6 +127,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");
         assert_eq!(tail(&path, 5).unwrap(), (vec![], 0));
+        fs::write(&path, "part").unwrap();
+        assert_eq!(tail(&path, 0).unwrap(), (vec![], 4));
         fs::write(&path, "1\n2\n3\n").unwrap();
         assert_eq!(tail(&path, 2).unwrap(), (b"2\n3\n".to_vec(), 6));
         assert_eq!(tail(&path, 9).unwrap().0, b"1\n2\n3\n");

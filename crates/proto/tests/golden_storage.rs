@@ -75,6 +75,7 @@ fn records() -> Vec<core::Record> {
         placement: Some(placement),
         pending: None,
         evidence: core::Evidence::First,
+        former: Some((NodeId(4), Generation(2))),
         created: Timestamp(8),
         revision: Revision(10),
     };
@@ -84,6 +85,7 @@ fn records() -> Vec<core::Record> {
         placement: None,
         pending: Some(core::PendingReason::NoPorts),
         evidence: core::Evidence::Asserted,
+        former: None,
         ..placed.clone()
     };
     vec![

@@ -99,7 +99,7 @@ impl Daemon {
 
         self.listen(voting.as_ref(), &host, &leases).await?;
         let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
-        let degraded: Vec<String> = degraded.chain(egress::silence_orphans()).collect();
+        let degraded: Vec<String> = degraded.chain(egress::restrict()).collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");
         }

@@ -49,3 +49,5 @@ pub const PAGE_SIZE_MAX: usize = 1_000;
 /// First uid handed to an agent. Far above the ranges distributions use for people and services
 /// (1000–59999) and below the sub-uid ranges (from 100000).
 pub const AGENT_UID_FIRST: u32 = 2_000_000;
+/// Last one. More agents than a cluster will ever have; uids are not used twice.
+pub const AGENT_UID_LAST: u32 = i32::MAX.unsigned_abs();

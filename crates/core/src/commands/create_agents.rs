@@ -55,6 +55,7 @@ pub(crate) fn apply(
             placement: None,
             pending: None,
             evidence: Evidence::First,
+            former: None,
             created: at,
             revision,
         });

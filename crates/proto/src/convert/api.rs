@@ -176,12 +176,10 @@ pub fn agent_state(agent: &core::Agent) -> v1::agent::State {
 
 /// An agent as the API writes it, without what its host observes.
 pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
+    let name = |node| state.nodes().get(&node).map_or_else(String::new, |n| n.name.to_string());
     let placement = agent.placement.as_ref().map(|p| v1::Placement {
         node: format!("nodes/{}", p.node),
-        node_display_name: state
-            .nodes()
-            .get(&p.node)
-            .map_or_else(String::new, |n| n.name.to_string()),
+        node_display_name: name(p.node),
         port_block: Some(port_block(p.block)),
         place_time: Some(timestamp(p.placed)),
         evidence: evidence(&p.evidence),
@@ -209,6 +207,12 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
         revision: agent.revision.0,
         pid: 0,
         starts: 0,
+        double_run: String::new(),
+        former_placement: agent.former.map(|(node, generation)| v1::FormerPlacement {
+            node: format!("nodes/{node}"),
+            node_display_name: name(node),
+            generation: generation.0,
+        }),
     }
 }
 

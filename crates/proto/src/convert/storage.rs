@@ -241,6 +241,10 @@ fn put_agent(a: &core::Agent) -> wire::AgentRecord {
         evidence: Some(put_evidence(&a.evidence)),
         created_ms: a.created.0,
         revision: a.revision.0,
+        former: a.former.map(|(node, generation)| wire::FormerPlacement {
+            node: node.0,
+            generation: generation.0,
+        }),
     }
 }
 
@@ -266,6 +270,7 @@ fn get_agent(a: wire::AgentRecord) -> Result<core::Agent> {
         placement: a.placement.map(placement).transpose()?,
         pending: if a.pending == 0 { None } else { Some(get_pending(a.pending)?) },
         evidence: get_evidence(a.evidence)?,
+        former: a.former.map(|former| (NodeId(former.node), Generation(former.generation))),
         created: Timestamp(a.created_ms),
         revision: Revision(a.revision),
     })

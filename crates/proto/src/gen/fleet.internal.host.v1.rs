@@ -115,6 +115,10 @@ pub struct Observation {
     /// Whether its control group was seen empty and it will not be started again.
     #[prost(bool, tag = "8")]
     pub gone: bool,
+    /// The line of its log that says that another copy of its session is live; empty for none since
+    /// it was started.
+    #[prost(string, tag = "9")]
+    pub double_run: ::prost::alloc::string::String,
 }
 /// Request for AgentHostService.TailLogs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -389,6 +389,19 @@ pub struct AgentRecord {
     /// Last change.
     #[prost(uint64, tag = "13")]
     pub revision: u64,
+    /// Its placement before this one.
+    #[prost(message, optional, tag = "14")]
+    pub former: ::core::option::Option<FormerPlacement>,
+}
+/// A placement that is over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormerPlacement {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The generation.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
 }
 /// A join token.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

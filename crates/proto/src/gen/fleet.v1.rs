@@ -94,6 +94,13 @@ pub struct Agent {
     /// Times it was started by its host since it was placed. Output only.
     #[prost(uint32, tag = "13")]
     pub starts: u32,
+    /// The line of its log that says that another copy of its session is live; empty for none since
+    /// it was started. Output only.
+    #[prost(string, tag = "14")]
+    pub double_run: ::prost::alloc::string::String,
+    /// Where it was placed before. Output only.
+    #[prost(message, optional, tag = "15")]
+    pub former_placement: ::core::option::Option<FormerPlacement>,
 }
 /// Nested message and enum types in `Agent`.
 pub mod agent {
@@ -284,6 +291,19 @@ pub struct Placement {
     /// Whether it is being moved off.
     #[prost(bool, tag = "6")]
     pub evicting: bool,
+}
+/// Where an agent ran before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormerPlacement {
+    /// "nodes/{number}".
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The node's own name; empty when it was removed.
+    #[prost(string, tag = "2")]
+    pub node_display_name: ::prost::alloc::string::String,
+    /// The agent's generation there.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
 }
 /// Request for AgentService.CreateAgent.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,10 +1,12 @@
 //! What is wrong with the cluster, and what to do about it.
 
-use fleet_core::{NodeStatus, Role, Schedulable, State};
+use fleet_core::{Agent, NodeStatus, Role, Schedulable, State};
 use fleet_proto::{
     convert::api::pending,
     v1::{Problem, agent::State as AgentState},
 };
+
+use fleet_types::NodeId;
 
 use crate::leader::Observed;
 
@@ -69,6 +71,19 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
     }
 }
 
+/// What an agent's service says of two sessions, and where both may be.
+fn runs_twice(state: &State, agent: &Agent, line: &str) -> String {
+    let place = |node: Option<NodeId>, generation: u64| {
+        let name = node.and_then(|id| state.nodes().get(&id)).map(|node| node.name.to_string());
+        let name = name.unwrap_or_else(|| "a node that is gone".into());
+        format!("generation {generation} on {name}")
+    };
+    let now = place(agent.placement.as_ref().map(|p| p.node), agent.generation.0);
+    let before = agent.former.map(|(node, generation)| place(Some(node), generation.0));
+    let before = before.map_or_else(String::new, |before| format!(", before it {before}"));
+    format!("agent {} ({now}{before}) says another copy of its session is live: {line}", agent.id)
+}
+
 fn agents(state: &State, observed: &Observed, found: &mut Vec<Problem>) {
     let (mut named, mut more) = (0, 0);
     for agent in state.agents().values() {
@@ -79,6 +94,11 @@ fn agents(state: &State, observed: &Observed, found: &mut Vec<Problem>) {
                 "add a node, free ports, or install the runtime",
             )),
             None => observed.of(agent).and_then(|o| match o.state() {
+                _ if !o.double_run.is_empty() => Some((
+                    "AGENT_RUNS_TWICE",
+                    runs_twice(state, agent, &o.double_run),
+                    "end the other copy; then `fleet-cluster agent restart` it",
+                )),
                 AgentState::CrashLooping => Some((
                     "AGENT_CRASH_LOOPING",
                     format!("agent {}: {}", agent.id, o.message),

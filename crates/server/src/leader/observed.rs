@@ -60,5 +60,6 @@ impl Observed {
         shown.state_message = observation.message;
         shown.pid = observation.pid;
         shown.starts = observation.starts;
+        shown.double_run = observation.double_run;
     }
 }

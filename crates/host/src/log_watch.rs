@@ -1,0 +1,54 @@
+//! Looking for certain texts in what an agent logs.
+
+use fleet_process::{LogFile, read_from, tail};
+
+/// Most of a line that is passed on, in characters.
+const LINE_MAX: usize = 300;
+
+/// How far a log was looked at.
+pub(crate) struct LogWatch {
+    position: u64,
+}
+
+impl LogWatch {
+    /// Looks at what is logged from now on.
+    pub(crate) fn new(log: &LogFile) -> Self {
+        Self { position: tail(log.path(), 0).map_or(0, |(_, end)| end) }
+    }
+
+    /// The first new line that holds one of `texts`. Of a flood only a part is looked at.
+    pub(crate) fn look(&mut self, log: &LogFile, texts: &[String]) -> Option<String> {
+        if texts.is_empty() {
+            return None;
+        }
+        let (bytes, next) = read_from(log.path(), self.position).ok()?;
+        // A line that is not complete is looked at once it is.
+        let rest = bytes.iter().rev().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        self.position = next - rest as u64;
+        let new = String::from_utf8_lossy(&bytes[..bytes.len() - rest]);
+        let line = new.lines().find(|line| texts.iter().any(|text| line.contains(text)))?;
+        Some(line.chars().take(LINE_MAX).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_new_line_that_says_it_is_found_once_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = LogFile::new(dir.path().join("a.log"), 1_000);
+        let mut writer = log.open().unwrap();
+        let texts = ["conflict".to_owned()];
+        writer.write_all(b"an old conflict\n").unwrap();
+        let mut watch = LogWatch::new(&log);
+        assert_eq!(watch.look(&log, &texts), None);
+        writer.write_all(b"fine\na con").unwrap();
+        assert_eq!(watch.look(&log, &texts), None);
+        writer.write_all(b"flict with n2\nfine\n").unwrap();
+        assert_eq!(watch.look(&log, &texts).as_deref(), Some("a conflict with n2"));
+        assert_eq!(watch.look(&log, &texts), None);
+    }
+}
