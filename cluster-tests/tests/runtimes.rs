@@ -35,7 +35,10 @@ fn repairs(cluster: &Cluster) -> usize {
 #[test]
 fn an_exit_that_asks_for_repair_gets_it_and_another_start() {
     let cluster = cluster("test -e repairs || exit 78; exec sleep infinity", REPAIR);
-    cluster.wait_ready("f/a", 1, 10);
+    until(10, "a repair and another start", || {
+        let agent = cluster.agent("f/a");
+        (agent["state"] == "STATE_READY" && agent["starts"] == 2).then_some(())
+    });
     assert_eq!(repairs(&cluster), 1);
     assert!(cluster.log(1).contains("its repair is run, once"));
 }
