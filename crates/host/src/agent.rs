@@ -74,6 +74,8 @@ pub(crate) struct Task {
     asking: Pending<Permit>,
     /// Its place in the governor's line.
     place: u64,
+    /// Whether what was launched last is its repair.
+    repair: bool,
     launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
     emptying: Pending<()>,
     probing: Pending<Result<(), String>>,
@@ -118,6 +120,7 @@ impl Task {
             permit: None,
             asking: None,
             place: 0,
+            repair: false,
             launching: None,
             emptying: None,
             probing: None,
@@ -245,8 +248,8 @@ impl Task {
                 }
             }
             Action::Launch | Action::Repair => {
-                let repair = action == Action::Repair;
-                if repair {
+                self.repair = action == Action::Repair;
+                if self.repair {
                     let why = self.life.message();
                     tracing::warn!(agent = %self.id, why, "its repair is run, once");
                 }
@@ -255,7 +258,7 @@ impl Task {
                     self.id.clone(),
                     self.assignment.clone(),
                     self.starts + 1,
-                    repair,
+                    self.repair,
                     self.group.clone(),
                     self.log.clone(),
                 )));
@@ -282,7 +285,7 @@ impl Task {
                 self.memory_kills = self.host.limiter.memory_kills(&group_name(&self.id));
                 self.child = Some(child);
                 self.plan = Some(plan);
-                self.starts += 1;
+                self.starts += u32::from(!self.repair);
                 self.double_run.clear();
                 Event::Launched
             }
