@@ -192,3 +192,10 @@ fn a_full_disk_stops_its_node_and_nobody_else() {
     let unmounted = std::process::Command::new("umount").arg(&data).status().unwrap();
     assert!(unmounted.success());
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_fault() {
+    let script = format!("{} completion bash | head -c 1", cluster_tests::binary().display());
+    let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stderr), "");
+}

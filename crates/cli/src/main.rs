@@ -16,7 +16,24 @@ use clap::Parser;
 /// Exit code of a launcher that failed before it became the agent.
 const LAUNCH_FAILED: u8 = 125;
 
+/// Exit code for a reader that went away, as shells have it of SIGPIPE.
+const READER_GONE: i32 = 141;
+
+/// `println!` panics when nobody reads any more, as with `| head`: that is no fault.
+#[allow(clippy::disallowed_methods, reason = "a panic hook has nobody to return to")]
+fn end_quietly_without_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") {
+            std::process::exit(READER_GONE);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_quietly_without_reader();
     // The launcher is started for every agent: no runtime, no parsing, nothing before it.
     if std::env::args().nth(1).as_deref() == Some("launch") {
         let Err(error) = fleet_process::become_agent();
