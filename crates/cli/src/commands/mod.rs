@@ -23,6 +23,8 @@ pub fn version() -> Result<ExitCode> {
 
 /// `completion`.
 pub fn completion(shell: clap_complete::Shell) -> Result<ExitCode> {
-    clap_complete::generate(shell, &mut Args::command(), "fleet-cluster", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "fleet-cluster", &mut script);
+    print!("{}", String::from_utf8(script)?);
     Ok(ExitCode::SUCCESS)
 }
