@@ -16,11 +16,12 @@ need() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null
 }
 
-# What building needs: a C++ compiler, libclang for RocksDB's bindings, and a compiler cache, which
+# What building needs: a C++ compiler, make, libclang for RocksDB's bindings, and a compiler cache, which
 # lets the two build profiles share RocksDB's objects.
 need_build_tools() {
   command -v cargo >/dev/null 2>&1 || die "Rust is missing: install it from https://rustup.rs"
   need g++ g++
+  need make make
   need ccache ccache
   # libclang-cpp, which the C++ compiler may have brought along, does not do.
   compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || need libclang-dev /nonexistent

@@ -13,6 +13,11 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 
+/// Allocating is a tenth of the work of a create with the C library's allocator, which RocksDB is
+/// given in exchange too; `docs/benchmarks.md` has the figures with this one.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Exit code of a launcher that failed before it became the agent.
 const LAUNCH_FAILED: u8 = 125;
 

@@ -246,6 +246,13 @@ impl State {
         self.agents.insert(agent.id.clone(), agent);
     }
 
+    /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
+    /// why not.
+    pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, at: Timestamp) {
+        self.find_place(&mut agent, node, at);
+        self.put_agent(agent);
+    }
+
     /// Places an unplaced agent on `node` if it may go there and has room; else records why not.
     pub(crate) fn place(
         &mut self,
@@ -254,7 +261,20 @@ impl State {
         at: Timestamp,
         revision: Revision,
     ) {
-        let Some(agent) = self.agents.get(id) else { return };
+        let Some((id, mut agent)) = self.agents.remove_entry(id) else { return };
+        if self.find_place(&mut agent, node, at) {
+            agent.revision = revision;
+            self.changed.insert(Key::Agent(id.clone()));
+            if agent.placement.is_some() {
+                self.unplaced.remove(&id);
+            }
+        }
+        self.agents.insert(id, agent);
+    }
+
+    /// Gives an agent that is not among `agents` its placement, or the reason it has none. Whether
+    /// that changed it.
+    fn find_place(&mut self, agent: &mut Agent, node: Option<NodeId>, at: Timestamp) -> bool {
         let block = match self.eligible(node, agent) {
             Ok(node) => self
                 .ports
@@ -264,7 +284,6 @@ impl State {
                 .ok_or(PendingReason::NoPorts),
             Err(reason) => Err(reason),
         };
-        let Some(agent) = self.agents.get_mut(id) else { return };
         match block {
             Ok((node, block)) => {
                 agent.generation = agent.generation.next();
@@ -272,14 +291,12 @@ impl State {
                 agent.placement =
                     Some(Placement { node, block, evicting: false, evidence, placed: at });
                 agent.pending = None;
-                self.unplaced.remove(id);
-                self.placed.entry(node).or_default().insert(id.clone());
+                self.placed.entry(node).or_default().insert(agent.id.clone());
             }
-            Err(reason) if agent.pending == Some(reason) => return,
+            Err(reason) if agent.pending == Some(reason) => return false,
             Err(reason) => agent.pending = Some(reason),
         }
-        agent.revision = revision;
-        self.changed.insert(Key::Agent(id.clone()));
+        true
     }
 
     fn eligible(&self, node: Option<NodeId>, agent: &Agent) -> Result<NodeId, PendingReason> {

@@ -7,12 +7,20 @@
 use std::{io, path::Path, sync::Arc};
 
 use prost::Message;
-use rocksdb::{ColumnFamily, DB, DBRecoveryMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    ColumnFamily, DB, DBRecoveryMode, MemtableFactory, Options, WriteBatch, WriteOptions,
+};
 
 use crate::error::OpenError;
 
-/// Families of the database.
-const FAMILIES: [&str; 3] = ["log", "meta", "state"];
+/// Options of each family of the database.
+fn families() -> [(&'static str, Options); 3] {
+    // Records are read in order when a snapshot is made or the node starts, never one by one: what
+    // is written is sorted then, not at each write.
+    let mut state = Options::default();
+    state.set_memtable_factory(MemtableFactory::Vector);
+    [("log", Options::default()), ("meta", Options::default()), ("state", state)]
+}
 
 /// Keys of the `meta` family.
 pub(crate) mod key {
@@ -47,7 +55,9 @@ impl Store {
         options.set_max_total_wal_size(256 << 20);
         options.set_keep_log_file_num(5);
         options.set_max_background_jobs(2);
-        let db = DB::open_cf(&options, dir, FAMILIES)
+        // An unsorted memtable takes one writer at a time.
+        options.set_allow_concurrent_memtable_write(false);
+        let db = DB::open_cf_with_opts(&options, dir, families())
             .map_err(|source| OpenError::Database { path: dir.to_owned(), source })?;
         Ok(Self { db: Arc::new(db) })
     }

@@ -1,7 +1,9 @@
 //! Names people choose: DNS-label shaped, so that they fit in paths, hostnames and certificates.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::{fmt, str::FromStr};
+
+use smol_str::SmolStr;
 
 use crate::limits::NAME_BYTES_MAX;
 
@@ -47,7 +49,7 @@ macro_rules! name {
         ///
         /// One to 40 bytes of `a-z`, `0-9` and `-`, starting and ending with a letter or digit.
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// The name as text.
@@ -60,7 +62,7 @@ macro_rules! name {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
                 check($kind, text)?;
-                Ok(Self(text.to_string()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -68,7 +70,7 @@ macro_rules! name {
             type Error = InvalidName;
             fn try_from(text: String) -> Result<Self, InvalidName> {
                 check($kind, &text)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
         }
 

@@ -44,8 +44,8 @@ pub(crate) fn apply(
 
     for draft in &op.agents {
         let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
-        state.put_agent(Agent {
-            id: id.clone(),
+        let agent = Agent {
+            id,
             spec: draft.spec.clone(),
             desired: draft.desired,
             lifecycle: Lifecycle::Live,
@@ -58,9 +58,9 @@ pub(crate) fn apply(
             former: None,
             created: at,
             revision,
-        });
+        };
         cluster.next_uid += 1;
-        state.place(&id, draft.node, at, revision);
+        state.add_agent(agent, draft.node, at);
     }
     cluster.revision = revision;
     state.put_cluster(cluster);
