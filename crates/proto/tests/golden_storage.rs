@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, fmt::Write, fs};
 
 use fleet_core as core;
 use fleet_core::Operation as Op;
-use fleet_proto::convert::storage::{decode_batch, decode_record, encode_batch, encode_record};
+use fleet_proto::convert::storage::{
+    Malformed, decode_batch, decode_record, encode_batch, encode_record,
+};
 use fleet_types::{
     AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange, ResourceLimits,
     Revision, Timestamp,
@@ -225,6 +227,10 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+fn decoded(bytes: &[u8]) -> Result<Vec<core::Command>, Malformed> {
+    decode_batch(bytes).collect()
+}
+
 #[test]
 fn stored_bytes_stay_what_they_are() {
     let mut lines = Vec::new();
@@ -238,7 +244,7 @@ fn stored_bytes_stay_what_they_are() {
             (number % 2 == 0).then(|| core::Request { id: "key".parse().unwrap(), fingerprint: 1 });
         let commands = vec![core::Command { at: Timestamp(7), request, operation }];
         let bytes = encode_batch(&commands);
-        assert_eq!(decode_batch(&bytes).unwrap(), commands);
+        assert_eq!(decoded(&bytes).unwrap(), commands);
         lines.push(format!("batch {}", hex(&bytes)));
     }
     let mut stored = fs::read_to_string(FILE).unwrap_or_default();
@@ -255,7 +261,7 @@ fn stored_bytes_stay_what_they_are() {
         let bytes = unhex(bytes);
         match kind {
             "record" => drop(decode_record(&bytes).unwrap()),
-            _ => drop(decode_batch(&bytes).unwrap()),
+            _ => drop(decoded(&bytes).unwrap()),
         }
     }
 }
@@ -264,5 +270,7 @@ fn stored_bytes_stay_what_they_are() {
 fn foreign_bytes_are_refused() {
     assert!(decode_record(&[]).is_err());
     assert!(decode_record(&[0xff; 8]).is_err());
-    assert!(decode_batch(&[0x0a, 0x02, 0x08, 0x01]).is_err(), "a command without operation");
+    assert!(decoded(&[0x0a, 0x02, 0x08, 0x01]).is_err(), "a command without operation");
+    assert!(decoded(&[0x0a, 0x7f]).is_err(), "a command cut short");
+    assert!(decoded(&[0x12, 0x00]).is_err(), "another field");
 }

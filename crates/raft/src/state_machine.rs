@@ -100,7 +100,8 @@ impl StateMachine {
         match entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(batch) => {
-                for command in decode_batch(&batch.0).map_err(io::Error::other)? {
+                for command in decode_batch(&batch.0) {
+                    let command = command.map_err(io::Error::other)?;
                     results.push(apply(&mut applied.state, index, &command));
                 }
             }

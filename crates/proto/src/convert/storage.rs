@@ -544,15 +544,36 @@ fn get_command(command: wire::Command) -> Result<core::Command> {
     Ok(core::Command { at: Timestamp(command.at_ms), request, operation })
 }
 
-/// The stored bytes of one log entry's commands.
+/// What stands before each command of a `Batch`: field 1, with its length next.
+const COMMAND_FOLLOWS: u8 = 0x0a;
+
+/// The stored bytes of one log entry's commands: a `Batch`, made without holding all of it twice.
 pub fn encode_batch(commands: &[core::Command]) -> Vec<u8> {
-    wire::Batch { commands: commands.iter().map(put_command).collect() }.encode_to_vec()
+    let mut bytes = Vec::new();
+    for command in commands {
+        bytes.push(COMMAND_FOLLOWS);
+        put_command(command).encode_length_delimited(&mut bytes).expect("a vector grows");
+    }
+    bytes
 }
 
-/// The commands of one log entry.
+/// The commands of one log entry, decoded one by one.
 ///
 /// # Errors
-/// When the bytes are not a batch.
-pub fn decode_batch(bytes: &[u8]) -> Result<Vec<core::Command>> {
-    wire::Batch::decode(bytes)?.commands.into_iter().map(get_command).collect()
+/// When the bytes are not a batch; nothing comes after an error.
+pub fn decode_batch(mut bytes: &[u8]) -> impl Iterator<Item = Result<core::Command>> + '_ {
+    std::iter::from_fn(move || {
+        let (first, rest) = bytes.split_first()?;
+        bytes = rest;
+        let command = match *first {
+            COMMAND_FOLLOWS => wire::Command::decode_length_delimited(&mut bytes)
+                .map_err(Malformed::from)
+                .and_then(get_command),
+            _ => Err(Malformed::Field("batch")),
+        };
+        if command.is_err() {
+            bytes = &[];
+        }
+        Some(command)
+    })
 }
