@@ -12,7 +12,7 @@ use fleet_proto::{
 };
 use fleet_types::{Epoch, NodeId, Principal};
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{runtime::Handle, sync::broadcast::error::RecvError};
 use tonic::{Code, Request, Response, Status};
 
 use crate::host::{AssignError, Host};
@@ -28,13 +28,25 @@ const OBSERVATIONS_PER_MESSAGE: usize = 500;
 /// The service.
 pub struct Service {
     host: Host,
+    /// Where agents are supervised. Calls may be answered on a thread that has no time for it.
+    runtime: Handle,
 }
 
 impl Service {
-    /// Serves `host`. Requests must carry a [`Principal`].
+    /// Serves `host`, whose agents are supervised where this is called. Requests must carry a
+    /// [`Principal`].
     pub fn new(host: Host) -> Self {
-        Self { host }
+        Self { host, runtime: Handle::current() }
     }
+}
+
+/// Does what waits for a disk.
+async fn blocking<T: Send + 'static>(
+    runtime: &Handle,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let done = runtime.spawn_blocking(act).await;
+    done.map_err(|_| Status::unavailable("the node is stopping"))
 }
 
 fn from_nodes_only<T>(request: &Request<T>) -> Result<(), Status> {
@@ -72,8 +84,7 @@ impl AgentHostService for Service {
     ) -> Result<Response<AssignResponse>, Status> {
         from_nodes_only(&request)?;
         let (host, request) = (self.host.clone(), request.into_inner());
-        // The ledger is synced, so this may take as long as the disk does.
-        let assigned = tokio::task::block_in_place(|| host.assign(request));
+        let assigned = blocking(&self.runtime, move || host.assign(request)).await?;
         assigned.map_err(|e| refused(&e))?;
         Ok(Response::new(AssignResponse {}))
     }
@@ -122,21 +133,28 @@ impl AgentHostService for Service {
         let lines = if request.lines == 0 { 100 } else { request.lines.min(LINES_MAX) };
         let path = self.host.log(&id).path().to_owned();
         let failed = |e: std::io::Error| Status::unavailable(format!("reading the log: {e}"));
-        let (data, position) =
-            fleet_process::tail(&path, usize::try_from(lines).unwrap_or(0)).map_err(failed)?;
+        let (of, lines) = (path.clone(), usize::try_from(lines).unwrap_or(0));
+        let read = blocking(&self.runtime, move || fleet_process::tail(&of, lines)).await?;
+        let (data, position) = read.map_err(failed)?;
         let first = stream::iter([Ok(TailLogsResponse { data })]);
         if !request.follow {
             return Ok(Response::new(Box::pin(first)));
         }
-        let rest = stream::unfold((path, position), move |(path, mut position)| async move {
-            loop {
-                tokio::time::sleep(FOLLOW).await;
-                match fleet_process::read_from(&path, position) {
-                    Ok((data, next)) if !data.is_empty() => {
-                        return Some((Ok(TailLogsResponse { data }), (path, next)));
+        let runtime = self.runtime.clone();
+        let rest = stream::unfold((path, position), move |(path, mut position)| {
+            let runtime = runtime.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(FOLLOW).await;
+                    let from = path.clone();
+                    let look = move || fleet_process::read_from(&from, position);
+                    match blocking(&runtime, look).await.and_then(|read| read.map_err(failed)) {
+                        Ok((data, next)) if !data.is_empty() => {
+                            return Some((Ok(TailLogsResponse { data }), (path, next)));
+                        }
+                        Ok((_, next)) => position = next,
+                        Err(status) => return Some((Err(status), (path, position))),
                     }
-                    Ok((_, next)) => position = next,
-                    Err(error) => return Some((Err(failed(error)), (path, position))),
                 }
             }
         });

@@ -26,6 +26,7 @@ mod store;
 #[cfg(test)]
 mod suite;
 mod tail;
+mod thread;
 mod type_config;
 
 pub use error::{OpenError, ProposeError, ReadError};

@@ -16,7 +16,10 @@ use openraft::{
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
 };
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{broadcast, watch},
+};
 
 use crate::{
     acknowledged::Acknowledged,
@@ -26,6 +29,7 @@ use crate::{
     service::Service,
     state_machine::{Applied, StateMachine},
     store::Store,
+    thread::Thread,
     type_config::{Address, Batch, TypeConfig},
 };
 
@@ -89,6 +93,7 @@ pub(crate) struct Inner {
     applied: Arc<RwLock<Applied>>,
     index: watch::Receiver<u64>,
     changes: broadcast::Sender<Changes>,
+    thread: Thread,
     /// How long a leader may wait to hear a quorum before it refuses.
     patience: Duration,
 }
@@ -138,10 +143,10 @@ impl Node {
         let network = Network { dial: options.dial, acknowledged: acknowledged.clone() };
         let config = Arc::new(config(options.timing, options.log)?);
         let patience = Duration::from_millis(2 * options.timing.election_max_ms);
-        let raft = Raft::new(options.id.0, config, network, log, machine)
-            .await
-            .map_err(|e| OpenError::Raft(e.to_string()))?;
-        let id = options.id;
+        let (id, thread) = (options.id, Thread::start()?);
+        let raft = thread.handle().spawn(Raft::new(id.0, config, network, log, machine)).await;
+        let raft = raft.map_err(|e| OpenError::Raft(e.to_string()))?;
+        let raft = raft.map_err(|e| OpenError::Raft(e.to_string()))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 id,
@@ -151,6 +156,7 @@ impl Node {
                 applied,
                 index,
                 changes,
+                thread,
                 patience,
             }),
         })
@@ -172,6 +178,11 @@ impl Node {
     /// The gRPC service that answers peers.
     pub fn service(&self) -> Service {
         Service { inner: self.inner.clone() }
+    }
+
+    /// The thread consensus has for itself; its service is to be served there.
+    pub fn thread(&self) -> &Handle {
+        self.inner.thread.handle()
     }
 
     /// This node's number.
@@ -353,11 +364,12 @@ impl Node {
         }
     }
 
-    /// Stops taking part.
+    /// Stops taking part, and whatever else runs on [`Node::thread`].
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
+        self.inner.thread.end().await;
     }
 }
 

@@ -27,7 +27,10 @@ use fleet_proto::{
 use fleet_raft::{LogLimits, Node, RaftConfig};
 use fleet_runtime::{Config, OnShutdown, VERSION};
 use fleet_types::{Epoch, LeaseTiming, NodeId, limits};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::RoutesBuilder, transport::Channel};
 
@@ -232,9 +235,13 @@ impl Daemon {
                     .max_encoding_message_size(limits::MESSAGE_BYTES_MAX),
             );
         }
-        let listener = bind("peer", self.address(&self.me.address.peer)?).await?;
+        // Consensus and what its peers say to it are on one thread.
+        let here = Handle::current();
+        let on = raft.as_ref().map_or(&here, Node::thread);
+        let address = self.address(&self.me.address.peer)?;
+        let listener = on.spawn(bind("peer", address)).await??;
         let gate = Gate::for_nodes(cluster.clone());
-        self.spawn(listener, false, gate, peer);
+        self.spawn(on, listener, false, gate, peer);
 
         let mut api = RoutesBuilder::default();
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -249,7 +256,7 @@ impl Daemon {
         }
         let listener = bind("API", self.address(&self.me.address.api)?).await?;
         let gate = Gate::new(cluster.clone(), Admits::Operators, self.route(raft.clone(), host));
-        self.spawn(listener, true, gate, api);
+        self.spawn(&here, listener, true, gate, api);
 
         let (leases, identity) = (leases.clone(), self.identity.clone());
         let service = lease_service::Service::new(raft, leases, self.timing, identity);
@@ -259,13 +266,14 @@ impl Daemon {
 
     fn spawn(
         &self,
+        on: &Handle,
         listener: tokio::net::TcpListener,
         clients_optional: bool,
         gate: Gate,
         routes: RoutesBuilder,
     ) {
         let (identity, stop) = (self.identity.clone(), self.stop.clone());
-        tokio::spawn(async move {
+        on.spawn(async move {
             let routes = routes.routes();
             let stopped = stop.clone().cancelled_owned();
             if let Err(error) =

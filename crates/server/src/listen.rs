@@ -17,7 +17,7 @@ const STREAMS_MAX: u32 = 1_024;
 ///
 /// # Errors
 /// When the address is taken or not of this machine; the message says which listener wants it.
-pub(crate) async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener> {
+pub(crate) async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
     listener.with_context(|| format!("the {what} listener cannot bind {address}"))
 }
