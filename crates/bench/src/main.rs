@@ -16,6 +16,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use fleet_types::LeaseProfile;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +51,9 @@ struct Args {
     /// Kills for failover; node-lost does two fewer
     #[arg(long, default_value_t = 12)]
     kills: u32,
+    /// Lease profiles for node-lost
+    #[arg(long, value_delimiter = ',', default_values_t = [LeaseProfile::Default])]
+    profiles: Vec<LeaseProfile>,
     /// Agents for restart and fence
     #[arg(long, default_value_t = 500)]
     agents: u32,
@@ -70,7 +74,9 @@ fn main() -> Result<()> {
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
             What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Restart => restart::run(&binary, args.agents)?,
-            What::NodeLost => node_lost::run(&binary, args.kills.saturating_sub(2).max(1))?,
+            What::NodeLost => {
+                node_lost::run(&binary, args.kills.saturating_sub(2).max(1), &args.profiles)?;
+            }
         }
     }
     Ok(())

@@ -4,20 +4,20 @@ use std::{fs, path::Path, time::Instant};
 
 use anyhow::Result;
 use cluster_tests::{Cluster, until};
+use fleet_types::{LeaseProfile, LeaseTiming};
 
 use crate::median;
 
-/// W of the default profile, in milliseconds.
-const W_MS: f64 = 6_700.0;
-
-pub(crate) fn run(binary: &Path, kills: u32) -> Result<()> {
-    println!(
-        "\nnode killed to its agent's process started elsewhere, {kills} kills, default profile\n"
-    );
-    println!("| node killed | kills | p50 ms | max ms | W + 500 ms |");
-    println!("|---|---|---|---|---|");
+pub(crate) fn run(binary: &Path, kills: u32, profiles: &[LeaseProfile]) -> Result<()> {
+    println!("\nnode killed to its agent's process started elsewhere, {kills} kills a profile\n");
+    println!("| profile | node killed | kills | p50 ms | max ms | W + 500 ms |");
+    println!("|---|---|---|---|---|---|");
     cluster_tests::use_binary(binary);
-    let mut cluster = Cluster::formed(3, "default");
+    profiles.iter().try_for_each(|profile| losses(kills, *profile))
+}
+
+fn losses(kills: u32, profile: LeaseProfile) -> Result<()> {
+    let mut cluster = Cluster::formed(3, &profile.to_string());
     cluster.ok(&["fleet", "create", "f"]);
     let shared = cluster.shared();
     let script =
@@ -46,7 +46,8 @@ pub(crate) fn run(binary: &Path, kills: u32) -> Result<()> {
     for (what, took) in [("any but the leader", took), ("the leader", with_leader)] {
         let most = took.iter().copied().fold(0.0, f64::max);
         let kills = took.len();
-        println!("| {what} | {kills} | {:.0} | {most:.0} | {:.0} |", median(took), W_MS + 500.0);
+        let bar = LeaseTiming::of(profile).fence_after_ms() + 500;
+        println!("| {profile} | {what} | {kills} | {:.0} | {most:.0} | {bar} |", median(took));
     }
     Ok(())
 }

@@ -14,6 +14,7 @@
 
 pub mod invariants;
 mod leader;
+pub mod lease;
 mod mistake;
 mod node;
 mod quorum;

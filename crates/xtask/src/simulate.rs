@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use fleet_sim::Options;
+use fleet_sim::{
+    Mistake, Options,
+    lease::{self, Outcome},
+};
 
 /// Arguments of `sim`.
 #[derive(Parser)]
@@ -21,10 +24,17 @@ pub struct Args {
     /// Machines.
     #[arg(long, default_value_t = 5)]
     machines: u64,
+    /// Instead of whole worlds, run so many takeovers of one lease, on every core; then count
+    /// what each planted mistake breaks in a hundredth as many.
+    #[arg(long)]
+    leases: Option<u64>,
 }
 
 /// Runs worlds until one breaks a promise or the time is over.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(count) = args.leases {
+        return leases(args.seed.unwrap_or_else(rand::random), count);
+    }
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let mut seed = args.seed.unwrap_or_else(rand::random);
     let (mut worlds, mut fences, mut entries) = (0_u64, 0, 0);
@@ -50,5 +60,60 @@ pub fn run(args: &Args) -> Result<()> {
         seed = seed.wrapping_add(1);
     }
     println!("{worlds} worlds, {entries} entries, {fences} fences: every promise held");
+    Ok(())
+}
+
+/// How many of some runs ended how.
+#[derive(Default)]
+struct Tally {
+    fenced: u64,
+    overlaps: u64,
+    first: Option<u64>,
+}
+
+/// Runs `count` seeds from `seed` on, on every core.
+fn tally(seed: u64, count: u64, mistake: Option<Mistake>) -> Tally {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let part = |core: usize| {
+        let mut tally = Tally::default();
+        for seed in (0..count).skip(core).step_by(cores).map(|k| seed.wrapping_add(k)) {
+            match lease::run(seed, mistake) {
+                Outcome::Kept => {}
+                Outcome::Fenced => tally.fenced += 1,
+                Outcome::Overlap(_) => {
+                    tally.overlaps += 1;
+                    tally.first.get_or_insert(seed);
+                }
+            }
+        }
+        tally
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..cores).map(|core| scope.spawn(move || part(core))).collect();
+        let parts = parts.into_iter().map(|part| part.join().expect("no part panics"));
+        parts.fold(Tally::default(), |a, b| Tally {
+            fenced: a.fenced + b.fenced,
+            overlaps: a.overlaps + b.overlaps,
+            first: a.first.or(b.first),
+        })
+    })
+}
+
+fn leases(seed: u64, count: u64) -> Result<()> {
+    let began = Instant::now();
+    let design = tally(seed, count, None);
+    if let Some(seed) = design.first {
+        bail!("{} overlaps in {count} runs; the first is seed {seed}", design.overlaps);
+    }
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "{count} runs in {took:.0} s from seed {seed}: {} takeovers, 0 overlaps",
+        design.fenced
+    );
+    // What is applied to an old epoch shows in whole worlds only.
+    for mistake in Mistake::ALL.into_iter().filter(|m| *m != Mistake::AcceptsOldEpochs) {
+        let Tally { fenced, overlaps, .. } = tally(seed, count / 100, Some(mistake));
+        println!("{mistake:?}: {overlaps} overlaps in {} takeovers", fenced + overlaps);
+    }
     Ok(())
 }
