@@ -49,6 +49,8 @@ fn requests_that_cannot_be_right() {
     assert!(said.err.contains("gateway.port"), "{said:?}");
     refused(&cluster.cli(&["node", "get", "none"]), 4, "NODE_NOT_FOUND");
     refused(&cluster.cli(&["token", "create", "--ttl", "8d"]), 1, "TOKEN_TERMS_INVALID");
+    let share = ["moves", "automatic", "--lost-max", "101"];
+    refused(&cluster.cli(&share), 1, "LOST_PERCENT_INVALID");
     assert_eq!(cluster.json(&["agent", "list"])["agents"].as_array().unwrap().len(), 1);
 }
 

@@ -10,6 +10,7 @@ mod fleet;
 mod load;
 mod node_lost;
 mod restart;
+mod supervisors;
 mod tls;
 
 use std::path::Path;
@@ -31,6 +32,8 @@ enum What {
     Fence,
     /// Daemon killed and started again: agents restarted, time to adopt them
     Restart,
+    /// Beside supervisord, PM2, s6 and runit; see docs/benchmarks.md for what it needs
+    Supervisors,
 }
 
 /// Measures the built release binary, beside the alternatives
@@ -74,6 +77,7 @@ fn main() -> Result<()> {
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
             What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Restart => restart::run(&binary, args.agents)?,
+            What::Supervisors => supervisors::run(&binary, args.agents)?,
             What::NodeLost => {
                 node_lost::run(&binary, args.kills.saturating_sub(2).max(1), &args.profiles)?;
             }

@@ -1,13 +1,17 @@
 //! A daemon is killed and comes back: how many agents notice, and how long adopting them takes.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result};
 use cluster_tests::{Cluster, until};
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 
 /// How long starting so many agents may take, in seconds.
 const STARTING: u64 = 600;
+
+/// How long doing nothing is looked at.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// The pid of every agent that is ready.
 fn ready(cluster: &Cluster) -> BTreeMap<String, u64> {
@@ -27,6 +31,19 @@ fn resident_kib(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }
 
+/// Processor time that processes have used.
+fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let ticks_per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
+    let of = |pid: &u32| -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // User and system time, in ticks: fields 14 and 15, of which the name is the second.
+        let fields = stat.rsplit_once(')').context("no name")?.1.split_whitespace();
+        let ticks = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+        Ok(ticks.sum::<f64>() / ticks_per_second)
+    };
+    pids.iter().map(of).sum()
+}
+
 /// Milliseconds from the first to the last line of `log` that holds `what`.
 fn between(log: &str, what: &str) -> Result<f64> {
     let stamp = |line: &str| -> Option<f64> {
@@ -42,8 +59,10 @@ fn between(log: &str, what: &str) -> Result<f64> {
 
 pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
     println!("\ndaemon killed and started again with {agents} agents on one node\n");
-    println!("| agents | restarted | all adopted after ms | daemon KiB an agent |");
-    println!("|---|---|---|---|");
+    println!(
+        "| agents | restarted | all adopted after ms | daemon KiB an agent | idle % of a core |"
+    );
+    println!("|---|---|---|---|---|");
     cluster_tests::use_binary(binary);
     let mut cluster = Cluster::formed(1, "default");
     cluster.ok(&["fleet", "create", "f"]);
@@ -58,6 +77,10 @@ pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
         (ready.len() == agents as usize).then_some(ready)
     });
     let each = (resident_kib(cluster.daemon_pid(1))? - empty) / f64::from(agents);
+    let pids = [cluster.daemon_pid(1), cluster.guard_pid(1)];
+    let before_idle = cpu_seconds(&pids)?;
+    sleep(IDLE);
+    let idle = (cpu_seconds(&pids)? - before_idle) / IDLE.as_secs_f64() * 100.0;
     let old = cluster.log(1).len();
     cluster.end(1, "KILL");
     cluster.start(1);
@@ -67,6 +90,6 @@ pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
     });
     let restarted = before.iter().filter(|(name, pid)| after.get(*name) != Some(*pid)).count();
     let took = between(&cluster.log(1)[old..], "\"adopted\"")?;
-    println!("| {agents} | {restarted} | {took:.0} | {each:.0} |");
+    println!("| {agents} | {restarted} | {took:.0} | {each:.0} | {idle:.1} |");
     Ok(())
 }

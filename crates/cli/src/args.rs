@@ -71,6 +71,8 @@ pub enum Command {
     /// The supervised workloads
     #[command(subcommand)]
     Agent(Agent),
+    /// Show or set when the agents of lost nodes are placed elsewhere
+    Moves(Moves),
     /// Show the version
     Version,
     /// Print a completion script
@@ -183,6 +185,27 @@ pub enum Role {
     Voter,
     /// Only hosts agents
     Worker,
+}
+
+/// When the agents of lost nodes are placed elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MoveRule {
+    /// Unless too many nodes are lost at once
+    Automatic,
+    /// However many are lost
+    Always,
+    /// They wait until their node is back
+    Never,
+}
+
+/// `moves`.
+#[derive(Parser)]
+pub struct Moves {
+    /// The rule [default: show it]
+    pub rule: Option<MoveRule>,
+    /// How many nodes in a hundred may be lost under `automatic` [default: as it is]
+    #[arg(long, value_name = "PERCENT", requires = "rule")]
+    pub lost_max: Option<u32>,
 }
 
 /// `node …`.

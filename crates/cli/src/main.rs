@@ -70,6 +70,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             | Command::Node(_)
             | Command::Fleet(_)
             | Command::Agent(_)
+            | Command::Moves(_)
     );
     let result = carry_out(args).await;
     if talks && result.is_ok() {
@@ -88,6 +89,7 @@ async fn carry_out(args: Args) -> anyhow::Result<ExitCode> {
         Command::Node(command) => commands::node::run(&args.global, command).await,
         Command::Fleet(command) => commands::fleet::run(&args.global, command).await,
         Command::Agent(command) => commands::agent::run(&args.global, command).await,
+        Command::Moves(command) => commands::moves::run(&args.global, command).await,
         Command::Version => commands::version(),
         Command::Completion { shell } => commands::completion(shell),
     }

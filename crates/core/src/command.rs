@@ -7,7 +7,9 @@ use fleet_types::{
     NodeName, RequestId, Timestamp, TokenId,
 };
 
-use crate::record::{AgentSpec, Desired, Evidence, NodeAddress, NodeReport, Role, Schedulable};
+use crate::record::{
+    AgentSpec, Desired, Evidence, MovePolicy, NodeAddress, NodeReport, Role, Schedulable,
+};
 
 /// One command: an operation, the leader's time, and the caller's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Operation {
     FenceNode(FenceNode),
     /// Cordon, drain or reopen a node.
     SetSchedulable(SetSchedulable),
+    /// Say when the agents of lost nodes are placed elsewhere.
+    SetMovePolicy(SetMovePolicy),
     /// Forget a node for good.
     RemoveNode(RemoveNode),
     /// Make a fleet.
@@ -144,6 +148,15 @@ pub struct FenceNode {
     pub evidence: Evidence,
     /// Where its agents go.
     pub moves: Vec<(AgentId, NodeId)>,
+    /// Whether those without a move wait because agents are not moved now.
+    pub paused: bool,
+}
+
+/// See [`Operation::SetMovePolicy`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetMovePolicy {
+    /// What it becomes.
+    pub policy: MovePolicy,
 }
 
 /// See [`Operation::SetSchedulable`].

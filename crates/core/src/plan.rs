@@ -13,11 +13,12 @@ use alloc::{
     vec::Vec,
 };
 
-use fleet_types::{AgentId, NodeId, RuntimeName};
+use fleet_types::{AgentId, Epoch, NodeId, RuntimeName};
 
 use crate::{
+    command::FenceNode,
     ports::BuddyAllocator,
-    record::{Node, NodeStatus, PendingReason, Schedulable},
+    record::{Evidence, MovePolicy, MoveRule, Node, NodeStatus, PendingReason, Schedulable},
     state::State,
 };
 
@@ -60,6 +61,15 @@ impl<'a> Planner<'a> {
 
     /// The node for one more agent, or none when no open node has the runtime and the room.
     pub fn choose(&mut self, runtime: &RuntimeName, block: u16) -> Option<NodeId> {
+        self.choose_among(|_| true, runtime, block)
+    }
+
+    fn choose_among(
+        &mut self,
+        among: impl Fn(NodeId) -> bool,
+        runtime: &RuntimeName,
+        block: u16,
+    ) -> Option<NodeId> {
         if !block.is_power_of_two() {
             return None;
         }
@@ -69,7 +79,7 @@ impl<'a> Planner<'a> {
                 Some(ports) => ports.fits(block),
                 None => state.ports(*id).is_some_and(|ports| ports.fits(block)),
             };
-            state.nodes().get(id).is_some_and(|node| runs(node, runtime)) && fits(id)
+            among(*id) && state.nodes().get(id).is_some_and(|node| runs(node, runtime)) && fits(id)
         })?;
         let taken = match ports.get_mut(&id) {
             Some(ports) => ports.take(block),
@@ -87,6 +97,36 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// Whether the agents of lost nodes are placed elsewhere now. `silent` counts the registered nodes
+/// that are feared to be lost: nodes that go at the same time are not fenced at the same time.
+pub fn moves(state: &State, silent: usize) -> bool {
+    let policy = state.cluster().map_or_else(MovePolicy::default, |cluster| cluster.moves);
+    match policy.rule {
+        MoveRule::Always => true,
+        MoveRule::Never => false,
+        MoveRule::Automatic => {
+            let known = state.nodes().values().filter(|node| node.status != NodeStatus::Joining);
+            let (all, fenced) = known.fold((0, 0), |(all, fenced), node| {
+                (all + 1, fenced + usize::from(node.status == NodeStatus::Fenced))
+            });
+            (fenced + silent) * 100 <= all * usize::from(policy.lost_percent_max)
+        }
+    }
+}
+
+/// The fence of a node, `silent` of all being feared to be lost.
+pub fn fence(
+    state: &State,
+    node: NodeId,
+    epoch: Epoch,
+    evidence: Evidence,
+    silent: usize,
+) -> FenceNode {
+    let paused = !moves(state, silent);
+    let moves = if paused { Vec::new() } else { replacements(state, node) };
+    FenceNode { node, epoch, evidence, moves, paused }
+}
+
 /// Where the agents of `node` would go if it were lost now. Those that fit nowhere are left out.
 pub fn replacements(state: &State, node: NodeId) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::without(state, node);
@@ -99,13 +139,18 @@ pub fn replacements(state: &State, node: NodeId) -> Vec<(AgentId, NodeId)> {
         .collect()
 }
 
-/// Where agents without a placement can go now; at most `limit` of them.
-pub fn placements(state: &State, limit: usize) -> Vec<(AgentId, NodeId)> {
+/// Where agents without a placement can go now; at most `limit` of them. `silent` as for [`moves`].
+/// While agents are not moved, those of a lost node go back there once it is up.
+pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::new(state);
+    let paused = !moves(state, silent);
     let agents = state.unplaced().filter_map(|id| state.agents().get(id));
     agents
         .filter_map(|agent| {
-            let node = planner.choose(&agent.spec.runtime, agent.spec.ports)?;
+            let held = paused && agent.pending == Some(PendingReason::MovesPaused);
+            let former = agent.former.map(|(node, _)| node);
+            let may = |node| !held || former == Some(node);
+            let node = planner.choose_among(may, &agent.spec.runtime, agent.spec.ports)?;
             Some((agent.id.clone(), node))
         })
         .take(limit)

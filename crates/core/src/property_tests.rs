@@ -54,6 +54,7 @@ enum Step {
     Register { node: usize, ports: u16 },
     Fence { node: usize, stale: bool },
     Schedule { node: usize, schedulable: u8 },
+    Moves { rule: u8, percent: u8 },
     RemoveNode { node: usize },
     Fleet { name: u8 },
     DeleteFleet { name: u8 },
@@ -74,6 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), any::<bool>()).prop_map(|(node, stale)| Step::Fence { node, stale }),
         2 => (any::<usize>(), 0_u8..3)
             .prop_map(|(node, schedulable)| Step::Schedule { node, schedulable }),
+        1 => (0_u8..3, 0_u8..=101).prop_map(|(rule, percent)| Step::Moves { rule, percent }),
         1 => any::<usize>().prop_map(|node| Step::RemoveNode { node }),
         1 => (0_u8..3).prop_map(|name| Step::Fleet { name }),
         1 => (0_u8..3).prop_map(|name| Step::DeleteFleet { name }),
@@ -95,6 +97,19 @@ fn pick<T: Clone>(items: impl Iterator<Item = T>, number: usize) -> Option<T> {
 
 fn fleet(name: u8) -> FleetName {
     format!("f{name}").parse().unwrap()
+}
+
+/// An agent with 2 to the `order` ports.
+fn spec(order: u32) -> AgentSpec {
+    AgentSpec {
+        runtime: exec(),
+        config: String::new(),
+        command: Vec::new(),
+        environment: BTreeMap::new(),
+        ports: 1 << order,
+        labels: Labels::default(),
+        limits: ResourceLimits::default(),
+    }
 }
 
 /// The command a step stands for in `state`, as a leader that sees `state` would propose it.
@@ -128,12 +143,8 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
         Step::Fence { node: n, stale } => {
             let node = node(n)?;
             let epoch = if stale { Epoch(0) } else { node.epoch };
-            Operation::FenceNode(FenceNode {
-                node: node.id,
-                epoch,
-                evidence: Evidence::LeaseExpired { waited_ms: 6_700 },
-                moves: plan::replacements(state, node.id),
-            })
+            let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
+            Operation::FenceNode(plan::fence(state, node.id, epoch, evidence, number % 3))
         }
         Step::Schedule { node: n, schedulable } => Operation::SetSchedulable(SetSchedulable {
             node: node(n)?.id,
@@ -141,6 +152,16 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
                 0 => Schedulable::Open,
                 1 => Schedulable::Cordoned,
                 _ => Schedulable::Draining,
+            },
+        }),
+        Step::Moves { rule, percent } => Operation::SetMovePolicy(SetMovePolicy {
+            policy: MovePolicy {
+                rule: match rule {
+                    0 => MoveRule::Automatic,
+                    1 => MoveRule::Always,
+                    _ => MoveRule::Never,
+                },
+                lost_percent_max: percent,
             },
         }),
         Step::RemoveNode { node: n } => Operation::RemoveNode(RemoveNode { node: node(n)?.id }),
@@ -154,15 +175,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let mut planner = Planner::new(state);
             let draft = |n: u8| AgentDraft {
                 name: format!("a{n}").parse::<AgentName>().unwrap(),
-                spec: AgentSpec {
-                    runtime: exec(),
-                    config: String::new(),
-                    command: Vec::new(),
-                    environment: BTreeMap::new(),
-                    ports: 1 << order,
-                    labels: Labels::default(),
-                    limits: ResourceLimits::default(),
-                },
+                spec: spec(order),
                 desired: Desired::Running,
                 node: planner.choose(&exec(), 1 << order),
             };
@@ -175,9 +188,9 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
         }),
         Step::Restart { agent: n } => Operation::RestartAgent(RestartAgent { agent: agent(n)? }),
         Step::Delete { agent: n } => Operation::DeleteAgent(DeleteAgent { agent: agent(n)? }),
-        Step::Place => {
-            Operation::PlaceAgents(PlaceAgents { moves: plan::placements(state, 1_000) })
-        }
+        Step::Place => Operation::PlaceAgents(PlaceAgents {
+            moves: plan::placements(state, 1_000, number % 3),
+        }),
         Step::Confirm { agent: n, stale } => {
             let id = agent(n)?;
             let agent = &state.agents()[&id];
@@ -339,4 +352,82 @@ fn the_audit_sees_overlapping_blocks() {
     });
     let found = audit(&State::restore(broken));
     assert!(found.iter().any(|violation| violation.rule == "blocks overlap"), "{found:?}");
+}
+
+/// Registered nodes, numbered by their order.
+fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
+    let mut state = State::default();
+    let mut run = |operation| {
+        let index = 1 + state.nodes().len() as u64 * 10 + state.tokens().len() as u64;
+        apply(&mut state, index, &command(operation)).unwrap();
+    };
+    run(init());
+    let token: TokenId = "0123456789ab".parse().unwrap();
+    let secret_sha256 = [7; 32];
+    let (role, ttl_ms, uses) = (Role::Voter, 10_000, 100);
+    run(Operation::CreateToken(CreateToken {
+        token: token.clone(),
+        secret_sha256,
+        role,
+        ttl_ms,
+        uses,
+    }));
+    for n in 2..=count {
+        let (name, storage) = (format!("n{n}").parse().unwrap(), format!("s{n}"));
+        let (token, address) = (token.clone(), address(n));
+        run(Operation::AdmitNode(AdmitNode { token, secret_sha256, name, address, storage }));
+    }
+    let nodes: Vec<Node> = state.nodes().values().cloned().collect();
+    for Node { id: node, storage, .. } in nodes.clone() {
+        let register = RegisterNode { node, storage, held: None, report: report(255) };
+        apply(&mut state, 1_000, &command(Operation::RegisterNode(register))).unwrap();
+    }
+    (state, nodes.iter().map(|node| node.id).collect())
+}
+
+fn fence(state: &mut State, node: NodeId, silent: usize) -> bool {
+    let epoch = state.nodes()[&node].epoch;
+    let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
+    let fence = plan::fence(state, node, epoch, evidence, silent);
+    let paused = fence.paused;
+    apply(state, 2_000, &command(Operation::FenceNode(fence))).unwrap();
+    paused
+}
+
+#[test]
+fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
+    let (mut state, nodes) = with_nodes(4);
+    let fleet: FleetName = fleet(0);
+    let (config, labels) = (String::new(), Labels::default());
+    let make = CreateFleet { fleet: fleet.clone(), config, labels };
+    apply(&mut state, 1_001, &command(Operation::CreateFleet(make))).unwrap();
+    let drafts = nodes.iter().enumerate().map(|(n, node)| AgentDraft {
+        name: format!("a{n}").parse().unwrap(),
+        spec: spec(0),
+        desired: Desired::Running,
+        node: Some(*node),
+    });
+    let make = CreateAgents { fleet, agents: drafts.collect() };
+    apply(&mut state, 1_002, &command(Operation::CreateAgents(make))).unwrap();
+
+    assert!(!fence(&mut state, nodes[3], 1), "one of four is lost");
+    assert_eq!(state.unplaced().count(), 0);
+    assert!(fence(&mut state, nodes[2], 2), "with one more silent it is three of four");
+    let waiting: Vec<_> = state.unplaced().cloned().collect();
+    assert!(!waiting.is_empty());
+    let reasons = waiting.iter().map(|id| state.agents()[id].pending);
+    assert!(reasons.into_iter().all(|reason| reason == Some(PendingReason::MovesPaused)));
+    assert_eq!(plan::placements(&state, 10, 1), [], "still three of four");
+    assert_eq!(
+        plan::placements(&state, 10, 0).len(),
+        waiting.len(),
+        "half of them is not too many"
+    );
+
+    let (node, storage) = (nodes[2], state.nodes()[&nodes[2]].storage.clone());
+    let register = RegisterNode { node, storage, held: None, report: report(255) };
+    apply(&mut state, 2_001, &command(Operation::RegisterNode(register))).unwrap();
+    let back = plan::placements(&state, 10, 3);
+    assert_eq!(back.len(), waiting.len());
+    assert!(back.iter().all(|(_, to)| *to == node), "its own are no move");
 }

@@ -16,10 +16,41 @@ pub struct Cluster {
     pub profile: LeaseProfile,
     /// The uid the next agent gets. Uids are never reused.
     pub next_uid: u32,
+    /// When the agents of lost nodes are placed elsewhere.
+    pub moves: MovePolicy,
     /// When `init` ran.
     pub created: Timestamp,
     /// Last change.
     pub revision: Revision,
+}
+
+/// Whether the agents of lost nodes are placed elsewhere by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MoveRule {
+    /// Unless too many nodes are lost at once: that is more likely a fault of the network, and the
+    /// rest may not carry all.
+    #[default]
+    Automatic,
+    /// However many are lost.
+    Always,
+    /// They wait for their node, or for another rule.
+    Never,
+}
+
+/// When the agents of lost nodes are placed elsewhere by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovePolicy {
+    /// The rule.
+    pub rule: MoveRule,
+    /// How many nodes in a hundred may be lost under [`MoveRule::Automatic`].
+    pub lost_percent_max: u8,
+}
+
+impl Default for MovePolicy {
+    /// Half of the nodes. Kubernetes slows evictions of a zone down past 55 %.
+    fn default() -> Self {
+        Self { rule: MoveRule::Automatic, lost_percent_max: 50 }
+    }
 }
 
 /// Whether a node votes.
@@ -202,6 +233,8 @@ pub enum PendingReason {
     NoRuntime,
     /// No open node has a free block of the size.
     NoPorts,
+    /// Its node was lost while agents are not moved: see [`MovePolicy`].
+    MovesPaused,
 }
 
 /// A supervised workload.

@@ -56,6 +56,8 @@ pub enum Rejection {
     NodeUnknown(NodeId),
     /// The data directory is not the one the node was admitted with.
     StorageMismatch(NodeId),
+    /// Not a share of nodes, in hundredths.
+    LostPercent(u8),
     /// The epoch is not the node's current one.
     StaleEpoch {
         /// The node.
@@ -112,9 +114,12 @@ impl Rejection {
     pub fn kind(&self) -> Kind {
         use Rejection as R;
         match self {
-            R::TokenTerms | R::NoAgents | R::BlockSize(_) | R::Limits(_) | R::RequestIdReused => {
-                Kind::InvalidArgument
-            }
+            R::TokenTerms
+            | R::LostPercent(_)
+            | R::NoAgents
+            | R::BlockSize(_)
+            | R::Limits(_)
+            | R::RequestIdReused => Kind::InvalidArgument,
             R::NodeUnknown(_) | R::FleetUnknown(_) | R::AgentUnknown(_) => Kind::NotFound,
             R::ClusterExists
             | R::TokenExists(_)
@@ -144,6 +149,7 @@ impl Rejection {
             R::NoCluster => "NO_CLUSTER",
             R::LimitReached { .. } => "LIMIT_REACHED",
             R::TokenTerms => "TOKEN_TERMS_INVALID",
+            R::LostPercent(_) => "LOST_PERCENT_INVALID",
             R::TokenExists(_) => "TOKEN_EXISTS",
             R::TokenUnknown => "TOKEN_UNKNOWN",
             R::TokenExpired => "TOKEN_EXPIRED",
@@ -210,6 +216,9 @@ impl fmt::Display for Rejection {
                 limits::TOKEN_TTL_MS_MAX / 86_400_000,
                 limits::TOKEN_USES_MAX
             ),
+            R::LostPercent(percent) => {
+                write!(f, "{percent} % of the nodes is no share: use 0 to 100")
+            }
             R::TokenExists(id) => write!(f, "token {id} exists already"),
             R::TokenUnknown => f.write_str(
                 "the join token is not known here: it was revoked, mistyped or made by another \

@@ -272,6 +272,13 @@ impl State {
         self.agents.insert(id, agent);
     }
 
+    /// Lets an agent that was just unplaced wait until agents are moved again.
+    pub(crate) fn hold(&mut self, id: &AgentId) {
+        if let Some(agent) = self.agents.get_mut(id) {
+            agent.pending = Some(PendingReason::MovesPaused);
+        }
+    }
+
     /// Gives an agent that is not among `agents` its placement, or the reason it has none. Whether
     /// that changed it.
     fn find_place(&mut self, agent: &mut Agent, node: Option<NodeId>, at: Timestamp) -> bool {

@@ -95,6 +95,7 @@ fn records() -> Vec<core::Record> {
             id: "0123456789abcdef".parse().unwrap(),
             profile: LeaseProfile::Fast,
             next_uid: 2_000_001,
+            moves: core::MovePolicy { rule: core::MoveRule::Never, lost_percent_max: 40 },
             created: Timestamp(1),
             revision: Revision(2),
         }),
@@ -178,6 +179,10 @@ fn operations() -> Vec<Op> {
             epoch: Epoch(4),
             evidence: core::Evidence::ConfirmedEmpty,
             moves: vec![(agent(), NodeId(1))],
+            paused: true,
+        }),
+        Op::SetMovePolicy(core::SetMovePolicy {
+            policy: core::MovePolicy { rule: core::MoveRule::Always, lost_percent_max: 50 },
         }),
         Op::SetSchedulable(core::SetSchedulable { node, schedulable: core::Schedulable::Cordoned }),
         Op::RemoveNode(core::RemoveNode { node }),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{NodeStatus, State};
+use fleet_core::{Node, NodeStatus, State};
 use fleet_mutants::{Mutant, planted};
 use fleet_runtime::clock::raw_ms;
 use fleet_types::{Epoch, LeaseTiming, NodeId};
@@ -18,6 +18,14 @@ struct Term {
     predecessors_ms: u64,
     /// Nobody is fenced before this.
     patient_until_ms: u64,
+}
+
+impl Term {
+    /// For how long a node was not heard, given what was heard of any.
+    fn waited_ms(&self, heard: &BTreeMap<NodeId, (Epoch, u64)>, node: &Node, now: u64) -> u64 {
+        let heard = heard.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
+        now.saturating_sub(heard.map_or(0, |(_, at)| *at).max(self.predecessors_ms))
+    }
 }
 
 #[derive(Default)]
@@ -93,6 +101,17 @@ impl Leases {
         self.with(|table| table.heard_ms.get(&node).map(|(_, at)| now.saturating_sub(*at)))
     }
 
+    /// How many registered nodes were not heard for half of W, and may be lost.
+    pub fn feared_lost(&self, state: &State, timing: &LeaseTiming) -> usize {
+        let now = raw_ms();
+        self.with(|table| {
+            let Some(term) = table.term else { return 0 };
+            let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
+            let waited = active.map(|node| term.waited_ms(&table.heard_ms, node, now));
+            waited.filter(|waited_ms| *waited_ms >= timing.fence_after_ms() / 2).count()
+        })
+    }
+
     /// The nodes that were silent for W, marked so that nothing is granted to them any more; and
     /// how long until the next one may be.
     pub fn silent(&self, state: &State, timing: &LeaseTiming) -> (Vec<Silent>, Option<u64>) {
@@ -105,9 +124,7 @@ impl Leases {
             }
             let (mut silent, mut next) = (Vec::new(), None);
             for node in state.nodes().values().filter(|n| n.status == NodeStatus::Active) {
-                let heard = table.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
-                let since = heard.map_or(0, |(_, at)| *at).max(term.predecessors_ms);
-                let waited_ms = now.saturating_sub(since);
+                let waited_ms = term.waited_ms(&table.heard_ms, node, now);
                 if waited_ms >= wait {
                     table.dying.insert((node.id, node.epoch));
                     silent.push(Silent { node: node.id, epoch: node.epoch, waited_ms });

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{
-    Agent, ConfirmStopped, Desired, Evidence, FenceNode, Lifecycle, NodeStatus, Operation,
-    PlaceAgents, State, plan,
+    Agent, ConfirmStopped, Desired, Evidence, Lifecycle, Node, NodeStatus, Operation, PlaceAgents,
+    State, plan,
 };
 use fleet_types::{AgentId, Epoch, Generation, LeaseTiming, NodeId};
 
@@ -82,25 +82,40 @@ impl Leader {
         }
         let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
         for node in active {
-            let heard = self.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
-            let since = heard.map_or(0, |(_, at)| *at).max(self.predecessors_ms);
-            let waited_ms = now.saturating_sub(since);
+            let waited_ms = self.waited_ms(node, now);
             if waited_ms >= timing.fence_after_ms() {
                 self.dying.insert((node.id, node.epoch));
-                return Some(Operation::FenceNode(FenceNode {
-                    node: node.id,
-                    epoch: node.epoch,
-                    evidence: Evidence::LeaseExpired { waited_ms },
-                    moves: plan::replacements(state, node.id),
-                }));
+                let evidence = Evidence::LeaseExpired { waited_ms };
+                let feared = self.feared_lost(state, timing, now);
+                let fence = plan::fence(state, node.id, node.epoch, evidence, feared);
+                return Some(Operation::FenceNode(fence));
             }
         }
         None
     }
 
+    /// For how long, at `now` of its clock, it has not heard a node.
+    fn waited_ms(&self, node: &Node, now: u64) -> u64 {
+        let heard = self.heard_ms.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
+        now.saturating_sub(heard.map_or(0, |(_, at)| *at).max(self.predecessors_ms))
+    }
+
+    /// How many registered nodes it has not heard for half of W.
+    fn feared_lost(&self, state: &State, timing: &LeaseTiming, now: u64) -> usize {
+        let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
+        let waited = active.map(|node| self.waited_ms(node, now));
+        waited.filter(|waited_ms| *waited_ms >= timing.fence_after_ms() / 2).count()
+    }
+
     /// A placement for agents that wait for one.
-    pub(crate) fn place(&self, state: &State) -> Option<Operation> {
-        let moves = plan::placements(state, 100);
+    pub(crate) fn place(
+        &self,
+        state: &State,
+        timing: &LeaseTiming,
+        now_ms: u64,
+    ) -> Option<Operation> {
+        let feared = self.feared_lost(state, timing, self.clock(now_ms));
+        let moves = plan::placements(state, 100, feared);
         (!moves.is_empty()).then_some(Operation::PlaceAgents(PlaceAgents { moves }))
     }
 

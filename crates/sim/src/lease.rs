@@ -1,6 +1,6 @@
-//! One lease, message by message: a holder, three voters, whoever of them leads or believes to, and
-//! a network that loses, delays and reorders. Small, so that millions of takeovers can be looked at;
-//! [`crate::run`] has the whole cluster instead.
+//! One lease, message by message: a holder, three voters, whoever of them leads or believes to,
+//! and a network that loses, delays and reorders. Small, so that millions of takeovers can be
+//! looked at; [`crate::run`] has the whole cluster instead.
 //!
 //! A run begins with a lease just granted and ends when the fence of the holder's epoch is on the
 //! disks of a quorum, or when it is long. The promise: at that moment nothing of the holder

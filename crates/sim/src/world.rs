@@ -392,7 +392,8 @@ impl World {
                 self.commit(late);
             }
         }
-        let place = self.leaders.last().and_then(|leader| leader.place(&self.state));
+        let place =
+            self.leaders.last().and_then(|leader| leader.place(&self.state, &timing, self.now_ms));
         if let Some(place) = place {
             self.commit(place);
         }

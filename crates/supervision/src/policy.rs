@@ -33,9 +33,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The pause before try number `tries` (from 0), with up to a quarter of it as jitter.
+    /// The pause before try number `tries` (from 0), with up to a quarter of it as jitter. The
+    /// first is made at once: what was well until now, most likely is again.
     pub(crate) fn pause_ms(&self, tries: u32, jitter: u32) -> u64 {
-        let doubled = self.backoff_min_ms.saturating_mul(1_u64 << tries.min(32));
+        let Some(doublings) = tries.checked_sub(1) else { return 0 };
+        let doubled = self.backoff_min_ms.saturating_mul(1_u64 << doublings.min(32));
         let pause = doubled.min(self.backoff_max_ms);
         pause + pause / 4 * u64::from(jitter) / u64::from(u32::MAX)
     }

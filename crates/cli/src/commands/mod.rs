@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod daemon;
 pub mod fleet;
+pub mod moves;
 pub mod node;
 pub mod setup;
 pub mod status;

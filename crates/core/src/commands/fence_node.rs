@@ -34,7 +34,10 @@ pub(crate) fn apply(
         if deleting {
             state.remove_agent(&id);
         } else {
-            state.place(&id, moves.get(&id).copied(), at, revision);
+            match moves.get(&id) {
+                None if op.paused => state.hold(&id),
+                node => state.place(&id, node.copied(), at, revision),
+            }
         }
     }
     Ok(Outcome::Done(revision))

@@ -5,7 +5,7 @@ use fleet_types::{Epoch, Revision, Timestamp, limits::AGENT_UID_FIRST};
 use crate::{
     Outcome, Rejection, State,
     command::InitCluster,
-    record::{Cluster, Node, NodeStatus, Role, Schedulable},
+    record::{Cluster, MovePolicy, Node, NodeStatus, Role, Schedulable},
 };
 
 pub(crate) fn apply(
@@ -21,6 +21,7 @@ pub(crate) fn apply(
         id: op.cluster.clone(),
         profile: op.profile,
         next_uid: AGENT_UID_FIRST,
+        moves: MovePolicy::default(),
         created: at,
         revision,
     });

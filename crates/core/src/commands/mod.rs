@@ -15,4 +15,5 @@ pub(crate) mod remove_node;
 pub(crate) mod restart_agent;
 pub(crate) mod revoke_token;
 pub(crate) mod set_agent_desired;
+pub(crate) mod set_move_policy;
 pub(crate) mod set_schedulable;

@@ -127,6 +127,17 @@ pub fn fleet(state: &core::State, fleet: &core::Fleet) -> v1::Fleet {
     }
 }
 
+/// When the agents of lost nodes are placed elsewhere, as the API writes it.
+pub fn move_policy(policy: core::MovePolicy) -> v1::MovePolicy {
+    use v1::move_policy::Rule;
+    let rule = match policy.rule {
+        core::MoveRule::Automatic => Rule::Automatic,
+        core::MoveRule::Always => Rule::Always,
+        core::MoveRule::Never => Rule::Never,
+    };
+    v1::MovePolicy { rule: rule.into(), lost_percent_max: policy.lost_percent_max.into() }
+}
+
 /// Why a placement was allowed, in words.
 pub fn evidence(evidence: &core::Evidence) -> String {
     match evidence {
@@ -145,6 +156,9 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
         core::PendingReason::NoNode => "no node is up and open for placements".into(),
         core::PendingReason::NoRuntime => format!("no open node has runtime {}", spec.runtime),
         core::PendingReason::NoPorts => format!("no open node has {} free ports", spec.ports),
+        core::PendingReason::MovesPaused => {
+            "its node was lost, and agents are not moved now".into()
+        }
     }
 }
 

@@ -72,7 +72,20 @@ coded!(put_lifecycle, get_lifecycle, core::Lifecycle, "lifecycle",
     1 => core::Lifecycle::Live, 2 => core::Lifecycle::Deleting);
 coded!(put_pending, get_pending, core::PendingReason, "pending reason",
     1 => core::PendingReason::NoNode, 2 => core::PendingReason::NoRuntime,
-    3 => core::PendingReason::NoPorts);
+    3 => core::PendingReason::NoPorts, 4 => core::PendingReason::MovesPaused);
+coded!(put_rule, get_rule, core::MoveRule, "move rule",
+    1 => core::MoveRule::Automatic, 2 => core::MoveRule::Always, 3 => core::MoveRule::Never);
+
+fn put_move_policy(policy: core::MovePolicy) -> wire::MovePolicy {
+    let lost_percent_max = policy.lost_percent_max.into();
+    wire::MovePolicy { rule: put_rule(policy.rule), lost_percent_max }
+}
+
+fn get_move_policy(policy: wire::MovePolicy) -> Result<core::MovePolicy> {
+    let lost_percent_max = u8::try_from(policy.lost_percent_max);
+    let lost_percent_max = lost_percent_max.map_err(|_| Malformed::Field("share of nodes"))?;
+    Ok(core::MovePolicy { rule: get_rule(policy.rule)?, lost_percent_max })
+}
 
 fn put_address(a: &core::NodeAddress) -> wire::NodeAddress {
     wire::NodeAddress { api: a.api.clone(), peer: a.peer.clone(), lease: a.lease.clone() }
@@ -286,6 +299,7 @@ pub fn encode_record(record: &core::Record) -> Vec<u8> {
             next_uid: c.next_uid,
             created_ms: c.created.0,
             revision: c.revision.0,
+            moves: Some(put_move_policy(c.moves)),
         }),
         core::Record::Node(n) => Kind::Node(put_node(n)),
         core::Record::Fleet(f) => Kind::Fleet(wire::FleetRecord {
@@ -326,6 +340,7 @@ pub fn decode_record(bytes: &[u8]) -> Result<core::Record> {
             id: parse("cluster id", &c.id)?,
             profile: parse("profile", &c.profile)?,
             next_uid: c.next_uid,
+            moves: c.moves.map(get_move_policy).transpose()?.unwrap_or_default(),
             created: Timestamp(c.created_ms),
             revision: Revision(c.revision),
         }),
@@ -394,7 +409,9 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             epoch: o.epoch.0,
             evidence: Some(put_evidence(&o.evidence)),
             moves: put_moves(&o.moves),
+            paused: o.paused,
         }),
+        Op::SetMovePolicy(o) => Wire::SetMovePolicy(put_move_policy(o.policy)),
         Op::SetSchedulable(o) => Wire::SetSchedulable(wire::SetSchedulable {
             node: o.node.0,
             schedulable: put_schedulable(o.schedulable),
@@ -451,6 +468,16 @@ fn some_node(id: u64) -> Option<NodeId> {
     (id != 0).then_some(NodeId(id))
 }
 
+fn get_fence(o: wire::FenceNode) -> Result<core::FenceNode> {
+    Ok(core::FenceNode {
+        node: NodeId(o.node),
+        epoch: Epoch(o.epoch),
+        evidence: get_evidence(o.evidence)?,
+        moves: get_moves(o.moves)?,
+        paused: o.paused,
+    })
+}
+
 fn get_operation(operation: wire::command::Operation) -> Result<core::Operation> {
     use core::Operation as Op;
     use wire::command::Operation as Wire;
@@ -486,12 +513,10 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
             held: (o.held_epoch > 0).then_some(Epoch(o.held_epoch)),
             report: get_report(need("report", o.report)?)?,
         }),
-        Wire::FenceNode(o) => Op::FenceNode(core::FenceNode {
-            node: NodeId(o.node),
-            epoch: Epoch(o.epoch),
-            evidence: get_evidence(o.evidence)?,
-            moves: get_moves(o.moves)?,
-        }),
+        Wire::FenceNode(o) => Op::FenceNode(get_fence(o)?),
+        Wire::SetMovePolicy(o) => {
+            Op::SetMovePolicy(core::SetMovePolicy { policy: get_move_policy(o)? })
+        }
         Wire::SetSchedulable(o) => Op::SetSchedulable(core::SetSchedulable {
             node: NodeId(o.node),
             schedulable: get_schedulable(o.schedulable)?,

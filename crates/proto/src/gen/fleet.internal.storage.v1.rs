@@ -145,6 +145,20 @@ pub struct ClusterRecord {
     /// Last change.
     #[prost(uint64, tag = "5")]
     pub revision: u64,
+    /// When the agents of lost nodes are placed elsewhere; absent in what was stored before there was
+    /// a choice.
+    #[prost(message, optional, tag = "6")]
+    pub moves: ::core::option::Option<MovePolicy>,
+}
+/// When the agents of lost nodes are placed elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePolicy {
+    /// 1 automatic, 2 always, 3 never.
+    #[prost(uint32, tag = "1")]
+    pub rule: u32,
+    /// How many nodes in a hundred may be lost under the automatic rule.
+    #[prost(uint32, tag = "2")]
+    pub lost_percent_max: u32,
 }
 /// Where a node's listeners are.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -466,7 +480,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "command::Operation",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
     )]
     pub operation: ::core::option::Option<command::Operation>,
 }
@@ -523,6 +537,9 @@ pub mod command {
         /// An agent has stopped.
         #[prost(message, tag = "25")]
         ConfirmStopped(super::ConfirmStopped),
+        /// Say when the agents of lost nodes are placed elsewhere.
+        #[prost(message, tag = "26")]
+        SetMovePolicy(super::MovePolicy),
     }
 }
 /// Names an agent.
@@ -636,6 +653,9 @@ pub struct FenceNode {
     /// Where its agents go.
     #[prost(message, repeated, tag = "4")]
     pub moves: ::prost::alloc::vec::Vec<Move>,
+    /// Whether those without a move wait because agents are not moved now.
+    #[prost(bool, tag = "5")]
+    pub paused: bool,
 }
 /// Cordon, drain or reopen a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

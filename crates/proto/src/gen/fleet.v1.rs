@@ -2855,6 +2855,83 @@ pub struct GetClusterStatusResponse {
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<ClusterStatus>,
 }
+/// Request for ClusterService.SetMovePolicy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetMovePolicyRequest {
+    /// What it becomes, whole.
+    #[prost(message, optional, tag = "1")]
+    pub move_policy: ::core::option::Option<MovePolicy>,
+    /// Makes a retry safe: the same id and content change nothing twice.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of ClusterService.SetMovePolicy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetMovePolicyResponse {
+    /// What it is now.
+    #[prost(message, optional, tag = "1")]
+    pub move_policy: ::core::option::Option<MovePolicy>,
+}
+/// When the agents of lost nodes are placed elsewhere by themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePolicy {
+    /// The rule.
+    #[prost(enumeration = "move_policy::Rule", tag = "1")]
+    pub rule: i32,
+    /// How many nodes in a hundred may be lost under RULE_AUTOMATIC, 0 to 100.
+    #[prost(uint32, tag = "2")]
+    pub lost_percent_max: u32,
+}
+/// Nested message and enum types in `MovePolicy`.
+pub mod move_policy {
+    /// A rule.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Rule {
+        /// Not given.
+        Unspecified = 0,
+        /// Unless more than lost_percent_max of the nodes are lost at once.
+        Automatic = 1,
+        /// However many are lost.
+        Always = 2,
+        /// They wait until their node is back.
+        Never = 3,
+    }
+    impl Rule {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "RULE_UNSPECIFIED",
+                Self::Automatic => "RULE_AUTOMATIC",
+                Self::Always => "RULE_ALWAYS",
+                Self::Never => "RULE_NEVER",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "RULE_UNSPECIFIED" => Some(Self::Unspecified),
+                "RULE_AUTOMATIC" => Some(Self::Automatic),
+                "RULE_ALWAYS" => Some(Self::Always),
+                "RULE_NEVER" => Some(Self::Never),
+                _ => None,
+            }
+        }
+    }
+}
 /// The state of the cluster at one moment, as its leader sees it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClusterStatus {
@@ -2891,6 +2968,12 @@ pub struct ClusterStatus {
     /// When the cluster was made.
     #[prost(message, optional, tag = "10")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the agents of lost nodes are placed elsewhere.
+    #[prost(message, optional, tag = "11")]
+    pub move_policy: ::core::option::Option<MovePolicy>,
+    /// Whether they wait now, because of that policy.
+    #[prost(bool, tag = "12")]
+    pub moves_paused: bool,
 }
 /// Something an operator should know.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3022,6 +3105,31 @@ pub mod cluster_service_client {
                 .insert(GrpcMethod::new("fleet.v1.ClusterService", "GetClusterStatus"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says when the agents of lost nodes are placed elsewhere by themselves.
+        pub async fn set_move_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetMovePolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetMovePolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.ClusterService/SetMovePolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.ClusterService", "SetMovePolicy"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3043,6 +3151,14 @@ pub mod cluster_service_server {
             request: tonic::Request<super::GetClusterStatusRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetClusterStatusResponse>,
+            tonic::Status,
+        >;
+        /// Says when the agents of lost nodes are placed elsewhere by themselves.
+        async fn set_move_policy(
+            &self,
+            request: tonic::Request<super::SetMovePolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetMovePolicyResponse>,
             tonic::Status,
         >;
     }
@@ -3154,6 +3270,52 @@ pub mod cluster_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetClusterStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.ClusterService/SetMovePolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetMovePolicySvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::SetMovePolicyRequest>
+                    for SetMovePolicySvc<T> {
+                        type Response = super::SetMovePolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetMovePolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::set_move_policy(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetMovePolicySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

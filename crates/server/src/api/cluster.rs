@@ -2,19 +2,48 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::State;
+use fleet_core::{MovePolicy, MoveRule, Operation, SetMovePolicy, State, plan};
 use fleet_proto::{
     convert::api as convert,
+    error::invalid_field,
     v1::{
-        ClusterStatus, GetClusterStatusRequest, GetClusterStatusResponse,
-        cluster_service_server::ClusterService,
+        self, ClusterStatus, GetClusterStatusRequest, GetClusterStatusResponse,
+        SetMovePolicyRequest, SetMovePolicyResponse, cluster_service_server::ClusterService,
+        move_policy::Rule,
     },
 };
+use fleet_types::LeaseTiming;
 use tonic::{Request, Response, Status};
 
 use super::{Api, problems};
 
+fn parse(policy: &v1::MovePolicy) -> Result<MovePolicy, Status> {
+    let rule = match policy.rule() {
+        Rule::Automatic => MoveRule::Automatic,
+        Rule::Always => MoveRule::Always,
+        Rule::Never => MoveRule::Never,
+        Rule::Unspecified => {
+            let (field, value) = ("move_policy.rule", policy.rule.to_string());
+            let why = "use RULE_AUTOMATIC, RULE_ALWAYS or RULE_NEVER";
+            return Err(invalid_field("MOVE_RULE_INVALID", field, &value, why));
+        }
+    };
+    let lost_percent_max = u8::try_from(policy.lost_percent_max).ok().filter(|p| *p <= 100);
+    let lost_percent_max = lost_percent_max.ok_or_else(|| {
+        let (field, value) = ("move_policy.lost_percent_max", policy.lost_percent_max.to_string());
+        invalid_field("LOST_PERCENT_INVALID", field, &value, "use 0 to 100")
+    })?;
+    Ok(MovePolicy { rule, lost_percent_max })
+}
+
 impl Api {
+    /// Whether agents of lost nodes are placed elsewhere now.
+    fn moves(&self, state: &State) -> bool {
+        let timing = state.cluster().map(|cluster| LeaseTiming::of(cluster.profile));
+        let feared = timing.map_or(0, |timing| self.leases.feared_lost(state, &timing));
+        plan::moves(state, feared)
+    }
+
     fn status(&self, state: &State) -> ClusterStatus {
         let cluster = state.cluster();
         let mut agents_by_state = BTreeMap::new();
@@ -37,8 +66,10 @@ impl Api {
             nodes: nodes.filter_map(|node| self.show(state, node.id)).collect(),
             agents_by_state,
             agents: convert::count(state.agents().len()),
-            problems: problems::find(state, &self.observed),
+            problems: problems::find(state, &self.observed, self.moves(state)),
             create_time: cluster.map(|c| convert::timestamp(c.created)),
+            move_policy: cluster.map(|c| convert::move_policy(c.moves)),
+            moves_paused: !self.moves(state),
         }
     }
 }
@@ -51,5 +82,17 @@ impl ClusterService for Api {
     ) -> Result<Response<GetClusterStatusResponse>, Status> {
         let status = self.read(|state| self.status(state)).await?;
         Ok(Response::new(GetClusterStatusResponse { status: Some(status) }))
+    }
+
+    async fn set_move_policy(
+        &self,
+        request: Request<SetMovePolicyRequest>,
+    ) -> Result<Response<SetMovePolicyResponse>, Status> {
+        let request = request.into_inner();
+        let policy = parse(&request.move_policy.unwrap_or_default())?;
+        let operation = Operation::SetMovePolicy(SetMovePolicy { policy });
+        self.change(&request.request_id, &request, operation).await?;
+        let now = self.raft.read(|state| state.cluster().map(|c| convert::move_policy(c.moves)));
+        Ok(Response::new(SetMovePolicyResponse { move_policy: now }))
     }
 }

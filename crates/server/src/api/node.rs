@@ -167,7 +167,8 @@ impl NodeService for Api {
         let build: crate::proposer::Build = Box::new(move |planner| {
             let moves = plan::replacements(planner.state(), node);
             let evidence = Evidence::Asserted;
-            Operation::FenceNode(FenceNode { node, epoch, evidence, moves })
+            let paused = false;
+            Operation::FenceNode(FenceNode { node, epoch, evidence, moves, paused })
         });
         let key = idempotency(&request.request_id, &request)?;
         self.proposer.commit(key, request.encoded_len(), build).await?;

@@ -1,6 +1,6 @@
 //! What is wrong with the cluster, and what to do about it.
 
-use fleet_core::{Agent, NodeStatus, Role, Schedulable, State};
+use fleet_core::{Agent, MoveRule, NodeStatus, PendingReason, Role, Schedulable, State};
 use fleet_proto::{
     convert::api::pending,
     v1::{Problem, agent::State as AgentState},
@@ -18,8 +18,22 @@ fn problem(reason: &str, message: String, action: &str) -> Problem {
 }
 
 /// Everything wrong, most urgent first.
-pub(super) fn find(state: &State, observed: &Observed) -> Vec<Problem> {
+pub(super) fn find(state: &State, observed: &Observed, moves: bool) -> Vec<Problem> {
     let mut found = Vec::new();
+    if !moves {
+        let held = state.unplaced().filter_map(|id| state.agents().get(id));
+        let held = held.filter(|agent| agent.pending == Some(PendingReason::MovesPaused)).count();
+        let policy = state.cluster().map(|cluster| cluster.moves).unwrap_or_default();
+        let why = match policy.rule {
+            MoveRule::Never => "by the rule `never`".to_owned(),
+            _ => format!("for more than {} % of the nodes are lost", policy.lost_percent_max),
+        };
+        found.push(problem(
+            "MOVES_PAUSED",
+            format!("agents of lost nodes are not placed elsewhere, {why}; {held} wait"),
+            "bring the nodes back, or `fleet-cluster moves always` to place them on what is left",
+        ));
+    }
     nodes(state, &mut found);
     agents(state, observed, &mut found);
     found
@@ -42,7 +56,7 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
         match (node.status, node.schedulable) {
             (NodeStatus::Fenced, _) => found.push(problem(
                 "NODE_FENCED",
-                format!("{name} is out of reach and was fenced; its agents were placed elsewhere"),
+                format!("{name} is out of reach and was fenced; nothing of it runs there"),
                 "start its machine and daemon, or `fleet-cluster node remove` it",
             )),
             (NodeStatus::Joining, _) => found.push(problem(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{Evidence, FenceNode, Operation, plan};
+use fleet_core::{Evidence, Operation, plan};
 
 use super::{Leader, RETRY};
 use crate::leases::Silent;
@@ -26,11 +26,13 @@ pub(super) async fn run(leader: Leader) {
 async fn fence(leader: &Leader, silent: Silent) {
     let Silent { node, epoch, waited_ms } = silent;
     loop {
-        let (moves, agents) = leader
-            .raft
-            .read(|state| (plan::replacements(state, node), state.placed_on(node).len()));
         let evidence = Evidence::LeaseExpired { waited_ms };
-        let operation = Operation::FenceNode(FenceNode { node, epoch, evidence, moves });
+        let (fence, agents) = leader.raft.read(|state| {
+            let feared = leader.leases.feared_lost(state, &leader.timing);
+            (plan::fence(state, node, epoch, evidence, feared), state.placed_on(node).len())
+        });
+        let paused = fence.paused;
+        let operation = Operation::FenceNode(fence);
         match leader.proposer.submit(operation).await {
             Ok(_) => {
                 tracing::warn!(
@@ -38,7 +40,8 @@ async fn fence(leader: &Leader, silent: Silent) {
                     lease.epoch = epoch.0,
                     waited_ms,
                     agents,
-                    "node fenced; its agents are placed elsewhere"
+                    paused,
+                    "node fenced; its agents are placed elsewhere unless moves are paused"
                 );
                 return;
             }

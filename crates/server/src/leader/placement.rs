@@ -16,7 +16,10 @@ pub(super) async fn run(leader: Leader) {
     loop {
         index.mark_unchanged();
         let moves = leader.raft.read(|state| match state.unplaced().next() {
-            Some(_) => plan::placements(state, MOVES_MAX),
+            Some(_) => {
+                let feared = leader.leases.feared_lost(state, &leader.timing);
+                plan::placements(state, MOVES_MAX, feared)
+            }
             None => Vec::new(),
         });
         if moves.is_empty() {
