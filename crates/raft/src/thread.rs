@@ -34,7 +34,7 @@ impl Thread {
         self.runtime.lock().expect("no holder panics").take()
     }
 
-    /// Ends what runs on it and waits for that.
+    /// Ends what runs on it and waits for that: RocksDB must be closed before the process ends.
     pub(crate) async fn end(&self) {
         let Some(runtime) = self.take() else { return };
         let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(GOODBYE));
@@ -46,7 +46,7 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        // An ordinary drop would wait, which a task may not.
+        // An ordinary drop would wait, which a task may not; who ends in order calls `end`.
         if let Some(runtime) = self.take() {
             runtime.shutdown_background();
         }

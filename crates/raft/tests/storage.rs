@@ -118,6 +118,9 @@ async fn a_node_that_is_far_behind_is_sent_a_snapshot() {
     copy(&two, &again);
     let again = open(2, &again).await.unwrap();
     assert_eq!(digest(&again), digest(&leader), "what was installed is not what was stored");
+    for node in [leader, late, again] {
+        node.shutdown().await;
+    }
 }
 
 /// What a power cut would leave of a node's directory, which is still open here.
@@ -156,4 +159,5 @@ async fn a_node_that_lost_what_it_acknowledged_refuses_to_take_part() {
     damage(&damaged);
     let refused = open(1, &damaged).await.err().expect("it took part");
     assert!(matches!(refused, OpenError::LostEntries { .. }), "{refused:?}");
+    node.shutdown().await;
 }

@@ -88,19 +88,36 @@ struct Voting {
 
 impl Daemon {
     async fn run(self) -> Result<()> {
+        let runtimes = Runtimes::load(&self.config.runtime_dirs, &self.config.runtime_variables)?;
+        let leases = Arc::new(Leases::default());
+        let voting = if self.me.voter { Some(self.vote(&leases, &runtimes).await?) } else { None };
+        let ended = self.serve(voting.as_ref(), &leases, runtimes).await;
+        self.stop.cancel();
+        // RocksDB must be closed before the process ends, for whatever reason it does.
+        if let Some(voting) = voting
+            && tokio::time::timeout(GOODBYE, voting.raft.shutdown()).await.is_err()
+        {
+            tracing::warn!("raft took too long to stop");
+        }
+        ended
+    }
+
+    async fn serve(
+        &self,
+        voting: Option<&Voting>,
+        leases: &Arc<Leases>,
+        runtimes: Runtimes,
+    ) -> Result<()> {
         let range = self.config.port_range()?;
         let own_labels = self.config.labels()?;
-        let runtimes = Runtimes::load(&self.config.runtime_dirs, &self.config.runtime_variables)?;
         let (available, missing) = runtimes.available();
         for why in missing {
             tracing::info!("{why}");
         }
-        let leases = Arc::new(Leases::default());
-        let voting = if self.me.voter { Some(self.vote(&leases, &runtimes).await?) } else { None };
         let guard = self.guard().await?;
         let host = self.host(runtimes, guard.clone()).await?;
 
-        self.listen(voting.as_ref(), &host, &leases).await?;
+        self.listen(voting, &host, leases).await?;
         let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
         let degraded: Vec<String> = degraded.chain(egress::restrict()).collect();
         for why in &degraded {
@@ -117,12 +134,12 @@ impl Daemon {
             held_epoch: 0,
             degraded,
         };
-        if let Some(voting) = &voting {
+        if let Some(voting) = voting {
             self.bootstrap(voting).await?;
         }
         let (ready, session) = self.hold_lease(&host, guard, about)?;
         self.remember_members(&host);
-        self.until_told_to_end(voting.as_ref(), ready).await?;
+        self.until_told_to_end(voting, ready).await?;
         // The lease is still renewed while agents drain, but none is asked for anew.
         session.abort();
         self.end(voting, &host).await;
@@ -130,6 +147,8 @@ impl Daemon {
     }
 
     async fn vote(&self, leases: &Arc<Leases>, runtimes: &Runtimes) -> Result<Voting> {
+        let secrets = self.data.voter_secrets()?;
+        let authority = self.data.authority(&self.me.cluster)?;
         let identity = self.identity.clone();
         let raft = Node::open(RaftConfig {
             id: self.me.node,
@@ -141,7 +160,6 @@ impl Daemon {
         .await?;
         let proposer = Proposer::start(raft.clone());
         let observed = Arc::new(Observed::default());
-        let secrets = self.data.voter_secrets()?;
         let leader = Leader {
             raft: raft.clone(),
             proposer: proposer.clone(),
@@ -158,7 +176,7 @@ impl Daemon {
             leases: leases.clone(),
             observed,
             runtimes: runtimes.clone(),
-            authority: self.data.authority(&self.me.cluster)?,
+            authority,
             secrets,
             identity: self.identity.clone(),
         });
@@ -457,21 +475,15 @@ impl Daemon {
         }
     }
 
-    async fn end(&self, voting: Option<Voting>, host: &Host) {
+    async fn end(&self, voting: Option<&Voting>, host: &Host) {
         tracing::info!("ending");
-        if let Some(voting) = &voting {
+        if let Some(voting) = voting {
             voting.raft.transfer_leadership(HANDOVER).await;
         }
         match self.config.on_shutdown {
             OnShutdown::Keep if !system_stops() => tracing::info!("the agents go on"),
             OnShutdown::Keep | OnShutdown::Stop => host.stop_all().await,
             OnShutdown::Kill => host.kill_all().await,
-        }
-        self.stop.cancel();
-        if let Some(voting) = voting
-            && tokio::time::timeout(GOODBYE, voting.raft.shutdown()).await.is_err()
-        {
-            tracing::warn!("raft took too long to stop");
         }
     }
 }
