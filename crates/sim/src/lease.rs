@@ -235,7 +235,7 @@ impl Lease {
             Event::Round { round, voter } => self.asked(round, voter),
             Event::Answer { round } => return self.answered(round),
             Event::Grant { stamp } => self.granted(stamp),
-            Event::Look { leader } => return self.look(leader),
+            Event::Look { leader } => self.look(leader),
             Event::Stand { voter } => self.stands(voter),
             Event::VoteRequest { candidate, voter } => self.votes(candidate, voter),
             Event::Vote { candidate, ago } => self.counts(candidate, ago),
@@ -335,7 +335,7 @@ impl Lease {
         }
     }
 
-    fn look(&mut self, leader: usize) -> Option<Outcome> {
+    fn look(&mut self, leader: usize) {
         let now = self.clock_of(leader);
         let known = &self.leaders[leader];
         let since = known.heard.max(known.predecessors);
@@ -351,7 +351,6 @@ impl Lease {
         // A fence that was lost is proposed again.
         let pause = self.rng.random_range(1_000..100_000);
         self.at(self.now + pause, Event::Look { leader });
-        None
     }
 
     fn stands(&mut self, voter: usize) {

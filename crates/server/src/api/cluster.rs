@@ -55,7 +55,7 @@ impl Api {
             self.observed.complete(agent, &mut shown);
             *agents_by_state.entry(shown.state().as_str_name().to_owned()).or_insert(0) += 1;
         }
-        let nodes = state.nodes().values();
+        let (nodes, moves) = (state.nodes().values(), self.moves(state));
         let raft = self.raft.status();
         ClusterStatus {
             cluster_id: cluster.map(|c| c.id.to_string()).unwrap_or_default(),
@@ -66,10 +66,10 @@ impl Api {
             nodes: nodes.filter_map(|node| self.show(state, node.id)).collect(),
             agents_by_state,
             agents: convert::count(state.agents().len()),
-            problems: problems::find(state, &self.observed, self.moves(state)),
+            problems: problems::find(state, &self.observed, moves),
             create_time: cluster.map(|c| convert::timestamp(c.created)),
             move_policy: cluster.map(|c| convert::move_policy(c.moves)),
-            moves_paused: !self.moves(state),
+            moves_paused: !moves,
         }
     }
 }
