@@ -9,8 +9,8 @@ use std::{
 
 use crate::{sh, until};
 
-/// Longest lease the guards take, in milliseconds: that of the slowest profile, and some.
-const LEASE_MS_MAX: &str = "10000";
+/// The classes of agents, with a guard each.
+const CLASSES: [&str; 3] = ["strict", "sticky", "pinned"];
 
 /// A guard that is started again when it ends, until this is dropped.
 pub struct Keeper {
@@ -19,8 +19,22 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the guard beside `binary` running, by way of `within`, a command that runs others.
-    pub fn start(mut within: Command, binary: &Path, socket: &Path, group: &Path) -> Self {
+    /// Keeps the guards beside `binary` running, by way of `within`, which makes a command that
+    /// runs others. That of strict agents is first.
+    pub fn start_all(
+        within: impl Fn() -> Command,
+        binary: &Path,
+        directory: &Path,
+        group: &Path,
+    ) -> Vec<Self> {
+        let start = |class: &&str| {
+            let (socket, group) = (directory.join(class).join("socket"), group.join(class));
+            Self::start(within(), binary, &socket, &group, class)
+        };
+        CLASSES.iter().map(start).collect()
+    }
+
+    fn start(mut within: Command, binary: &Path, socket: &Path, group: &Path, class: &str) -> Self {
         // One left by a guard that was killed answers nobody.
         let _ = fs::remove_file(socket);
         let keeper = within
@@ -28,7 +42,7 @@ impl Keeper {
             .arg(binary.with_file_name("fleet-guard"))
             .arg(socket)
             .arg(group)
-            .arg(LEASE_MS_MAX)
+            .arg(class)
             .stdin(Stdio::null())
             .process_group(0)
             .spawn()

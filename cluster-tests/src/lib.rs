@@ -89,7 +89,8 @@ pub struct Host {
     netns: String,
     dir: PathBuf,
     daemon: Option<Child>,
-    guard: Option<Keeper>,
+    /// That of strict agents is first.
+    guards: Vec<Keeper>,
 }
 
 /// Several hosts on one bridge.
@@ -187,7 +188,7 @@ impl Cluster {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        self.hosts.push(Host { number, netns, dir, daemon: None, guard: None });
+        self.hosts.push(Host { number, netns, dir, daemon: None, guards: Vec::new() });
         self.configure(number, "");
     }
 
@@ -218,10 +219,10 @@ impl Cluster {
 
     /// Adds to a host's configuration.
     pub fn configure(&self, number: u32, toml: &str) {
-        let (cgroup, socket) = (self.cgroup(number), self.guard_socket(number));
+        let (cgroup, guards) = (self.cgroup(number), self.guard_dir(number));
         let shared = self.shared();
         let text = format!(
-            "cgroup = {cgroup:?}\nguard_socket = {socket:?}\nwritable_paths = [{shared:?}]\n{toml}"
+            "cgroup = {cgroup:?}\nguard_dir = {guards:?}\nwritable_paths = [{shared:?}]\n{toml}"
         );
         fs::write(self.folder(number, "etc").join("config.toml"), text).unwrap();
     }
@@ -230,9 +231,9 @@ impl Cluster {
         format!("fleet-tests/{}n{number}", self.prefix)
     }
 
-    /// When the lease a host's guard holds ends, in milliseconds of `CLOCK_BOOTTIME`.
+    /// When the lease of a host's strict agents ends, in milliseconds of `CLOCK_BOOTTIME`.
     pub fn lease_deadline(&self, number: u32) -> Option<u64> {
-        let status = self.guard_socket(number).with_file_name("status");
+        let status = self.guard_dir(number).join("strict/status");
         let status = fs::read_to_string(status).unwrap();
         status.strip_prefix("held ")?.split_whitespace().nth(1)?.parse().ok()
     }
@@ -243,19 +244,19 @@ impl Cluster {
         fs::read_to_string(events).unwrap().contains("populated 1")
     }
 
-    /// Where a host's guard listens.
-    pub fn guard_socket(&self, number: u32) -> PathBuf {
-        self.dir.path().join(format!("h{number}/guard/socket"))
+    /// Where a host's guards listen.
+    pub fn guard_dir(&self, number: u32) -> PathBuf {
+        self.dir.path().join(format!("h{number}/guard"))
     }
 
-    /// Starts a host's guard, if it has none.
-    fn start_guard(&mut self, number: u32) {
-        if self.host(number).guard.is_some() {
+    /// Starts a host's guards, if it has none.
+    fn start_guards(&mut self, number: u32) {
+        if !self.host(number).guards.is_empty() {
             return;
         }
-        let (socket, group) = (self.guard_socket(number), cgroup_root().join(self.cgroup(number)));
-        let keeper = Keeper::start(self.within(number), &binary(), &socket, &group);
-        self.host(number).guard = Some(keeper);
+        let (directory, group) = (self.guard_dir(number), cgroup_root().join(self.cgroup(number)));
+        let guards = Keeper::start_all(|| self.within(number), &binary(), &directory, &group);
+        self.host(number).guards = guards;
     }
 
     /// Sends a host's daemon a signal that does not end it.
@@ -264,19 +265,19 @@ impl Cluster {
         sh(&format!("kill -{signal} {pid}"));
     }
 
-    /// Sends a host's guard a signal. One that ends it has it started again.
-    pub fn signal_guard(&mut self, number: u32, signal: &str) {
-        self.host(number).guard.as_ref().unwrap().signal(signal);
+    /// Sends a host's guards a signal. One that ends them has them started again.
+    pub fn signal_guards(&mut self, number: u32, signal: &str) {
+        self.host(number).guards.iter().for_each(|guard| guard.signal(signal));
     }
 
-    /// The process of a host's guard.
-    pub fn guard_pid(&mut self, number: u32) -> u32 {
-        self.host(number).guard.as_ref().unwrap().pid()
+    /// The processes of a host's guards, that of strict agents first.
+    pub fn guard_pids(&mut self, number: u32) -> Vec<u32> {
+        self.host(number).guards.iter().map(Keeper::pid).collect()
     }
 
-    /// Sends what keeps a host's guard a signal.
-    pub fn signal_keeper(&mut self, number: u32, signal: &str) {
-        self.host(number).guard.as_ref().unwrap().signal_keeper(signal);
+    /// Sends what keeps a host's guards a signal.
+    pub fn signal_keepers(&mut self, number: u32, signal: &str) {
+        self.host(number).guards.iter().for_each(|guard| guard.signal_keeper(signal));
     }
 
     fn context(&self) -> PathBuf {
@@ -380,9 +381,9 @@ impl Cluster {
         self.on(number, &args, token)
     }
 
-    /// Starts a host's daemon, and its guard if none runs.
+    /// Starts a host's daemon, and its guards if none run.
     pub fn start(&mut self, number: u32) {
-        self.start_guard(number);
+        self.start_guards(number);
         let log = self.log_path(number);
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.command(number, &["run"]);
@@ -425,7 +426,7 @@ impl Cluster {
         // Of init and its agents, killing one ends the others before their turn comes.
         sh(&format!("kill -9 $(ip netns pids {netns}) 2>/dev/null || true"));
         let host = self.host(number);
-        host.guard = None;
+        host.guards.clear();
         if let Some(mut daemon) = host.daemon.take() {
             daemon.wait().unwrap();
         }
@@ -630,7 +631,7 @@ impl Drop for Cluster {
             if let Some(mut daemon) = host.daemon.take() {
                 let _ = daemon.wait();
             }
-            host.guard = None;
+            host.guards.clear();
         }
         for name in &names {
             let _ = Command::new("ip").args(["netns", "del", name]).status();

@@ -130,12 +130,12 @@ fn a_daemon_that_stays_away_too_long_has_its_agents_moved() {
 fn a_paused_daemon_and_guard_put_nothing_off() {
     let (mut cluster, paused) = three_nodes();
     // Nor may another guard come and end what this one should have.
-    cluster.signal_keeper(paused, "STOP");
+    cluster.signal_keepers(paused, "STOP");
     cluster.signal(paused, "STOP");
-    cluster.signal_guard(paused, "STOP");
+    cluster.signal_guards(paused, "STOP");
     let now_on = cluster.wait_ready("f/a", 2, 30);
     assert!(!cluster.populated(paused), "the kernel did not end what the guard held");
-    cluster.signal_keeper(paused, "CONT");
+    cluster.signal_keepers(paused, "CONT");
     cluster.signal(paused, "CONT");
     stays_alone(&cluster, now_on);
 }
@@ -145,7 +145,7 @@ fn a_guard_is_replaced_without_touching_agents() {
     let (mut cluster, pid) = node();
     for _ in 0..2 {
         let before = cluster.lease_deadline(1).unwrap();
-        cluster.signal_guard(1, "HUP");
+        cluster.signal_guards(1, "HUP");
         // The alarm that stood in for the timer would have ended everything by then.
         until(20, "renewals by way of the new guard", || {
             (cluster.lease_deadline(1)? > before + 6_000).then_some(())

@@ -55,11 +55,11 @@ fn node_is_paused(mutant: Option<&'static str>) -> Vec<Overlap> {
     let mut cluster = cluster(3, mutant);
     place(&cluster, 3, 3);
     cluster.point_at(&[1, 2]);
-    cluster.signal_keeper(3, "STOP");
+    cluster.signal_keepers(3, "STOP");
     cluster.signal(3, "STOP");
-    cluster.signal_guard(3, "STOP");
+    cluster.signal_guards(3, "STOP");
     let overlaps = verdict(&cluster);
-    cluster.signal_keeper(3, "CONT");
+    cluster.signal_keepers(3, "CONT");
     overlaps
 }
 
@@ -151,7 +151,7 @@ fn mutant_killed_is_not_silent_is_noticed() {
 /// Scheduling policy of a host's guard: 1 is `SCHED_FIFO`. `proc_pid_stat(5)`, field 41.
 fn policy(mutant: Option<&'static str>) -> Option<u32> {
     let mut cluster = cluster(1, mutant);
-    let stat = fs::read_to_string(format!("/proc/{}/stat", cluster.guard_pid(1))).ok()?;
+    let stat = fs::read_to_string(format!("/proc/{}/stat", cluster.guard_pids(1)[0])).ok()?;
     let after_name = stat.rsplit(')').next()?;
     after_name.split_whitespace().nth(41 - 3)?.parse().ok()
 }

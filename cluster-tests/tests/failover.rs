@@ -96,7 +96,7 @@ fn a_guard_that_dies_takes_its_agents_along_and_the_node_starts_over() {
     cluster.ok(&["fleet", "create", "f"]);
     create(&cluster, "a");
     let pid = cluster.agent("f/a")["pid"].as_u64();
-    cluster.signal_guard(1, "KILL");
+    cluster.signal_guards(1, "KILL");
     until(30, "another process", || {
         let agent = cluster.agent("f/a");
         (agent["state"] == "STATE_READY" && agent["pid"].as_u64() != pid).then_some(())

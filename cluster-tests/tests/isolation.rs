@@ -15,7 +15,7 @@ fn every_attempt_to_escape_is_refused() {
                     exec sleep infinity";
     cluster.ok(&["agent", "create", "f/b", "--runtime", "exec", "--", "/bin/sh", "-c", careless]);
     let home = "/var/lib/fleets/f/b";
-    let guard = cluster.guard_socket(1).display().to_string();
+    let guard = cluster.guard_dir(1).join("strict/socket").display().to_string();
     let keys = "/var/lib/fleet-cluster/node.json";
     let script = cluster.shared().join("escape.py");
     fs::write(&script, ESCAPE).unwrap();

@@ -89,12 +89,12 @@ fn begin(cluster: &mut Cluster, fault: Fault, host: u32, other: u32) -> Result<V
         Fault::KillDaemon => drop(cluster.end(host, "KILL")),
         Fault::PauseDaemon => cluster.signal(host, "STOP"),
         Fault::PauseEverything => {
-            cluster.signal_keeper(host, "STOP");
+            cluster.signal_keepers(host, "STOP");
             cluster.signal(host, "STOP");
-            cluster.signal_guard(host, "STOP");
+            cluster.signal_guards(host, "STOP");
         }
-        Fault::KillGuard => cluster.signal_guard(host, "KILL"),
-        Fault::ReplaceGuard => cluster.signal_guard(host, "HUP"),
+        Fault::KillGuard => cluster.signal_guards(host, "KILL"),
+        Fault::ReplaceGuard => cluster.signal_guards(host, "HUP"),
         Fault::PowerOff => cluster.power_off(host),
         Fault::Cut => cluster.cut(host),
         Fault::Part => cluster.part(host, other),
@@ -110,9 +110,9 @@ fn end(cluster: &mut Cluster, mut going: Going) -> Result<()> {
         Fault::KillDaemon => cluster.start(host),
         Fault::PauseDaemon => cluster.signal(host, "CONT"),
         Fault::PauseEverything => {
-            cluster.signal_keeper(host, "CONT");
+            cluster.signal_keepers(host, "CONT");
             cluster.signal(host, "CONT");
-            cluster.signal_guard(host, "CONT");
+            cluster.signal_guards(host, "CONT");
         }
         Fault::PowerOff => {
             cluster.mend(host);

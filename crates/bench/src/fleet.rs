@@ -58,16 +58,14 @@ impl Cluster {
         for node in 0..NODES {
             let config = dir.path().join(format!("{node}.toml"));
             let data = dir.path().join(format!("data{node}"));
-            let (cgroup, socket) = (
-                format!("fleet-bench/{}n{node}", std::process::id()),
-                dir.path().join(format!("guard{node}/socket")),
-            );
+            let cgroup = format!("fleet-bench/{}n{node}", std::process::id());
+            let guard_dir = dir.path().join(format!("guard{node}"));
             let text = format!(
                 "data_dir = {data:?}\nport_first = 1024\nlog = \"warn,openraft=error\"\n\
-                 cgroup = {cgroup:?}\nguard_socket = {socket:?}\n"
+                 cgroup = {cgroup:?}\nguard_dir = {guard_dir:?}\n"
             );
-            let within = Command::new("env");
-            guards.push(Keeper::start(within, binary, &socket, &cgroup_root().join(&cgroup)));
+            let (within, group) = (|| Command::new("env"), cgroup_root().join(&cgroup));
+            guards.extend(Keeper::start_all(within, binary, &guard_dir, &group));
             fs::write(&config, text)?;
             let config = config.to_string_lossy().into_owned();
             let (at, name) = (format!("127.0.0.1:{}", port(node)), format!("n{}", node + 1));

@@ -77,7 +77,8 @@ pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
         (ready.len() == agents as usize).then_some(ready)
     });
     let each = (resident_kib(cluster.daemon_pid(1))? - empty) / f64::from(agents);
-    let pids = [cluster.daemon_pid(1), cluster.guard_pid(1)];
+    let mut pids = cluster.guard_pids(1);
+    pids.push(cluster.daemon_pid(1));
     let before_idle = cpu_seconds(&pids)?;
     sleep(IDLE);
     let idle = (cpu_seconds(&pids)? - before_idle) / IDLE.as_secs_f64() * 100.0;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use fleet_types::{LeaseProfile, NodeName};
+use fleet_types::{AgentClass, LeaseProfile, NodeName};
 
 /// Runs agents on a few bare-metal machines as one place, and moves them when a machine dies.
 #[derive(Parser)]
@@ -383,6 +383,11 @@ pub struct CreateAgent {
     /// Files one process of it may have open; 0 for the runtime's limit
     #[arg(long, default_value_t = 0)]
     pub open_files: u32,
+    /// What becomes of it when its node is out of reach. `strict` ends it with the node's lease and
+    /// places it elsewhere; `sticky` lets it run for a hundred leases first; `pinned` leaves it
+    /// where it is
+    #[arg(long, default_value_t = AgentClass::Strict)]
+    pub class: AgentClass,
     /// Do not start it
     #[arg(long)]
     pub stopped: bool,

@@ -18,9 +18,6 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Exit code of a launcher that failed before it became the agent.
-const LAUNCH_FAILED: u8 = 125;
-
 /// Exit code for a reader that went away, as shells have it of SIGPIPE.
 const READER_GONE: i32 = 141;
 
@@ -39,12 +36,6 @@ fn end_quietly_without_reader() {
 
 fn main() -> ExitCode {
     end_quietly_without_reader();
-    // The launcher is started for every agent: no runtime, no parsing, nothing before it.
-    if std::env::args().nth(1).as_deref() == Some("launch") {
-        let Err(error) = fleet_process::become_agent();
-        eprintln!("fleet-cluster: {error}");
-        return ExitCode::from(LAUNCH_FAILED);
-    }
     let args = Args::parse();
     if matches!(args.command, Command::Run(_)) {
         fleet_runtime::priority::raise();

@@ -3,7 +3,7 @@
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
-use fleet_types::{AgentId, NodeId, limits};
+use fleet_types::{AgentClass, AgentId, NodeId, limits};
 
 use crate::{
     record::{Agent, Lifecycle, NodeStatus},
@@ -60,7 +60,8 @@ fn audit_node(state: &State, id: NodeId, mut agents: Vec<&Agent>, found: &mut Ve
         return;
     };
     if node.status != NodeStatus::Active {
-        found.extend(agents.iter().map(|a| violation("placed on a node without lease", a, "")));
+        let strict = agents.iter().filter(|agent| agent.spec.class == AgentClass::Strict);
+        found.extend(strict.map(|a| violation("strict, on a node without lease", a, "")));
     }
     let range = node.report.as_ref().map(|report| report.port_range);
     agents.sort_by_key(|agent| agent.placement.as_ref().map(|p| p.block));

@@ -3,8 +3,8 @@
 use alloc::{string::String, vec::Vec};
 
 use fleet_types::{
-    AgentId, AgentName, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
-    NodeName, RequestId, Timestamp, TokenId,
+    AgentClass, AgentId, AgentName, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile,
+    NodeId, NodeName, RequestId, Timestamp, TokenId,
 };
 
 use crate::record::{
@@ -150,6 +150,8 @@ pub struct FenceNode {
     pub moves: Vec<(AgentId, NodeId)>,
     /// Whether those without a move wait because agents are not moved now.
     pub paused: bool,
+    /// Agents of this class and those before it are gone; later ones stay placed there.
+    pub reach: AgentClass,
 }
 
 /// See [`Operation::SetMovePolicy`].

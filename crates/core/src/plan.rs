@@ -1,7 +1,7 @@
 //! Choosing nodes. Runs on the leader, outside `apply`, on a view of the state.
 //!
-//! The problem: each agent needs a node that is registered, open, has the agent's runtime and a
-//! free port block of its size. The choice: the eligible node with the fewest agents, the smallest
+//! The problem: each agent needs a node that is registered, open, has the agent's runtime, a free
+//! port block of its size, and for a strict agent all it takes to end it in time. The choice: the eligible node with the fewest agents, the smallest
 //! number winning a tie. Properties: (1) every choice is eligible in the view; (2) after a plan, no
 //! two eligible nodes of equal room differ by more than the agents they differed by before, plus
 //! one; (3) the same view and requests give the same plan.
@@ -13,12 +13,14 @@ use alloc::{
     vec::Vec,
 };
 
-use fleet_types::{AgentId, Epoch, NodeId, RuntimeName};
+use fleet_types::{AgentClass, AgentId, Epoch, NodeId};
 
 use crate::{
     command::FenceNode,
     ports::BuddyAllocator,
-    record::{Evidence, MovePolicy, MoveRule, Node, NodeStatus, PendingReason, Schedulable},
+    record::{
+        AgentSpec, Evidence, MovePolicy, MoveRule, Node, NodeStatus, PendingReason, Schedulable,
+    },
     state::State,
 };
 
@@ -35,8 +37,18 @@ fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
 }
 
-fn runs(node: &Node, runtime: &RuntimeName) -> bool {
-    node.report.as_ref().is_some_and(|report| report.runtimes.contains_key(runtime))
+fn runs(node: &Node, spec: &AgentSpec) -> bool {
+    node.report.as_ref().is_some_and(|report| report.runtimes.contains_key(&spec.runtime))
+}
+
+/// Whether a node ends what runs there in time.
+fn keeps(node: &Node, spec: &AgentSpec) -> bool {
+    let fit = node.report.as_ref().is_some_and(|report| report.unfit.is_empty());
+    fit || spec.class != AgentClass::Strict
+}
+
+fn suits(node: &Node, spec: &AgentSpec) -> bool {
+    runs(node, spec) && keeps(node, spec)
 }
 
 impl<'a> Planner<'a> {
@@ -59,17 +71,13 @@ impl<'a> Planner<'a> {
         planner
     }
 
-    /// The node for one more agent, or none when no open node has the runtime and the room.
-    pub fn choose(&mut self, runtime: &RuntimeName, block: u16) -> Option<NodeId> {
-        self.choose_among(|_| true, runtime, block)
+    /// The node for one more agent, or none when no open node suits it and has the room.
+    pub fn choose(&mut self, spec: &AgentSpec) -> Option<NodeId> {
+        self.choose_among(|_| true, spec)
     }
 
-    fn choose_among(
-        &mut self,
-        among: impl Fn(NodeId) -> bool,
-        runtime: &RuntimeName,
-        block: u16,
-    ) -> Option<NodeId> {
+    fn choose_among(&mut self, among: impl Fn(NodeId) -> bool, spec: &AgentSpec) -> Option<NodeId> {
+        let block = spec.ports;
         if !block.is_power_of_two() {
             return None;
         }
@@ -79,7 +87,7 @@ impl<'a> Planner<'a> {
                 Some(ports) => ports.fits(block),
                 None => state.ports(*id).is_some_and(|ports| ports.fits(block)),
             };
-            among(*id) && state.nodes().get(id).is_some_and(|node| runs(node, runtime)) && fits(id)
+            among(*id) && state.nodes().get(id).is_some_and(|node| suits(node, spec)) && fits(id)
         })?;
         let taken = match ports.get_mut(&id) {
             Some(ports) => ports.take(block),
@@ -114,26 +122,29 @@ pub fn moves(state: &State, silent: usize) -> bool {
     }
 }
 
-/// The fence of a node, `silent` of all being feared to be lost.
+/// The fence of a node up to class `reach`, `silent` of all being feared to be lost.
 pub fn fence(
     state: &State,
     node: NodeId,
     epoch: Epoch,
     evidence: Evidence,
+    reach: AgentClass,
     silent: usize,
 ) -> FenceNode {
     let paused = !moves(state, silent);
-    let moves = if paused { Vec::new() } else { replacements(state, node) };
-    FenceNode { node, epoch, evidence, moves, paused }
+    let moves = if paused { Vec::new() } else { replacements(state, node, reach) };
+    FenceNode { node, epoch, evidence, moves, paused, reach }
 }
 
-/// Where the agents of `node` would go if it were lost now. Those that fit nowhere are left out.
-pub fn replacements(state: &State, node: NodeId) -> Vec<(AgentId, NodeId)> {
+/// Where the agents of `node` up to class `reach` would go if it were lost now. Those that fit
+/// nowhere are left out.
+pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::without(state, node);
     let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
     agents
+        .filter(|agent| agent.spec.class <= reach)
         .filter_map(|agent| {
-            let node = planner.choose(&agent.spec.runtime, agent.spec.ports)?;
+            let node = planner.choose(&agent.spec)?;
             Some((agent.id.clone(), node))
         })
         .collect()
@@ -150,7 +161,7 @@ pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, N
             let held = paused && agent.pending == Some(PendingReason::MovesPaused);
             let former = agent.former.map(|(node, _)| node);
             let may = |node| !held || former == Some(node);
-            let node = planner.choose_among(may, &agent.spec.runtime, agent.spec.ports)?;
+            let node = planner.choose_among(may, &agent.spec)?;
             Some((agent.id.clone(), node))
         })
         .take(limit)
@@ -158,16 +169,20 @@ pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, N
 }
 
 /// Why no node can take an agent.
-pub fn why_pending(state: &State, runtime: &RuntimeName, block: u16) -> PendingReason {
+pub fn why_pending(state: &State, spec: &AgentSpec) -> PendingReason {
     let mut nodes = state.nodes().values().filter(|node| open(node)).peekable();
     if nodes.peek().is_none() {
         return PendingReason::NoNode;
     }
-    let mut with_runtime = nodes.filter(|node| runs(node, runtime)).peekable();
+    let mut with_runtime = nodes.filter(|node| runs(node, spec)).peekable();
     if with_runtime.peek().is_none() {
         return PendingReason::NoRuntime;
     }
-    if with_runtime.any(|node| state.ports(node.id).is_some_and(|ports| ports.fits(block))) {
+    let mut fit = with_runtime.filter(|node| keeps(node, spec)).peekable();
+    if fit.peek().is_none() {
+        return PendingReason::NoFitNode;
+    }
+    if fit.any(|node| state.ports(node.id).is_some_and(|ports| ports.fits(spec.ports))) {
         return PendingReason::NoNode;
     }
     PendingReason::NoPorts

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use fleet_types::{
-    AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId, PortRange,
-    RequestId, ResourceLimits, RuntimeName, Timestamp, TokenId,
+    AgentClass, AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
+    PortRange, RequestId, ResourceLimits, RuntimeName, Timestamp, TokenId,
 };
 use proptest::prelude::*;
 
@@ -39,6 +39,7 @@ fn report(ports: u16) -> NodeReport {
         version: "0".into(),
         boot: "b".into(),
         degraded: Vec::new(),
+        unfit: if ports % 5 == 4 { vec!["its clock".into()] } else { Vec::new() },
     }
 }
 
@@ -100,7 +101,7 @@ fn fleet(name: u8) -> FleetName {
 }
 
 /// An agent with 2 to the `order` ports.
-fn spec(order: u32) -> AgentSpec {
+fn spec(order: u32, number: u8) -> AgentSpec {
     AgentSpec {
         runtime: exec(),
         config: String::new(),
@@ -109,6 +110,7 @@ fn spec(order: u32) -> AgentSpec {
         ports: 1 << order,
         labels: Labels::default(),
         limits: ResourceLimits::default(),
+        class: AgentClass::ALL[usize::from(number) % 3],
     }
 }
 
@@ -144,7 +146,8 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let node = node(n)?;
             let epoch = if stale { Epoch(0) } else { node.epoch };
             let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
-            Operation::FenceNode(plan::fence(state, node.id, epoch, evidence, number % 3))
+            let reach = AgentClass::ALL[number % 3];
+            Operation::FenceNode(plan::fence(state, node.id, epoch, evidence, reach, number % 3))
         }
         Step::Schedule { node: n, schedulable } => Operation::SetSchedulable(SetSchedulable {
             node: node(n)?.id,
@@ -175,9 +178,9 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let mut planner = Planner::new(state);
             let draft = |n: u8| AgentDraft {
                 name: format!("a{n}").parse::<AgentName>().unwrap(),
-                spec: spec(order),
+                spec: spec(order, n),
                 desired: Desired::Running,
-                node: planner.choose(&exec(), 1 << order),
+                node: planner.choose(&spec(order, n)),
             };
             let agents = (first..first + count).map(draft).collect();
             Operation::CreateAgents(CreateAgents { fleet: fleet(name), agents })
@@ -196,7 +199,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let agent = &state.agents()[&id];
             let node = agent.placement.as_ref()?.node;
             let generation = if stale { Generation(0) } else { agent.generation };
-            let next = Planner::new(state).choose(&agent.spec.runtime, agent.spec.ports);
+            let next = Planner::new(state).choose(&agent.spec);
             let epoch = state.nodes()[&node].epoch;
             Operation::ConfirmStopped(ConfirmStopped { agent: id, generation, node, epoch, next })
         }
@@ -388,7 +391,7 @@ fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
 fn fence(state: &mut State, node: NodeId, silent: usize) -> bool {
     let epoch = state.nodes()[&node].epoch;
     let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
-    let fence = plan::fence(state, node, epoch, evidence, silent);
+    let fence = plan::fence(state, node, epoch, evidence, AgentClass::Strict, silent);
     let paused = fence.paused;
     apply(state, 2_000, &command(Operation::FenceNode(fence))).unwrap();
     paused
@@ -403,7 +406,7 @@ fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
     apply(&mut state, 1_001, &command(Operation::CreateFleet(make))).unwrap();
     let drafts = nodes.iter().enumerate().map(|(n, node)| AgentDraft {
         name: format!("a{n}").parse().unwrap(),
-        spec: spec(0),
+        spec: spec(0, 0),
         desired: Desired::Running,
         node: Some(*node),
     });

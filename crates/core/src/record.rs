@@ -3,8 +3,9 @@
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use fleet_types::{
-    AgentId, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId, NodeName,
-    PortBlock, PortRange, RequestId, ResourceLimits, Revision, RuntimeName, Timestamp, TokenId,
+    AgentClass, AgentId, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
+    NodeName, PortBlock, PortRange, RequestId, ResourceLimits, Revision, RuntimeName, Timestamp,
+    TokenId,
 };
 
 /// The cluster itself: one record.
@@ -80,7 +81,8 @@ pub enum NodeStatus {
     Joining,
     /// Registered under the current epoch.
     Active,
-    /// Its lease was ended; nothing of it may run until it registers again.
+    /// Its lease was ended; nothing of it may run until it registers again, but for agents of
+    /// classes that outlast the lease.
     Fenced,
 }
 
@@ -110,6 +112,8 @@ pub struct NodeReport {
     pub boot: String,
     /// What it lacks to keep every promise; empty when nothing.
     pub degraded: Vec<String>,
+    /// Why agents of the strict class are not to be kept here; empty when they are.
+    pub unfit: Vec<String>,
 }
 
 /// A machine of the cluster.
@@ -173,6 +177,8 @@ pub struct AgentSpec {
     pub labels: Labels,
     /// What it may use of its machine; what is not set is the runtime's.
     pub limits: ResourceLimits,
+    /// What becomes of it when its node is out of reach.
+    pub class: AgentClass,
 }
 
 /// What the owner wants of an agent.
@@ -233,6 +239,8 @@ pub enum PendingReason {
     NoRuntime,
     /// No open node has a free block of the size.
     NoPorts,
+    /// It is strict, and the open nodes with its runtime cannot keep that.
+    NoFitNode,
     /// Its node was lost while agents are not moved: see [`MovePolicy`].
     MovesPaused,
 }

@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use fleet_types::{
-    AgentId, FleetName, NodeId, RequestId, Revision, Timestamp, TokenId,
+    AgentClass, AgentId, FleetName, NodeId, RequestId, Revision, Timestamp, TokenId,
     limits::REQUESTS_REMEMBERED_MAX,
 };
 
@@ -309,16 +309,19 @@ impl State {
     fn eligible(&self, node: Option<NodeId>, agent: &Agent) -> Result<NodeId, PendingReason> {
         let node = node.and_then(|id| self.nodes.get(&id));
         let Some(node) = node.filter(|n| n.status == NodeStatus::Active) else {
-            return Err(crate::plan::why_pending(self, &agent.spec.runtime, agent.spec.ports));
+            return Err(crate::plan::why_pending(self, &agent.spec));
         };
         let Some(report) = node.report.as_ref().filter(|_| node.schedulable == Schedulable::Open)
         else {
             return Err(PendingReason::NoNode);
         };
-        if report.runtimes.contains_key(&agent.spec.runtime) {
-            return Ok(node.id);
+        if !report.runtimes.contains_key(&agent.spec.runtime) {
+            return Err(PendingReason::NoRuntime);
         }
-        Err(PendingReason::NoRuntime)
+        if agent.spec.class == AgentClass::Strict && !report.unfit.is_empty() {
+            return Err(PendingReason::NoFitNode);
+        }
+        Ok(node.id)
     }
 
     /// Takes an agent's placement away and frees its ports, recording why nothing of it runs.

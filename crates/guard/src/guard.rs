@@ -20,6 +20,7 @@ use std::{
 
 use fleet_guard::{Lease, Status};
 use fleet_mutants::{Mutant, planted};
+use fleet_types::AgentClass;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
@@ -46,11 +47,16 @@ const REQUEST_BYTES_MAX: usize = 128;
 /// Pause between looks at a group that is being emptied.
 const EMPTYING: Duration = Duration::from_millis(5);
 
+/// The clock this machine counts by, and one that stands still while a hypervisor lets the machine
+/// stand still, so that nobody here could tell that a lease is over.
+const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+const BLIND_CLOCK: &str = "kvm-clock";
+
 /// How it was called.
 pub(crate) struct Options {
     pub(crate) socket: PathBuf,
     pub(crate) group: PathBuf,
-    pub(crate) max_ms: u64,
+    pub(crate) class: AgentClass,
 }
 
 /// What came before.
@@ -74,7 +80,7 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     signals.add(Signal::SIGCHLD);
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    let degraded = take_priority();
+    let lacks = take_priority();
     let (lease, init) = match start {
         Start::Fresh => {
             let directory = options.socket.parent().unwrap_or(Path::new("/run"));
@@ -93,7 +99,7 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     let killer = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
     let timer = Timer::new(ClockId::CLOCK_BOOTTIME, SigEvent::new(killer))?;
     let (book, _init) = (Book::with(lease), init);
-    let mut guard = Guard { options, timer, book, degraded };
+    let mut guard = Guard { options, timer, book, lacks };
     if let Some(held) = lease {
         guard.arm(held)?;
         // It stood in for the timer, which does not survive a change of program.
@@ -113,28 +119,39 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// What a guard lacks.
+struct Lacks {
+    /// Without this the end may be late.
+    degraded: Option<String>,
+    /// Without this it may be late by any time.
+    unfit: Option<String>,
+}
+
 /// Memory that is never paged out, and a priority no ordinary process has; what could not be had.
-fn take_priority() -> Option<String> {
-    let mut missing = Vec::new();
+fn take_priority() -> Lacks {
+    let (mut degraded, mut unfit) = (Vec::new(), Vec::new());
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
-        missing.push(format!("memory is not locked: {error}"));
+        degraded.push(format!("memory is not locked: {error}"));
     }
     let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let lowest = ThreadPriority::from_posix(thread_priority::ScheduleParams { sched_priority: 1 });
     if !planted(Mutant::NoRealtimePriority)
         && let Err(error) = set_thread_priority_and_policy(thread_native_id(), lowest, fifo)
     {
-        missing.push(format!("no real-time priority: {error}"));
+        unfit.push(format!("no real-time priority: {error}"));
     }
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
-        missing.push(format!("not spared when memory runs out: {error}"));
+        degraded.push(format!("not spared when memory runs out: {error}"));
     }
-    let missing = missing.join("; ");
-    if missing.is_empty() {
-        return None;
+    if fs::read_to_string(CLOCK).is_ok_and(|clock| clock.trim() == BLIND_CLOCK) {
+        unfit.push(format!("the clock {BLIND_CLOCK} does not see a pause of the machine"));
     }
-    eprintln!("fleet-guard: degraded: {missing}");
-    Some(missing)
+    let said = |kind: &str, why: Vec<String>| {
+        let why = (!why.is_empty()).then(|| why.join(", "))?;
+        eprintln!("fleet-guard: {kind}: {why}");
+        Some(why)
+    };
+    Lacks { degraded: said("degraded", degraded), unfit: said("unfit for strict agents", unfit) }
 }
 
 /// Kills what an earlier guard's init may have left, until nothing runs.
@@ -171,7 +188,7 @@ struct Guard {
     options: Options,
     timer: Timer,
     book: Book,
-    degraded: Option<String>,
+    lacks: Lacks,
 }
 
 impl Guard {
@@ -183,7 +200,9 @@ impl Guard {
     }
 
     fn status(&self) -> String {
-        Status { held: self.book.lease, degraded: self.degraded.clone() }.to_string()
+        let Lacks { degraded, unfit } = &self.lacks;
+        let (degraded, unfit) = (degraded.clone(), unfit.clone());
+        Status { held: self.book.lease, degraded, unfit }.to_string()
     }
 
     /// Writes the status where it can be read without asking; never half of it.
@@ -212,8 +231,8 @@ impl Guard {
                 else {
                     return Ok("refused not a number".into());
                 };
-                let max_ms = self.options.max_ms;
-                match self.book.grant(nonce, epoch, lease_ms, boot_ms(), max_ms) {
+                let class = self.options.class;
+                match self.book.grant(nonce, epoch, lease_ms, boot_ms(), class) {
                     Err(why) => format!("refused {why}"),
                     Ok(held) => {
                         self.arm(held)?;
@@ -306,12 +325,12 @@ impl Guard {
             alarm::set(u32::try_from(left).unwrap_or(u32::MAX));
         }
         let (epoch, deadline_ms) = lease.map_or((0, 0), |held| (held.epoch, held.deadline_ms));
-        let Options { socket, group, max_ms } = &self.options;
+        let Options { socket, group, class } = &self.options;
         let args = [
             std::env::args_os().next().unwrap_or_default().into_vec(),
             socket.as_os_str().as_bytes().to_vec(),
             group.as_os_str().as_bytes().to_vec(),
-            max_ms.to_string().into(),
+            class.as_str().into(),
             "resume".into(),
             epoch.to_string().into(),
             deadline_ms.to_string().into(),

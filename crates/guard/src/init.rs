@@ -5,12 +5,8 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::Path,
-    process::Command,
     time::Duration,
 };
 
@@ -31,6 +27,8 @@ use rustix::{
     },
     process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait},
 };
+
+use crate::spawn::{Spawn, children_are_ordinary};
 
 /// Starts that may be known at once.
 const KEYS_MAX: usize = 16_384;
@@ -56,6 +54,7 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
     if poll(&mut guard, PollTimeout::ZERO)? != 0 {
         return Err(io::Error::other("the guard is gone"));
     }
+    children_are_ordinary()?;
     let mut deaths = SigSet::empty();
     deaths.add(Signal::SIGCHLD);
     deaths.thread_block()?;
@@ -174,25 +173,16 @@ impl Init {
     }
 
     fn launch(&mut self, key: &str, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
-        let [program, input, output] = descriptors else {
+        let [program, input, output, group] = descriptors else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         if self.known.contains_key(key) || self.known.len() >= KEYS_MAX {
             return Err(io::Error::other("the key is in use, or too many are"));
         }
-        // By its descriptor: an upgrade may have put another program at its path.
-        let program = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(program));
-        let child = Command::new(program)
-            .arg0("fleet-cluster")
-            .arg("launch")
-            .env_clear()
-            .stdin(input.try_clone()?)
-            .stdout(output.try_clone()?)
-            .stderr(output.try_clone()?)
-            .spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("pid out of range"))?;
+        let (program, input) = (program.as_fd(), input.as_fd());
+        let (output, group) = (output.as_fd(), group.as_fd());
+        let (pid, pidfd) = Spawn { program, input, output, group }.spawn()?;
         self.known.insert(key.to_owned(), Known::Running(pid));
-        Ok(pidfd_open(pid, PidfdFlags::empty())?)
+        Ok(pidfd)
     }
 }

@@ -21,14 +21,16 @@ use rustix::net::{
 
 /// Longest packet, in bytes.
 pub const PACKET_BYTES_MAX: usize = 1_024;
+/// Exit code of a launcher that failed before it became the agent.
+pub const LAUNCH_FAILED: u8 = 125;
 /// Descriptors beside one packet.
-const DESCRIPTORS_MAX: usize = 3;
+const DESCRIPTORS_MAX: usize = 4;
 
 /// What the daemon asks. A key names one start of one agent; it has no spaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Starts the program given as the first descriptor, with the argument `launch`, the second
-    /// as its standard input and the third as its output and error. Answered `Launched` or
+    /// Starts the program given as the first descriptor, with the second as its standard input and
+    /// the third as its output and error, in the control group whose directory is the fourth. Answered `Launched` or
     /// `Failed`.
     Launch(String),
     /// Answered by a `Running` or `Exited` for every key known, then `Listed`.
@@ -84,13 +86,15 @@ pub struct Lease {
 }
 
 /// What the guard says of itself, over its socket and in its status file: `held EPOCH DEADLINE_MS`
-/// or `empty`, and ` degraded WHY` when it lacks something.
+/// or `empty`, then ` degraded WHY` and ` unfit WHY` when it lacks something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The lease it holds.
     pub held: Option<Lease>,
-    /// What it lacks to end agents in time.
+    /// What it lacks to end agents in time always.
     pub degraded: Option<String>,
+    /// What it lacks to end strict agents in time.
+    pub unfit: Option<String>,
 }
 
 impl fmt::Display for Status {
@@ -99,18 +103,22 @@ impl fmt::Display for Status {
             Some(Lease { epoch, deadline_ms }) => write!(f, "held {epoch} {deadline_ms}")?,
             None => f.write_str("empty")?,
         }
-        self.degraded.as_ref().map_or(Ok(()), |why| write!(f, " degraded {why}"))
+        self.degraded.as_ref().map_or(Ok(()), |why| write!(f, " degraded {why}"))?;
+        self.unfit.as_ref().map_or(Ok(()), |why| write!(f, " unfit {why}"))
     }
+}
+
+/// A text without what follows `mark`, and that.
+fn cut<'a>(text: &'a str, mark: &str) -> (&'a str, Option<String>) {
+    text.split_once(mark).map_or((text, None), |(before, why)| (before, Some(why.to_owned())))
 }
 
 impl FromStr for Status {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let (held, degraded) = match text.split_once(" degraded ") {
-            Some((held, why)) => (held, Some(why.to_owned())),
-            None => (text, None),
-        };
+        let (text, unfit) = cut(text, " unfit ");
+        let (held, degraded) = cut(text, " degraded ");
         let number = |text: &str| text.parse().map_err(|_| Malformed);
         let held = match held.split(' ').collect::<Vec<_>>().as_slice() {
             ["held", epoch, deadline_ms] => {
@@ -119,7 +127,7 @@ impl FromStr for Status {
             ["empty"] => None,
             _ => return Err(Malformed),
         };
-        Ok(Self { held, degraded })
+        Ok(Self { held, degraded, unfit })
     }
 }
 
@@ -210,9 +218,13 @@ mod tests {
     #[test]
     fn a_status_is_read_back_whole() {
         let held = Some(Lease { epoch: 3, deadline_ms: 99 });
-        for degraded in [None, Some("no real-time priority".to_owned())] {
+        let lacks = [None, Some("no real-time priority, a clock".to_owned())];
+        for (degraded, unfit) in
+            lacks.iter().flat_map(|one| lacks.iter().map(move |two| (one, two)))
+        {
             for held in [held, None] {
-                let status = Status { held, degraded: degraded.clone() };
+                let (degraded, unfit) = (degraded.clone(), unfit.clone());
+                let status = Status { held, degraded, unfit };
                 assert_eq!(status.to_string().parse(), Ok(status));
             }
         }
@@ -232,9 +244,9 @@ mod tests {
         .unwrap();
         let key = "demo/a1:3:0:1".to_owned();
         for request in [Request::Launch(key.clone()), Request::List, Request::Forget(key.clone())] {
-            send(&a, &request, &[a.as_fd(), a.as_fd(), a.as_fd()]).unwrap();
+            send(&a, &request, &[a.as_fd(); 4]).unwrap();
             let (received, descriptors) = receive::<Request>(&b).unwrap().unwrap();
-            assert_eq!((received, descriptors.len()), (request, 3));
+            assert_eq!((received, descriptors.len()), (request, 4));
         }
         for report in [
             Report::Launched(key.clone()),

@@ -1,6 +1,6 @@
 //! `fleet-guard`: ends a node's agents when its lease does, though the daemon be dead or paused.
 //!
-//! Usage: `fleet-guard SOCKET CGROUP LEASE_MS_MAX`
+//! Usage: `fleet-guard SOCKET CGROUP strict|sticky|pinned`, one for each class of agents
 //!
 //! Two processes, one thread each, no runtime. The *guard* holds the lease: a kernel timer on
 //! `CLOCK_BOOTTIME` that kills the guard itself when the lease is over. Its child *init* is PID 1
@@ -19,18 +19,19 @@
 //! status                       what is held                       held EPOCH DEADLINE_MS, or empty
 //! ```
 //!
-//! Refused: a nonce that is not outstanding, another epoch than the one held, a lease longer than
-//! LEASE_MS_MAX, an earlier deadline. A status goes on with `degraded` and why, when something that
+//! Refused: a nonce that is not outstanding, another epoch than the one held (but a later one where
+//! agents outlast the node's lease), a lease longer than the class allows, an earlier deadline. A status goes on with `degraded` and why, when something that
 //! keeps the end in time could not be had. What is held also stands in the file `status` beside the
 //! socket. SIGHUP replaces the program of the guard by what is at its path now, with the lease
 //! kept and no agent touched.
 //!
 //! Not here: what an agent is given and kept from (the launcher), renewing (the daemon).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod book;
 mod guard;
 mod init;
+mod spawn;
 
 use std::{
     io::{self, Write},
@@ -63,8 +64,8 @@ fn run() -> io::Result<()> {
     if let ["init", socket] = args.as_slice() {
         return init::run(socket.as_ref());
     }
-    let [socket, group, max_ms, rest @ ..] = args.as_slice() else {
-        return Err(io::Error::other("usage: fleet-guard SOCKET CGROUP LEASE_MS_MAX"));
+    let [socket, group, class, rest @ ..] = args.as_slice() else {
+        return Err(io::Error::other("usage: fleet-guard SOCKET CGROUP strict|sticky|pinned"));
     };
     let start = match rest {
         [] => guard::Start::Fresh,
@@ -78,7 +79,7 @@ fn run() -> io::Result<()> {
     let options = guard::Options {
         socket: PathBuf::from(socket),
         group: PathBuf::from(group),
-        max_ms: number(max_ms)?,
+        class: class.parse().map_err(io::Error::other)?,
     };
     guard::run(options, start)
 }

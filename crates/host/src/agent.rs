@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LogFile, signal_or_code, tail};
+use fleet_process::{Child, Group, LAUNCH_FAILED, LogFile, signal_or_code, tail};
 use fleet_proto::{
     host::{Assignment, Observation},
     v1::agent::State as Reported,
@@ -14,21 +14,18 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     governor::Permit,
-    host::{Shared, group_name},
+    host::{Kept, Shared, group_name},
     log_watch::LogWatch,
     probe,
     provision::{Plan, Refusal, block},
-    runtimes::{PolicyTable, Probe},
-    start::{empty, launch},
+    runtimes::{PolicyTable, Probe, ProbeKind},
+    start::{Start, empty, launch},
     start_key::StartKey,
 };
 
-/// Exit code of a launcher that failed before it became the agent; see `launch` of the binary.
-const LAUNCH_FAILED: i32 = 125;
 /// SIGKILL.
 const KILL: i32 = 9;
-/// How often a log file's size is looked at; and that of one that just was too large.
-const LOG_CHECK: Duration = Duration::from_secs(1);
+/// When a log that just was too large is looked at again.
 const FLOOD_CHECK: Duration = Duration::from_millis(50);
 
 /// What the host tells an agent's task. When the host has gone silent for good, the lease is over
@@ -58,6 +55,7 @@ async fn finished<T>(pending: &mut Pending<T>) -> T {
 pub(crate) struct Task {
     id: AgentId,
     host: Arc<Shared>,
+    kept: Arc<Kept>,
     group: Group,
     log: LogFile,
     assignment: Assignment,
@@ -90,6 +88,7 @@ impl Task {
     pub(crate) fn new(
         id: AgentId,
         host: Arc<Shared>,
+        kept: Arc<Kept>,
         group: Group,
         log: LogFile,
         assignment: Assignment,
@@ -107,6 +106,7 @@ impl Task {
         Self {
             id,
             host,
+            kept,
             group,
             log,
             assignment,
@@ -137,7 +137,7 @@ impl Task {
             self.on(Event::Want);
         }
         self.report();
-        let mut log_check = std::pin::pin!(tokio::time::sleep(LOG_CHECK));
+        let mut log_check = std::pin::pin!(tokio::time::sleep_until(self.host.pace.next()));
         let mut silent = false;
         loop {
             let due = self.life.deadline().map(|at| at.saturating_sub(boot_ms()));
@@ -166,8 +166,7 @@ impl Task {
                 }),
                 () = sleep(due) => Some(Event::Time),
                 () = &mut log_check => {
-                    self.watch_log();
-                    log_check.as_mut().reset(Instant::now() + self.cap_log());
+                    log_check.as_mut().reset(self.look_at_log());
                     None
                 }
             };
@@ -253,15 +252,16 @@ impl Task {
                     let why = self.life.message();
                     tracing::warn!(agent = %self.id, why, "its repair is run, once");
                 }
-                self.launching = Some(Box::pin(launch(
-                    self.host.clone(),
-                    self.id.clone(),
-                    self.assignment.clone(),
-                    self.starts + 1,
-                    self.repair,
-                    self.group.clone(),
-                    self.log.clone(),
-                )));
+                let start = Start {
+                    id: self.id.clone(),
+                    assignment: self.assignment.clone(),
+                    number: self.starts + 1,
+                    repair: self.repair,
+                    group: self.group.clone(),
+                    log: self.log.clone(),
+                };
+                let launching = launch(self.host.clone(), self.kept.clone(), start);
+                self.launching = Some(Box::pin(launching));
             }
             Action::Terminate => {
                 self.ask_no_more();
@@ -282,7 +282,7 @@ impl Task {
     fn launched(&mut self, launched: Result<(Child, Arc<Plan>), Refusal>) -> Event {
         match launched {
             Ok((child, plan)) => {
-                self.memory_kills = self.host.limiter.memory_kills(&group_name(&self.id));
+                self.memory_kills = self.kept.limiter.memory_kills(&group_name(&self.id));
                 self.child = Some(child);
                 self.plan = Some(plan);
                 self.starts += u32::from(!self.repair);
@@ -295,9 +295,9 @@ impl Task {
 
     fn exited(&mut self, exit: std::process::ExitStatus) -> Event {
         if let Some(child) = self.child.take() {
-            self.host.launcher.forget(&child);
+            self.kept.launcher.forget(&child);
         }
-        let kills = self.host.limiter.memory_kills(&group_name(&self.id));
+        let kills = self.kept.limiter.memory_kills(&group_name(&self.id));
         Event::Exited(match signal_or_code(exit) {
             Ok(KILL) if kills > self.memory_kills => Exit::MemoryLimit,
             Ok(signal) => Exit::Signal(signal),
@@ -316,8 +316,9 @@ impl Task {
             return;
         };
         let starting = self.life.state() == State::Starting;
-        if self.probing.is_none() {
-            let probe = &plan.probe;
+        let probe = &plan.probe;
+        // One that is taken to answer is not asked twice.
+        if self.probing.is_none() && (starting || probe.kind != ProbeKind::None) {
             let pace = if starting { probe.starting_interval_ms } else { probe.interval_ms };
             let first = starting && self.life.message().is_empty();
             self.probing = Some(self.probe(&plan, probe, if first { 0 } else { pace }));
@@ -387,24 +388,27 @@ impl Task {
         format!("{message}: {}", String::from_utf8_lossy(&last).trim())
     }
 
+    /// Reads what is new in the log and keeps it small; when to look again.
+    fn look_at_log(&mut self) -> Instant {
+        if self.watch.grown(&self.log) {
+            self.watch_log();
+            match self.log.cap() {
+                Ok(true) => return Instant::now() + FLOOD_CHECK,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(agent = %self.id, %error, "keeping the log small failed");
+                }
+            }
+        }
+        self.host.pace.next()
+    }
+
     fn watch_log(&mut self) {
         let Some(plan) = &self.plan else { return };
         if let Some(line) = self.watch.look(&self.log, &plan.double_run) {
             let (generation, node) = (self.assignment.generation, &self.host.site.node_name);
             tracing::error!(agent = %self.id, generation, %node, line, "another copy is live");
             self.double_run = line;
-        }
-    }
-
-    /// Keeps the log small; how long until it is looked at again.
-    fn cap_log(&self) -> Duration {
-        match self.log.cap() {
-            Ok(true) => FLOOD_CHECK,
-            Ok(false) => LOG_CHECK,
-            Err(error) => {
-                tracing::warn!(agent = %self.id, %error, "keeping the log small failed");
-                LOG_CHECK
-            }
         }
     }
 
@@ -425,7 +429,7 @@ impl Task {
 
     /// Takes the empty control group away.
     fn leave(&self) {
-        self.host.limiter.remove(&group_name(&self.id));
+        self.kept.limiter.remove(&group_name(&self.id));
         if let Err(error) = self.group.remove() {
             tracing::debug!(agent = %self.id, %error, "its control group stays");
         }

@@ -11,7 +11,7 @@ use std::{
 
 use fleet_guard::Status;
 use fleet_runtime::clock::boot_ms;
-use fleet_types::Epoch;
+use fleet_types::{AgentClass, Epoch};
 use tokio::sync::watch;
 
 use crate::lease::Lease;
@@ -32,7 +32,9 @@ struct Shared {
 #[derive(Clone)]
 pub struct Guard {
     shared: Arc<Shared>,
+    class: AgentClass,
     degraded: Option<String>,
+    unfit: Option<String>,
 }
 
 /// What the guard holds; none when it says something else.
@@ -85,7 +87,7 @@ impl Shared {
 
     /// Waits for the end of a lease, then until nothing runs, then says so. A guard that is there
     /// and holds nothing has seen to it that nothing runs.
-    fn watch(&self) {
+    fn watch(&self, class: AgentClass) {
         let mut said = String::new();
         loop {
             std::thread::sleep(LOOK);
@@ -99,7 +101,7 @@ impl Shared {
             }
             match self.ask("status") {
                 Ok(answer) if held(&answer).is_none() => {
-                    tracing::warn!("the lease is over: every agent of this node was ended");
+                    tracing::warn!(%class, "the lease is over: its agents on this node were ended");
                     self.announced.send_replace(None);
                 }
                 Ok(_) => {}
@@ -117,11 +119,11 @@ impl Shared {
 }
 
 impl Guard {
-    /// Connects to the guard at `socket`.
+    /// Connects to the guard of agents of `class` at `socket`.
     ///
     /// # Errors
     /// When none answers there.
-    pub fn connect(socket: &Path) -> io::Result<Self> {
+    pub fn connect(class: AgentClass, socket: &Path) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket: socket.to_owned(),
             stream: Mutex::new(None),
@@ -129,18 +131,31 @@ impl Guard {
             announced: watch::channel(None).0,
         });
         let status = shared.ask("status")?;
-        let degraded = status.parse::<Status>().ok().and_then(|status| status.degraded);
         let held = held(&status);
+        let status = status.parse::<Status>().ok();
+        let (degraded, unfit) = status.map_or((None, None), |lacks| (lacks.degraded, lacks.unfit));
         shared.hold(held);
         shared.announced.send_replace(held);
         let watching = shared.clone();
-        std::thread::Builder::new().name("guard-watch".into()).spawn(move || watching.watch())?;
-        Ok(Self { shared, degraded })
+        std::thread::Builder::new().name("guard-watch".into()).spawn(move || {
+            watching.watch(class);
+        })?;
+        Ok(Self { shared, class, degraded, unfit })
     }
 
     /// What the guard lacks to end agents in time, if anything.
     pub fn degraded(&self) -> Option<String> {
         self.degraded.as_ref().map(|why| format!("guard: {why}"))
+    }
+
+    /// Why strict agents are not to be kept here, if so.
+    pub fn unfit(&self) -> Option<String> {
+        self.unfit.as_ref().map(|why| format!("guard: {why}"))
+    }
+
+    /// The class of its agents.
+    pub fn class(&self) -> AgentClass {
+        self.class
     }
 
     /// Where the process that starts agents listens.
@@ -164,8 +179,10 @@ impl Guard {
         nonce.ok_or_else(|| io::Error::other(answer))
     }
 
-    /// Hands over what the leader granted. What the guard refuses changes nothing.
+    /// Hands over that the leader granted a lease to the node; that of this guard's agents goes by
+    /// their class. What the guard refuses changes nothing.
     pub fn grant(&self, nonce: u64, epoch: Epoch, lease_ms: u64) {
+        let lease_ms = self.class.lease_ms(lease_ms);
         match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
             Ok(answer) => match held(&answer) {
                 Some(held) => {

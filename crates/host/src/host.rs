@@ -9,11 +9,14 @@ use std::{
 
 use fleet_process::{Child, Group, GroupError, Launcher, Limiter, LogFile};
 use fleet_proto::{
-    convert::{api::HOMES, host::parse_agent},
+    convert::{
+        api::{HOMES, parse_class},
+        host::parse_agent,
+    },
     host::{AgentKey, AssignRequest, Assignment, Observation},
     v1::Member,
 };
-use fleet_types::{AgentId, ClusterId, Epoch, NodeId, NodeName};
+use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinSet,
@@ -24,6 +27,7 @@ use crate::{
     governor::Governor,
     guard::Guard,
     ledger::Ledger,
+    log_watch::Pace,
     provision::Site,
     runtimes::Runtimes,
     start_key::StartKey,
@@ -44,8 +48,6 @@ pub struct HostOptions {
     pub node_name: NodeName,
     /// Where the host keeps its ledger and agents' logs.
     pub data_dir: PathBuf,
-    /// Parent of every agent's control group.
-    pub group: Group,
     /// The runtimes.
     pub runtimes: Runtimes,
     /// Directories every agent may write to, beside its HOME.
@@ -54,22 +56,30 @@ pub struct HostOptions {
     pub starts_at_once: usize,
     /// Largest size of one agent's log.
     pub log_bytes_max: u64,
-    /// Ends everything when the lease does.
-    pub guard: Guard,
-    /// Keeps agents to their limits.
-    pub limiter: Limiter,
+    /// What keeps the agents of each class, in their order.
+    pub kept: [Kept; AgentClass::ALL.len()],
     /// The nodes to reach the cluster by, as known so far.
     pub members: Vec<Member>,
+}
+
+/// What keeps the agents of one class.
+pub struct Kept {
+    /// Ends them when their lease does.
+    pub guard: Guard,
+    /// Starts them.
+    pub launcher: Launcher,
+    /// Keeps them to their limits.
+    pub limiter: Limiter,
+    /// Parent of their control groups.
+    pub group: Group,
 }
 
 /// What agents' tasks share.
 pub(crate) struct Shared {
     pub(crate) site: Site,
     pub(crate) governor: Arc<Governor>,
-    pub(crate) launcher: Launcher,
-    pub(crate) guard: Guard,
-    pub(crate) limiter: Limiter,
     pub(crate) observed: Observed,
+    pub(crate) pace: Pace,
 }
 
 /// What is observed of every agent, and who wants to know.
@@ -107,8 +117,10 @@ impl Observed {
         gone
     }
 
-    fn forget(&self) {
-        self.all.lock().expect("no holder panics").clear();
+    fn forget(&self, agents: &BTreeSet<AgentId>) {
+        let keys = agents.iter().map(|id| (id.fleet.to_string(), id.agent.to_string()));
+        let mut all = self.all.lock().expect("no holder panics");
+        keys.for_each(|key| drop(all.remove(&key)));
     }
 }
 
@@ -136,6 +148,7 @@ pub enum AssignError {
 }
 
 struct Running {
+    class: AgentClass,
     generation: u64,
     removed: bool,
     orders: mpsc::Sender<Order>,
@@ -146,7 +159,8 @@ struct State {
     told: AssignRequest,
     ledger: Ledger,
     agents: BTreeMap<AgentId, Running>,
-    tasks: JoinSet<()>,
+    /// By class.
+    tasks: [JoinSet<()>; AgentClass::ALL.len()],
 }
 
 /// A handle to the host. Clones share it.
@@ -154,7 +168,7 @@ struct State {
 pub struct Host {
     shared: Arc<Shared>,
     state: Arc<Mutex<State>>,
-    group: Group,
+    kept: Arc<[Arc<Kept>; AgentClass::ALL.len()]>,
     logs: PathBuf,
     log_bytes_max: u64,
     members: watch::Sender<Vec<Member>>,
@@ -163,6 +177,12 @@ pub struct Host {
 /// The name of an agent's control group.
 pub(crate) fn group_name(id: &AgentId) -> String {
     format!("{}.{}", id.fleet, id.agent)
+}
+
+/// The class of an agent; what cannot be read is kept as strictly as can be.
+fn class(assignment: &Assignment) -> AgentClass {
+    let class = assignment.spec.as_ref().and_then(|spec| parse_class(spec.class));
+    class.unwrap_or_default()
 }
 
 fn key(assignment: &Assignment) -> AgentKey {
@@ -205,40 +225,51 @@ impl Host {
                 hidden: vec![HOMES.into(), options.data_dir.clone()],
             },
             governor: Arc::new(Governor::new(options.starts_at_once.max(1))),
-            launcher: Launcher::new(options.guard.init_socket()),
-            guard: options.guard,
-            limiter: options.limiter,
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
+            pace: Pace::new(),
         });
-        let state =
-            State { epoch: Epoch(0), told, ledger, agents: BTreeMap::new(), tasks: JoinSet::new() };
+        let (agents, tasks) = (BTreeMap::new(), Default::default());
+        let state = State { epoch: Epoch(0), told, ledger, agents, tasks };
         let host = Self {
             shared,
             state: Arc::new(Mutex::new(state)),
-            group: options.group,
+            kept: Arc::new(options.kept.map(Arc::new)),
             logs: options.data_dir.join("logs"),
             log_bytes_max: options.log_bytes_max,
             members: watch::channel(options.members).0,
         };
-        host.adopt().await?;
+        for class in AgentClass::ALL {
+            host.adopt(class).await?;
+            if class > AgentClass::Strict {
+                tokio::spawn(host.clone().restart_when_ended(class));
+            }
+        }
         Ok(host)
+    }
+
+    fn kept(&self, class: AgentClass) -> &Arc<Kept> {
+        &self.kept[class as usize]
     }
 
     /// Goes on with what an earlier daemon of this node was told and started, if its lease still
     /// lasts; what runs and was not told is ended.
-    async fn adopt(&self) -> Result<(), AssignError> {
-        let Some(lease) = self.shared.guard.current() else { return Ok(()) };
-        let found = self.shared.launcher.found().await?;
+    async fn adopt(&self, of: AgentClass) -> Result<(), AssignError> {
+        let kept = self.kept(of);
+        let Some(lease) = kept.guard.current() else { return Ok(()) };
+        let found = kept.launcher.found().await?;
         let mut state = self.state.lock().expect("no holder panics");
         let mut told = BTreeMap::new();
-        if state.told.epoch == lease.epoch.0 {
-            for assignment in &state.told.put {
+        // What outlasts the node's lease is told under later epochs than it was started.
+        if state.told.epoch == lease.epoch.0 || of > AgentClass::Strict {
+            for assignment in state.told.put.iter().filter(|told| class(told) == of) {
                 let id = parse_agent(&assignment.fleet, &assignment.agent)
                     .map_err(|e| AssignError::Malformed(e.to_string()))?;
                 told.insert(id, assignment.clone());
             }
         }
-        state.epoch = lease.epoch;
+        if of == AgentClass::Strict {
+            state.epoch = lease.epoch;
+        }
         let mut adopted: BTreeMap<AgentId, (StartKey, Child)> = BTreeMap::new();
         for child in found {
             match child.key().parse::<StartKey>() {
@@ -249,7 +280,7 @@ impl Host {
                         adopted.insert(key.agent.clone(), (key, child));
                     }
                 }
-                Ok(key) => self.agent_group(&key.agent)?.kill()?,
+                Ok(key) => self.agent_group(of, &key.agent)?.kill()?,
                 Err(()) => tracing::error!(key = child.key(), "init runs what nobody started"),
             }
         }
@@ -265,13 +296,13 @@ impl Host {
         self.state.lock().expect("no holder panics").epoch
     }
 
-    fn agent_group(&self, id: &AgentId) -> Result<Group, GroupError> {
-        self.group.child(&group_name(id))
+    fn agent_group(&self, class: AgentClass, id: &AgentId) -> Result<Group, GroupError> {
+        self.kept(class).group.child(&group_name(id))
     }
 
     /// What this host lacks to limit agents, if anything.
     pub fn degraded(&self) -> Option<String> {
-        self.shared.limiter.lacking()
+        self.kept(AgentClass::Strict).limiter.lacking()
     }
 
     /// The runtimes of this node.
@@ -362,7 +393,9 @@ impl Host {
         for (id, assignment) in wanted {
             self.tell(&mut state, id, assignment)?;
         }
-        while state.tasks.try_join_next().is_some() {}
+        for tasks in &mut state.tasks {
+            while tasks.try_join_next().is_some() {}
+        }
         Ok(())
     }
 
@@ -389,37 +422,89 @@ impl Host {
         assignment: Assignment,
         adopted: Option<(StartKey, Child)>,
     ) -> Result<(), GroupError> {
-        let (generation, group) = (assignment.generation, self.agent_group(&id)?);
+        let (generation, class) = (assignment.generation, class(&assignment));
+        let (group, log) = (self.agent_group(class, &id)?, self.log(&id));
         let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
-        let log = self.log(&id);
-        let task = Task::new(id.clone(), self.shared.clone(), group, log, assignment, adopted);
-        state.tasks.spawn(task.run(queue));
-        state.agents.insert(id, Running { generation, removed: false, orders });
+        let (shared, kept) = (self.shared.clone(), self.kept(class).clone());
+        let task = Task::new(id.clone(), shared, kept, group, log, assignment, adopted);
+        state.tasks[class as usize].spawn(task.run(queue));
+        state.agents.insert(id, Running { class, generation, removed: false, orders });
         Ok(())
     }
 
-    /// Everything was killed because the lease is over: ends the tasks and waits for them. After
-    /// it, nothing runs and nothing starts until a new epoch begins.
+    /// The node's lease is over, and every agent that does not outlast it was killed: ends their
+    /// tasks and waits for them. After it, nothing of them runs and nothing starts until a new
+    /// epoch begins.
     pub async fn fenced(&self) {
-        let tasks = {
+        {
             let mut state = self.state.lock().expect("no holder panics");
             state.epoch = Epoch(0);
-            state.told.put.clear();
+            state.told.put.retain(|told| class(told) > AgentClass::Strict);
+        }
+        self.ended(AgentClass::Strict).await;
+    }
+
+    /// Every agent of a class was killed: ends their tasks and waits for them.
+    async fn ended(&self, of: AgentClass) {
+        let (tasks, ended) = {
+            let mut state = self.state.lock().expect("no holder panics");
+            let of_class =
+                |(id, running): (&AgentId, &Running)| (running.class == of).then(|| id.clone());
+            let ended: BTreeSet<AgentId> = state.agents.iter().filter_map(of_class).collect();
             // Dropping the senders is the order to end.
-            state.agents.clear();
-            std::mem::take(&mut state.tasks)
+            state.agents.retain(|_, running| running.class != of);
+            (std::mem::take(&mut state.tasks[of as usize]), ended)
         };
         tasks.join_all().await;
-        self.shared.observed.forget();
+        self.shared.observed.forget(&ended);
+    }
+
+    /// Agents that outlast the node's lease end with their own, or with their guard. Those that
+    /// should run still are started again under the next one.
+    async fn restart_when_ended(self, of: AgentClass) {
+        let mut lease = self.kept(of).guard.watch();
+        // Each ends only with the sender, which the guard's handle holds.
+        while lease.wait_for(Option::is_some).await.is_ok() {
+            let _ = lease.wait_for(Option::is_none).await;
+            self.ended(of).await;
+            let _ = lease.wait_for(Option::is_some).await;
+            if let Err(error) = self.start_told(of) {
+                tracing::error!(class = %of, %error, "its agents were not started again");
+            }
+        }
+    }
+
+    /// Starts the tasks of a class that are missing for what was told under the epoch in force.
+    fn start_told(&self, of: AgentClass) -> Result<(), AssignError> {
+        let mut state = self.state.lock().expect("no holder panics");
+        if state.told.epoch != state.epoch.0 {
+            return Ok(());
+        }
+        let told: Vec<Assignment> =
+            state.told.put.iter().filter(|told| class(told) == of).cloned().collect();
+        for assignment in told {
+            let id = parse_agent(&assignment.fleet, &assignment.agent)
+                .map_err(|e| AssignError::Malformed(e.to_string()))?;
+            if !state.agents.contains_key(&id) {
+                self.start_task(&mut state, id, assignment, None)?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends every agent at once and waits until nothing of them runs.
     pub async fn kill_all(&self) {
-        self.shared.guard.end();
-        let mut lease = self.shared.guard.watch();
-        // Ends only with the sender, which the guard's handle holds.
-        let _ = lease.wait_for(Option::is_none).await;
+        for kept in &*self.kept {
+            kept.guard.end();
+        }
+        for kept in &*self.kept {
+            // Ends only with the sender, which the guard's handle holds.
+            let _ = kept.guard.watch().wait_for(Option::is_none).await;
+        }
         self.fenced().await;
+        for class in [AgentClass::Sticky, AgentClass::Pinned] {
+            self.ended(class).await;
+        }
     }
 
     /// Stops every agent, each with its runtime's drain time, and waits until all have.
@@ -434,6 +519,8 @@ impl Host {
             }
             std::mem::take(&mut state.tasks)
         };
-        tasks.join_all().await;
+        for tasks in tasks {
+            tasks.join_all().await;
+        }
     }
 }

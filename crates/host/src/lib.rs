@@ -25,4 +25,4 @@ mod start;
 mod start_key;
 mod template;
 
-pub use host::{AssignError, Host, HostOptions, Observed};
+pub use host::{AssignError, Host, HostOptions, Kept, Observed};

@@ -1,19 +1,48 @@
 //! Looking for certain texts in what an agent logs.
 
+use std::{fs, time::Duration};
+
 use fleet_process::{LogFile, read_from, tail};
+use tokio::time::Instant;
 
 /// Most of a line that is passed on, in characters.
 const LINE_MAX: usize = 300;
 
+/// When logs are looked at: once a second, all at the same moments, so that a thousand silent agents wake their
+/// host once a second and not a thousand times.
+pub(crate) struct Pace {
+    origin: Instant,
+}
+
+impl Pace {
+    /// A pace that begins now.
+    pub(crate) fn new() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// The next of the moments.
+    pub(crate) fn next(&self) -> Instant {
+        self.origin + Duration::from_secs(self.origin.elapsed().as_secs() + 1)
+    }
+}
+
 /// How far a log was looked at.
 pub(crate) struct LogWatch {
     position: u64,
+    length: u64,
 }
 
 impl LogWatch {
     /// Looks at what is logged from now on.
     pub(crate) fn new(log: &LogFile) -> Self {
-        Self { position: tail(log.path(), 0).map_or(0, |(_, end)| end) }
+        let position = tail(log.path(), 0).map_or(0, |(_, end)| end);
+        Self { position, length: position }
+    }
+
+    /// Whether the log is another than at the last call.
+    pub(crate) fn grown(&mut self, log: &LogFile) -> bool {
+        let length = fs::metadata(log.path()).map_or(0, |about| about.len());
+        std::mem::replace(&mut self.length, length) != length
     }
 
     /// The first new line that holds one of `texts`. Of a flood only a part is looked at.

@@ -12,7 +12,7 @@ use fleet_proto::{
     lease::{RenewRequest, lease_service_client::LeaseServiceClient},
     v1::Member,
 };
-use fleet_types::{Epoch, LeaseTiming, NodeId};
+use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId};
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, transport::Channel};
@@ -39,6 +39,9 @@ pub struct Renewal {
     pub refused: mpsc::Sender<Epoch>,
 }
 
+/// By how much a lease of hundred times the length is renewed less often.
+const SLOWER: u64 = 10;
+
 enum Answer {
     Granted { leader: NodeId, lease_ms: u64 },
     Refused,
@@ -46,7 +49,7 @@ enum Answer {
 }
 
 impl Renewal {
-    /// Starts the thread.
+    /// Starts the thread. Of agents that outlast the node's lease, theirs is renewed less often.
     ///
     /// # Errors
     /// When no thread can be made.
@@ -59,7 +62,9 @@ impl Renewal {
     }
 
     async fn run(mut self) {
-        let mut period = tokio::time::interval(Duration::from_millis(self.timing.renew_ms));
+        let slower = if self.guard.class() == AgentClass::Strict { 1 } else { SLOWER };
+        let period = Duration::from_millis(self.timing.renew_ms * slower);
+        let mut period = tokio::time::interval(period);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut channels = BTreeMap::new();
         let (mut leader, mut disk_worked) = (None, true);

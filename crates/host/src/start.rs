@@ -7,7 +7,7 @@ use fleet_proto::host::Assignment;
 use fleet_types::AgentId;
 
 use crate::{
-    host::{Shared, group_name},
+    host::{Kept, Shared, group_name},
     provision::{Plan, Refusal, block},
     start_key::StartKey,
 };
@@ -29,23 +29,32 @@ pub(crate) async fn empty(group: &Group) {
     }
 }
 
-/// Prepares and starts an agent, or its `repair`, as start number `start`.
+/// One start of an agent, or of its repair.
+pub(crate) struct Start {
+    pub(crate) id: AgentId,
+    pub(crate) assignment: Assignment,
+    /// Which it is since the agent was placed.
+    pub(crate) number: u32,
+    pub(crate) repair: bool,
+    pub(crate) group: Group,
+    pub(crate) log: LogFile,
+}
+
+/// Prepares and starts an agent.
 pub(crate) async fn launch(
     host: Arc<Shared>,
-    id: AgentId,
-    assignment: Assignment,
-    start: u32,
-    repair: bool,
-    group: Group,
-    log: LogFile,
+    kept: Arc<Kept>,
+    start: Start,
 ) -> Result<(Child, Arc<Plan>), Refusal> {
+    let Start { id, assignment, number, repair, group, log } = start;
     let passing = |why: String| Refusal { why, fatal: false };
     empty(&group).await;
+    group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
     let key = StartKey {
         agent: id.clone(),
         generation: assignment.generation,
         restarts: assignment.restarts,
-        start,
+        start: number,
         salt: rand::random(),
     };
     let site = host.clone();
@@ -61,14 +70,14 @@ pub(crate) async fn launch(
     if let Some(command) = plan.repair.take_if(|_| repair) {
         plan.launch.command = command;
     }
-    let Some(lease) = host.guard.current() else {
-        return Err(passing("the node has no lease".into()));
+    let Some(lease) = kept.guard.current() else {
+        return Err(passing("there is no lease for its class here".into()));
     };
-    let limited = host.limiter.set(&group_name(&key.agent), &plan.limits);
+    let limited = kept.limiter.set(&group_name(&key.agent), &plan.limits);
     let limited = limited.map_err(|e| passing(format!("limiting it: {e}")))?;
-    plan.launch.groups = std::iter::once(group.path().to_owned()).chain(limited).collect();
-    plan.launch.lease = LeaseCheck { status: host.guard.status_file(), epoch: lease.epoch.0 };
-    let child = host.launcher.launch(&key.to_string(), &plan.launch, &log).await;
+    plan.launch.groups = limited;
+    plan.launch.lease = LeaseCheck { status: kept.guard.status_file(), epoch: lease.epoch.0 };
+    let child = kept.launcher.launch(&key.to_string(), &plan.launch, &log, &group).await;
     let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
     Ok((child, Arc::new(plan)))
 }

@@ -24,7 +24,7 @@ use rustix::{
 };
 use tokio::sync::oneshot;
 
-use crate::{launch::LaunchSpec, logs::LogFile};
+use crate::{cgroup::Group, launch::LaunchSpec, logs::LogFile};
 
 /// A process that ended with its namespace, and whose status nobody could keep.
 const KILLED: i32 = 9;
@@ -33,6 +33,8 @@ const KILLED: i32 = 9;
 #[derive(Clone)]
 pub struct Launcher {
     socket: PathBuf,
+    /// Opened once: an upgrade may put another at its path, which reads other specifications.
+    program: Arc<File>,
     link: Arc<Mutex<Link>>,
 }
 
@@ -121,8 +123,14 @@ fn specification(spec: &LaunchSpec) -> io::Result<File> {
 
 impl Launcher {
     /// A launcher by way of the init that listens, or will, at `socket`.
-    pub fn new(socket: PathBuf) -> Self {
-        Self { socket, link: Arc::default() }
+    ///
+    /// # Errors
+    /// When `fleet-launch` does not lie beside this program.
+    pub fn new(socket: PathBuf) -> io::Result<Self> {
+        let path = std::env::current_exe()?.with_file_name("fleet-launch");
+        let program = File::open(&path)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        Ok(Self { socket, program: Arc::new(program), link: Arc::default() })
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -160,18 +168,23 @@ impl Launcher {
         answer.await.map_err(|_| gone())
     }
 
-    /// Starts `spec`, its output appended to `log`. The key, without spaces, was never used before.
+    /// Starts `spec` in `group`, its output appended to `log`. The key, without spaces, was never used before.
     ///
     /// # Errors
     /// When the process cannot be made. What goes wrong after that ends the process with a message
     /// in its log.
-    pub async fn launch(&self, key: &str, spec: &LaunchSpec, log: &LogFile) -> io::Result<Child> {
+    pub async fn launch(
+        &self,
+        key: &str,
+        spec: &LaunchSpec,
+        log: &LogFile,
+        group: &Group,
+    ) -> io::Result<Child> {
         let socket = self.connected()?;
-        let (program, input) = (File::open("/proc/self/exe")?, specification(spec)?);
-        let output = log.open()?;
+        let (input, output, group) = (specification(spec)?, log.open()?, File::open(group.path())?);
         let (reply, answer) = oneshot::channel();
         self.link().launches.insert(key.to_owned(), reply);
-        let given = [program.as_fd(), input.as_fd(), output.as_fd()];
+        let given = [self.program.as_fd(), input.as_fd(), output.as_fd(), group.as_fd()];
         send(&*socket, &Request::Launch(key.to_owned()), &given)?;
         answer.await.map_err(|_| gone())?
     }

@@ -1,10 +1,9 @@
 //! Turning a short-lived process into an agent.
 //!
-//! Init starts the daemon's binary as `fleet-cluster launch` with a [`LaunchSpec`] on its standard
-//! input. That process enters the agent's control group, takes namespaces and a host name of its
-//! own, gives up root for the agent's uid, writes the agent's files *as that uid* (so nothing an
-//! agent plants in its HOME, a symbolic link say, can make root write elsewhere), confines itself,
-//! and becomes the agent.
+//! Init starts `fleet-launch` in the agent's control group, with a [`LaunchSpec`] on its standard
+//! input. That process takes namespaces and a host name of its own, gives up root for the agent's
+//! uid, writes the agent's files *as that uid* (so nothing an agent plants in its HOME, a symbolic
+//! link say, can make root write elsewhere), confines itself, and becomes the agent.
 //!
 //! It asks for the lease first: the guard that holds it would take this process along when it
 //! ends, and a guard that holds none must have nothing to end.
@@ -22,7 +21,7 @@ use nix::{
     sys::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
-        signal::{SigSet, SigmaskHow, sigprocmask},
+        signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask},
         stat::{Mode, umask},
         time::TimeValLike,
     },
@@ -66,7 +65,7 @@ impl LeaseCheck {
 /// Everything a launch needs.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LaunchSpec {
-    /// The agent's control groups; the first is that of version 2, by which it is ended.
+    /// The agent's control groups of version 1; it is born in that of version 2.
     pub groups: Vec<PathBuf>,
     /// Files each of its processes may have open; 0 for the system's limit.
     pub open_files: u32,
@@ -139,6 +138,13 @@ fn drop_root(uid: u32) -> nix::Result<()> {
     prctl::set_no_new_privs()
 }
 
+/// This program's start ignored SIGPIPE; an agent that does is not ended by what it writes to.
+#[allow(unsafe_code, reason = "setting a handler is; this one runs no code")]
+fn heed_sigpipe() -> nix::Result<()> {
+    // SAFETY: the default action is the kernel's.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
+}
+
 fn strings(texts: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>> {
     texts.into_iter().map(|text| CString::new(text).map_err(io::Error::other)).collect()
 }
@@ -155,11 +161,11 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
     if !spec.lease.allows(&held, now_ms) {
         return Err(io::Error::other("the guard does not hold the lease it was to start under"));
     }
-    // Init has these from the guard. First, for real-time processes may not enter every group.
     ordinary().map_err(context("giving up priority"))?;
-    // 0 is the writer, whatever its number is in this namespace.
     for group in &spec.groups {
-        fs::write(group.join("cgroup.procs"), "0").map_err(context("entering a control group"))?;
+        // 0 is the writer. As a thread, of which this process has one: moving a process makes the
+        // kernel wait for all processors.
+        fs::write(group.join("tasks"), "0").map_err(context("entering a control group"))?;
     }
     sandbox::separate().map_err(context("making namespaces"))?;
     sethostname(&spec.hostname)?;
@@ -177,6 +183,7 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
     std::env::set_current_dir(&spec.home).map_err(context("entering HOME"))?;
     let null = fs::File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
+    heed_sigpipe()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     let lacking = sandbox::confine(&spec.home, &spec.confinement);
     if let Some(lacking) = lacking.map_err(context("confining the agent"))? {

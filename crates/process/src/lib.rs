@@ -2,7 +2,7 @@
 //!
 //! A process is never known by its pid alone. What belongs to an agent is what is in its control
 //! group; what ended is what its pidfd says.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cgroup;
 mod child;
@@ -14,6 +14,7 @@ mod sandbox;
 
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
+pub use fleet_guard::LAUNCH_FAILED;
 pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, become_agent};
 pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};

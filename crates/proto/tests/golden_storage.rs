@@ -11,8 +11,8 @@ use fleet_proto::convert::storage::{
     Malformed, decode_batch, decode_record, encode_batch, encode_record,
 };
 use fleet_types::{
-    AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange, ResourceLimits,
-    Revision, Timestamp,
+    AgentClass, AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange,
+    ResourceLimits, Revision, Timestamp,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden_storage.txt");
@@ -34,6 +34,7 @@ fn report() -> core::NodeReport {
         version: "0.1.0".into(),
         boot: "boot".into(),
         degraded: vec!["no Landlock".into()],
+        unfit: vec!["its clock".into()],
     }
 }
 
@@ -51,6 +52,7 @@ fn spec() -> core::AgentSpec {
             processes: 64,
             open_files: 1024,
         },
+        class: AgentClass::Pinned,
     }
 }
 
@@ -180,6 +182,7 @@ fn operations() -> Vec<Op> {
             evidence: core::Evidence::ConfirmedEmpty,
             moves: vec![(agent(), NodeId(1))],
             paused: true,
+            reach: AgentClass::Sticky,
         }),
         Op::SetMovePolicy(core::SetMovePolicy {
             policy: core::MovePolicy { rule: core::MoveRule::Always, lost_percent_max: 50 },

@@ -41,8 +41,8 @@ pub struct Config {
     pub runtime_variables: BTreeMap<String, String>,
     /// Control group of the node's agents, below the host's cgroup v2 root.
     pub cgroup: PathBuf,
-    /// Socket of `fleet-guard`, without which the daemon does not run.
-    pub guard_socket: PathBuf,
+    /// Where the guards' sockets are, `CLASS/socket` for each; the daemon does not run without.
+    pub guard_dir: PathBuf,
     /// Directories every agent may write to, beside its HOME.
     pub writable_paths: Vec<PathBuf>,
     /// How many agents may start at once; 0 for one a core.
@@ -65,7 +65,7 @@ impl Default for Config {
             labels: BTreeMap::new(),
             runtime_variables: BTreeMap::new(),
             cgroup: "fleet-cluster".into(),
-            guard_socket: "/run/fleet-guard/socket".into(),
+            guard_dir: "/run/fleet-guard".into(),
             writable_paths: Vec::new(),
             starts_at_once: 0,
             on_shutdown: OnShutdown::Keep,

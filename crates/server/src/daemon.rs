@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use fleet_client::{Identity, connect_any_member, connect_node};
 use fleet_core::{InitCluster, Operation};
 use fleet_host::{
-    Host, HostOptions, disk::DiskProbe, egress, guard::Guard, renewal::Renewal, runtimes::Runtimes,
-    service::Service as HostService,
+    Host, HostOptions, Kept, disk::DiskProbe, egress, guard::Guard, renewal::Renewal,
+    runtimes::Runtimes, service::Service as HostService,
 };
-use fleet_process::{Group, Limiter, lacking};
+use fleet_process::{Group, Launcher, Limiter, lacking};
 use fleet_proto::{
     DESCRIPTORS,
     convert::api::{labels, port_range},
@@ -26,7 +26,7 @@ use fleet_proto::{
 };
 use fleet_raft::{LogLimits, Node, RaftConfig};
 use fleet_runtime::{Config, OnShutdown, VERSION};
-use fleet_types::{Epoch, LeaseTiming, NodeId, limits};
+use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId, limits};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -114,8 +114,12 @@ impl Daemon {
         for why in missing {
             tracing::info!("{why}");
         }
-        let guard = self.guard().await?;
-        let host = self.host(runtimes, guard.clone()).await?;
+        let mut guards = Vec::new();
+        for class in AgentClass::ALL {
+            guards.push(self.guard(class).await?);
+        }
+        let host = self.host(runtimes, &guards).await?;
+        let guard = guards[AgentClass::Strict as usize].clone();
 
         self.listen(voting, &host, leases).await?;
         let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
@@ -133,11 +137,12 @@ impl Daemon {
             boot_id: boot_id(),
             held_epoch: 0,
             degraded,
+            unfit: guard.unfit().into_iter().collect(),
         };
         if let Some(voting) = voting {
             self.bootstrap(voting).await?;
         }
-        let (ready, session) = self.hold_lease(&host, guard, about)?;
+        let (ready, session) = self.hold_lease(&host, guards, about)?;
         self.remember_members(&host);
         self.until_told_to_end(voting, ready).await?;
         // The lease is still renewed while agents drain, but none is asked for anew.
@@ -183,26 +188,40 @@ impl Daemon {
         Ok(Voting { raft, proposer, api })
     }
 
-    /// The guard, which may be starting too.
-    async fn guard(&self) -> Result<Guard> {
-        let socket = &self.config.guard_socket;
+    /// The guard of a class, which may be starting too.
+    async fn guard(&self, class: AgentClass) -> Result<Guard> {
+        let socket = self.config.guard_dir.join(class.as_str()).join("socket");
         let end = Instant::now() + GUARD;
         loop {
-            match Guard::connect(socket) {
+            match Guard::connect(class, &socket) {
                 Ok(guard) => return Ok(guard),
                 Err(_) if Instant::now() < end => tokio::time::sleep(LOOK).await,
                 Err(error) => {
                     let socket = socket.display();
-                    bail!("no guard answers at {socket} ({error}): start fleet-guard first");
+                    bail!(
+                        "no guard answers at {socket} ({error}): start fleet-guard@{class} first"
+                    );
                 }
             }
         }
     }
 
-    async fn host(&self, runtimes: Runtimes, guard: Guard) -> Result<Host> {
+    /// What keeps the agents of a guard's class.
+    fn kept(&self, root: &Group, guard: &Guard) -> Result<Kept> {
+        let below = self.config.cgroup.join(guard.class().as_str());
+        Ok(Kept {
+            group: root.child(&below.to_string_lossy())?,
+            limiter: Limiter::new(root.path(), &below),
+            launcher: Launcher::new(guard.init_socket())
+                .context("the launcher is missing; it is installed beside fleet-cluster")?,
+            guard: guard.clone(),
+        })
+    }
+
+    async fn host(&self, runtimes: Runtimes, guards: &[Guard]) -> Result<Host> {
         let root = Group::root()?;
-        let group = root.child(&self.config.cgroup.to_string_lossy())?;
-        let limiter = Limiter::new(root.path(), &self.config.cgroup);
+        let kept = guards.iter().map(|guard| self.kept(&root, guard));
+        let kept: Vec<Kept> = kept.collect::<Result<_>>()?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let starts_at_once =
             if self.config.starts_at_once == 0 { cores } else { self.config.starts_at_once };
@@ -211,13 +230,11 @@ impl Daemon {
             node: self.me.node,
             node_name: self.me.name.clone(),
             data_dir: self.config.data_dir.clone(),
-            group,
             runtimes,
             writable: self.config.writable_paths.clone(),
             starts_at_once,
             log_bytes_max: self.config.log_bytes_max,
-            guard,
-            limiter,
+            kept: kept.try_into().map_err(|_| anyhow!("not a guard for each class"))?,
             members: self.me.members.clone(),
         };
         Host::open(options).await.context("the agent host does not open")
@@ -398,7 +415,7 @@ impl Daemon {
     fn hold_lease(
         &self,
         host: &Host,
-        guard: Guard,
+        guards: Vec<Guard>,
         about: RegisterRequest,
     ) -> Result<(watch::Receiver<bool>, tokio::task::AbortHandle)> {
         let (epoch, epochs) = watch::channel(Epoch(0));
@@ -406,17 +423,21 @@ impl Daemon {
         let (ready, readiness) = watch::channel(false);
         // Twice as often as it must have succeeded.
         let period = Duration::from_millis(self.timing.lease_ms / 4);
-        Renewal {
-            identity: self.identity.clone(),
-            node: self.me.node,
-            timing: self.timing,
-            members: host.members(),
-            epoch: epochs,
-            guard: guard.clone(),
-            disk: DiskProbe::start(&self.config.data_dir, period)?,
-            refused,
+        let disk = DiskProbe::start(&self.config.data_dir, period)?;
+        let guard = guards[AgentClass::Strict as usize].clone();
+        for guard in guards {
+            Renewal {
+                identity: self.identity.clone(),
+                node: self.me.node,
+                timing: self.timing,
+                members: host.members(),
+                epoch: epochs.clone(),
+                guard,
+                disk: disk.clone(),
+                refused: refused.clone(),
+            }
+            .start()?;
         }
-        .start()?;
         let session = Session {
             identity: self.identity.clone(),
             host: host.clone(),

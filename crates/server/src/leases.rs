@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Node, NodeStatus, State};
+use fleet_core::{Agent, Node, NodeStatus, State};
 use fleet_mutants::{Mutant, planted};
 use fleet_runtime::clock::raw_ms;
-use fleet_types::{Epoch, LeaseTiming, NodeId};
+use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId};
 
 #[derive(Clone, Copy)]
 struct Term {
@@ -22,9 +22,9 @@ struct Term {
 
 impl Term {
     /// For how long a node was not heard, given what was heard of any.
-    fn waited_ms(&self, heard: &BTreeMap<NodeId, (Epoch, u64)>, node: &Node, now: u64) -> u64 {
-        let heard = heard.get(&node.id).filter(|(epoch, _)| *epoch == node.epoch);
-        now.saturating_sub(heard.map_or(0, |(_, at)| *at).max(self.predecessors_ms))
+    fn waited_ms(&self, heard: &BTreeMap<NodeId, u64>, node: NodeId, now: u64) -> u64 {
+        let heard = heard.get(&node).copied().unwrap_or(0);
+        now.saturating_sub(heard.max(self.predecessors_ms))
     }
 }
 
@@ -33,7 +33,7 @@ struct Table {
     /// None while not leading.
     term: Option<Term>,
     /// Receipt of the last granted renewal.
-    heard_ms: BTreeMap<NodeId, (Epoch, u64)>,
+    heard_ms: BTreeMap<NodeId, u64>,
     /// Epochs whose fence is on its way: they are granted nothing any more.
     dying: BTreeSet<(NodeId, Epoch)>,
 }
@@ -53,6 +53,20 @@ pub struct Silent {
     pub epoch: Epoch,
     /// How long it was silent, in milliseconds of the waiter's clock.
     pub waited_ms: u64,
+    /// The last class of agents that must have ended by now.
+    pub reach: AgentClass,
+}
+
+/// The class whose time is the next to be over on a node, if any.
+fn next_to_end(state: &State, node: &Node) -> Option<AgentClass> {
+    let sticky = |id| {
+        state.agents().get(id).is_some_and(|agent: &Agent| agent.spec.class == AgentClass::Sticky)
+    };
+    match node.status {
+        NodeStatus::Joining => None,
+        NodeStatus::Active => Some(AgentClass::Strict),
+        NodeStatus::Fenced => state.placed_on(node.id).any(sticky).then_some(AgentClass::Sticky),
+    }
 }
 
 impl Leases {
@@ -89,8 +103,8 @@ impl Leases {
             if table.term.is_none() || table.dying.contains(&(node, epoch)) {
                 return false;
             }
-            let heard = table.heard_ms.entry(node).or_insert((epoch, receipt_ms));
-            *heard = (epoch, receipt_ms.max(if heard.0 == epoch { heard.1 } else { 0 }));
+            let heard = table.heard_ms.entry(node).or_insert(receipt_ms);
+            *heard = receipt_ms.max(*heard);
             true
         })
     }
@@ -98,7 +112,7 @@ impl Leases {
     /// How long ago a node was last heard, if ever in this term.
     pub fn age_ms(&self, node: NodeId) -> Option<u64> {
         let now = raw_ms();
-        self.with(|table| table.heard_ms.get(&node).map(|(_, at)| now.saturating_sub(*at)))
+        self.with(|table| table.heard_ms.get(&node).map(|at| now.saturating_sub(*at)))
     }
 
     /// How many registered nodes were not heard for half of W, and may be lost.
@@ -107,27 +121,28 @@ impl Leases {
         self.with(|table| {
             let Some(term) = table.term else { return 0 };
             let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
-            let waited = active.map(|node| term.waited_ms(&table.heard_ms, node, now));
+            let waited = active.map(|node| term.waited_ms(&table.heard_ms, node.id, now));
             waited.filter(|waited_ms| *waited_ms >= timing.fence_after_ms() / 2).count()
         })
     }
 
-    /// The nodes that were silent for W, marked so that nothing is granted to them any more; and
-    /// how long until the next one may be.
+    /// The nodes that were silent for W, or fenced and silent for as long as sticky agents last,
+    /// marked so that nothing is granted to them any more; and how long until the next one may be.
     pub fn silent(&self, state: &State, timing: &LeaseTiming) -> (Vec<Silent>, Option<u64>) {
         let now = raw_ms();
-        let wait = timing.fence_after_ms();
         self.with(|table| {
             let Some(term) = table.term else { return (Vec::new(), None) };
             if now < term.patient_until_ms {
                 return (Vec::new(), Some(term.patient_until_ms - now));
             }
             let (mut silent, mut next) = (Vec::new(), None);
-            for node in state.nodes().values().filter(|n| n.status == NodeStatus::Active) {
-                let waited_ms = term.waited_ms(&table.heard_ms, node, now);
+            for node in state.nodes().values() {
+                let Some(reach) = next_to_end(state, node) else { continue };
+                let Some(wait) = reach.fence_after_ms(timing) else { continue };
+                let waited_ms = term.waited_ms(&table.heard_ms, node.id, now);
                 if waited_ms >= wait {
                     table.dying.insert((node.id, node.epoch));
-                    silent.push(Silent { node: node.id, epoch: node.epoch, waited_ms });
+                    silent.push(Silent { node: node.id, epoch: node.epoch, waited_ms, reach });
                 } else {
                     let left = wait - waited_ms;
                     next = Some(next.map_or(left, |n: u64| n.min(left)));

@@ -34,10 +34,12 @@ fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
         let invalid = |e| invalid_field("INVALID_NAME", "runtimes", &name, e);
         Ok((name.parse().map_err(invalid)?, version))
     });
-    let lacks = request.degraded.len();
-    if lacks > DEGRADED_MAX || request.degraded.iter().any(|why| why.len() > DEGRADED_BYTES_MAX) {
-        let limit = format!("at most {DEGRADED_MAX} entries of {DEGRADED_BYTES_MAX} bytes");
-        return Err(invalid_field("DEGRADED_INVALID", "degraded", &lacks.to_string(), limit));
+    for (field, why) in [("degraded", &request.degraded), ("unfit", &request.unfit)] {
+        let lacks = why.len();
+        if lacks > DEGRADED_MAX || why.iter().any(|why| why.len() > DEGRADED_BYTES_MAX) {
+            let limit = format!("at most {DEGRADED_MAX} entries of {DEGRADED_BYTES_MAX} bytes");
+            return Err(invalid_field("DEGRADED_INVALID", field, &lacks.to_string(), limit));
+        }
     }
     Ok(NodeReport {
         port_range: PortRange::new(narrow(range.first), narrow(range.last)).map_err(invalid)?,
@@ -46,6 +48,7 @@ fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
         version: request.version,
         boot: request.boot_id,
         degraded: request.degraded,
+        unfit: request.unfit,
     })
 }
 

@@ -8,7 +8,7 @@ use fleet_core::{
     Agent, ConfirmStopped, Desired, Evidence, Lifecycle, Node, NodeStatus, Operation, PlaceAgents,
     State, plan,
 };
-use fleet_types::{AgentId, Epoch, Generation, LeaseTiming, NodeId};
+use fleet_types::{AgentClass, AgentId, Epoch, Generation, LeaseTiming, NodeId};
 
 /// Whether a host should run an agent placed on it.
 pub(crate) fn should_run(agent: &Agent) -> bool {
@@ -87,7 +87,8 @@ impl Leader {
                 self.dying.insert((node.id, node.epoch));
                 let evidence = Evidence::LeaseExpired { waited_ms };
                 let feared = self.feared_lost(state, timing, now);
-                let fence = plan::fence(state, node.id, node.epoch, evidence, feared);
+                let fence =
+                    plan::fence(state, node.id, node.epoch, evidence, AgentClass::Strict, feared);
                 return Some(Operation::FenceNode(fence));
             }
         }
@@ -139,7 +140,7 @@ impl Leader {
                 generation: *generation,
                 node,
                 epoch: state.nodes().get(&node)?.epoch,
-                next: planner.choose(&agent.spec.runtime, agent.spec.ports),
+                next: planner.choose(&agent.spec),
             }))
         })
     }

@@ -9,8 +9,8 @@ use fleet_core::{
     plan::{self, Planner},
 };
 use fleet_types::{
-    AgentId, Epoch, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange, ResourceLimits,
-    RuntimeName, Timestamp,
+    AgentClass, AgentId, Epoch, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange,
+    ResourceLimits, RuntimeName, Timestamp,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -284,19 +284,21 @@ impl World {
         if self.chance(60) {
             let name = self.rng.random_range(0..20);
             let mut planner = Planner::new(&self.state);
+            let spec = AgentSpec {
+                runtime: exec(),
+                config: String::new(),
+                command: Vec::new(),
+                environment: BTreeMap::new(),
+                ports: 16,
+                labels: Labels::default(),
+                limits: ResourceLimits::default(),
+                class: AgentClass::Strict,
+            };
             let draft = AgentDraft {
                 name: format!("a{name}").parse().expect("an agent name"),
-                spec: AgentSpec {
-                    runtime: exec(),
-                    config: String::new(),
-                    command: Vec::new(),
-                    environment: BTreeMap::new(),
-                    ports: 16,
-                    labels: Labels::default(),
-                    limits: ResourceLimits::default(),
-                },
+                node: planner.choose(&spec),
+                spec,
                 desired: Desired::Running,
-                node: planner.choose(&exec(), 16),
             };
             let fleet = "f".parse().expect("a fleet name");
             let create = Operation::CreateAgents(CreateAgents { fleet, agents: vec![draft] });
@@ -387,7 +389,7 @@ impl World {
             {
                 if self.options.mistake == Some(Mistake::AcceptsOldEpochs) {
                     fence.epoch = node.epoch;
-                    fence.moves = plan::replacements(&self.state, fence.node);
+                    fence.moves = plan::replacements(&self.state, fence.node, fence.reach);
                 }
                 self.commit(late);
             }
@@ -448,6 +450,7 @@ impl World {
             version: "sim".into(),
             boot: "boot".into(),
             degraded: Vec::new(),
+            unfit: Vec::new(),
         };
         let storage = node.storage.clone();
         self.commit(Operation::RegisterNode(RegisterNode {

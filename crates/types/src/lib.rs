@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod class;
 mod id;
 mod label;
 mod lease;
@@ -17,6 +18,7 @@ mod principal;
 mod resources;
 mod time;
 
+pub use class::{AgentClass, UnknownClass};
 pub use id::{ClusterId, Epoch, Generation, InvalidId, NodeId, RequestId, Revision, TokenId};
 pub use label::{InvalidLabel, Labels};
 pub use lease::{LeaseProfile, LeaseTiming, UnknownProfile};

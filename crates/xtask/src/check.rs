@@ -24,9 +24,12 @@ fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
 /// The feature that lets tests plant mistakes in what they test.
 const PLANTED: &str = "fleet-mutants/planted";
 
+/// The programs of a node.
+const OURS: [&str; 6] = ["-p", "fleet-cluster", "-p", "fleet-guard", "-p", "fleet-process"];
+
 /// Builds what the cluster tests run.
 pub fn tested_binaries(root: &Path) -> Result<()> {
-    let packages = ["-p", "fleet-cluster", "-p", "fleet-guard", "-p", "cluster-tests"];
+    let packages = [&OURS[..], &["-p", "cluster-tests"]].concat();
     let features = ["-p", "fleet-mutants", "--features", PLANTED];
     cargo(root, &[&["build"], &packages[..], &features[..]].concat(), &[])
 }
@@ -62,9 +65,8 @@ pub fn run(root: &Path, no_tests: bool) -> Result<()> {
 /// Builds the release binary and measures it. The load comes from a release build, too: an
 /// unoptimised client would be what is measured.
 pub fn bench(root: &Path, args: &[String]) -> Result<()> {
-    let ours = ["-p", "fleet-cluster", "-p", "fleet-guard"];
     let bench = ["-p", "fleet-bench", "-p", "cluster-tests"];
-    cargo(root, &[&["build", "--release"], &ours[..], &bench[..]].concat(), &[])?;
+    cargo(root, &[&["build", "--release"], &OURS[..], &bench[..]].concat(), &[])?;
     let run = ["run", "--release", "-q", "-p", "fleet-bench", "--"];
     let args: Vec<&str> = run.into_iter().chain(args.iter().map(String::as_str)).collect();
     cargo(root, &args, &[])

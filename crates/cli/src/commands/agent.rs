@@ -77,7 +77,8 @@ fn sheet(agent: &v1::Agent) -> String {
         ("state", short(agent.state().as_str_name())),
         ("message", agent.state_message.clone()),
         ("desired", short(agent.desired_state().as_str_name())),
-        ("runtime", spec.runtime),
+        ("class", short(spec.class().as_str_name())),
+        ("runtime", spec.runtime.clone()),
         ("node", placement.node_display_name),
         ("ports", format!("{}, {} ports", block.base, block.size)),
         ("generation", agent.generation.to_string()),
@@ -132,6 +133,7 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
             processes: args.processes,
             open_files: args.open_files,
         }),
+        class: fleet_proto::convert::api::class(args.class).into(),
     };
     let desired = if args.stopped { DesiredState::Stopped } else { DesiredState::Running };
     let agent =

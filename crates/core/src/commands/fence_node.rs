@@ -1,9 +1,11 @@
 //! Ends a node's epoch and re-places its agents, in one entry. The leader proposes it only when
-//! nothing of the epoch can still run; the evidence is kept with every new placement.
+//! nothing of the epoch can still run, up to a class; the evidence is kept with every new
+//! placement. Agents of classes that last longer stay placed, until their time is over too: then
+//! the node, fenced already, is fenced once more for them.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use fleet_types::{AgentId, NodeId, Revision, Timestamp};
+use fleet_types::{AgentClass, AgentId, NodeId, Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
@@ -18,16 +20,20 @@ pub(crate) fn apply(
     op: &FenceNode,
 ) -> Result<Outcome, Rejection> {
     let mut node = state.require_node(op.node)?.clone();
-    if node.epoch != op.epoch || node.status != NodeStatus::Active {
+    let again = node.status == NodeStatus::Fenced && op.reach > AgentClass::Strict;
+    if node.epoch != op.epoch || !(again || node.status == NodeStatus::Active) {
         return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
     }
-    node.epoch = node.epoch.next();
-    node.status = NodeStatus::Fenced;
-    node.revision = revision;
-    state.put_node(node);
+    if node.status == NodeStatus::Active {
+        node.epoch = node.epoch.next();
+        node.status = NodeStatus::Fenced;
+        node.revision = revision;
+        state.put_node(node);
+    }
 
     let moves: BTreeMap<&AgentId, NodeId> = op.moves.iter().map(|(a, n)| (a, *n)).collect();
-    let lost: Vec<AgentId> = state.placed_on(op.node).cloned().collect();
+    let gone = |id: &&AgentId| state.agents().get(*id).is_some_and(|a| a.spec.class <= op.reach);
+    let lost: Vec<AgentId> = state.placed_on(op.node).filter(gone).cloned().collect();
     for id in lost {
         state.unplace(&id, op.evidence.clone(), revision);
         let deleting = state.agents().get(&id).is_some_and(|a| a.lifecycle == Lifecycle::Deleting);

@@ -1,10 +1,17 @@
 //! Grants a node a new epoch, or lets it keep the one its agents still run under. For a new one, a
-//! host registers only once nothing of an earlier epoch runs on it; so either way its placements
-//! may stay where they are.
+//! host registers only once nothing of an earlier epoch runs on it, but for agents of classes that
+//! outlast their epoch and are placed there still; so either way its placements may stay where they
+//! are. Strict agents of a node that says it cannot keep them are asked to leave.
 
-use fleet_types::Revision;
+use alloc::vec::Vec;
 
-use crate::{Outcome, Rejection, State, command::RegisterNode, record::NodeStatus};
+use fleet_types::{AgentClass, Revision};
+
+use crate::{
+    Outcome, Rejection, State,
+    command::RegisterNode,
+    record::{NodeStatus, Placement},
+};
 
 pub(crate) fn apply(
     state: &mut State,
@@ -30,5 +37,14 @@ pub(crate) fn apply(
     node.revision = revision;
     let epoch = node.epoch;
     state.put_node(node);
+    if !op.report.unfit.is_empty() {
+        let agents = state.placed_on(op.node).filter_map(|id| state.agents().get(id));
+        let strict = agents.filter(|agent| agent.spec.class == AgentClass::Strict);
+        for mut agent in strict.cloned().collect::<Vec<_>>() {
+            agent.placement = agent.placement.map(|old| Placement { evicting: true, ..old });
+            agent.revision = revision;
+            state.put_agent(agent);
+        }
+    }
     Ok(Outcome::NodeRegistered { epoch })
 }

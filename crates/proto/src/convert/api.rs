@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet_core as core;
 use fleet_types::{
-    Labels, PortBlock, PortRange, ResourceLimits, RuntimeName, Timestamp,
+    AgentClass, Labels, PortBlock, PortRange, ResourceLimits, RuntimeName, Timestamp,
     limits::{
         COMMAND_WORD_BYTES_MAX, COMMAND_WORDS_MAX, CONFIG_BYTES_MAX, PAGE_SIZE_DEFAULT,
         PAGE_SIZE_MAX, PORT_BLOCK_MAX,
@@ -101,6 +101,7 @@ pub fn node(
         labels: report.map(|r| labels(&r.labels)).unwrap_or_default(),
         version: report.map(|r| r.version.clone()).unwrap_or_default(),
         degraded: report.map(|r| r.degraded.clone()).unwrap_or_default(),
+        unfit: report.map(|r| r.unfit.clone()).unwrap_or_default(),
         agents: count(state.placed_on(node.id).len()),
         lease_age: lease_age_ms.map(duration),
         create_time: Some(timestamp(node.joined)),
@@ -156,10 +157,31 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
         core::PendingReason::NoNode => "no node is up and open for placements".into(),
         core::PendingReason::NoRuntime => format!("no open node has runtime {}", spec.runtime),
         core::PendingReason::NoPorts => format!("no open node has {} free ports", spec.ports),
+        core::PendingReason::NoFitNode => {
+            "no open node keeps strict agents; `fleet-cluster node get` says why".into()
+        }
         core::PendingReason::MovesPaused => {
             "its node was lost, and agents are not moved now".into()
         }
     }
+}
+
+/// A class, as the API writes it.
+pub fn class(class: AgentClass) -> v1::agent_spec::Class {
+    match class {
+        AgentClass::Strict => v1::agent_spec::Class::Strict,
+        AgentClass::Sticky => v1::agent_spec::Class::Sticky,
+        AgentClass::Pinned => v1::agent_spec::Class::Pinned,
+    }
+}
+
+/// Reads a class; none when there is no such.
+pub fn parse_class(number: i32) -> Option<AgentClass> {
+    Some(match v1::agent_spec::Class::try_from(number).ok()? {
+        v1::agent_spec::Class::Unspecified | v1::agent_spec::Class::Strict => AgentClass::Strict,
+        v1::agent_spec::Class::Sticky => AgentClass::Sticky,
+        v1::agent_spec::Class::Pinned => AgentClass::Pinned,
+    })
 }
 
 /// What an agent is, as the API writes it.
@@ -177,6 +199,7 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
             processes: spec.limits.processes,
             open_files: spec.limits.open_files,
         }),
+        class: class(spec.class).into(),
     }
 }
 
@@ -288,6 +311,10 @@ pub fn parse_agent_spec(
     limits.check().map_err(|e| {
         invalid_field("LIMITS_INVALID", "agent.spec.limits", &e.value.to_string(), e)
     })?;
+    let class = parse_class(spec.class).ok_or_else(|| {
+        let (field, value) = ("agent.spec.class", spec.class.to_string());
+        invalid_field("CLASS_INVALID", field, &value, "use STRICT, STICKY or PINNED")
+    })?;
     Ok(core::AgentSpec {
         runtime,
         config: parse_config("agent.spec.config_json", spec.config_json)?,
@@ -296,6 +323,7 @@ pub fn parse_agent_spec(
         ports,
         labels: parse_labels("agent.spec.labels", spec.labels)?,
         limits,
+        class,
     })
 }
 

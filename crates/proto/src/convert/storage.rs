@@ -5,8 +5,8 @@
 
 use fleet_core as core;
 use fleet_types::{
-    AgentId, Epoch, Generation, Labels, NodeId, PortBlock, PortRange, ResourceLimits, Revision,
-    Timestamp,
+    AgentClass, AgentId, Epoch, Generation, Labels, NodeId, PortBlock, PortRange, ResourceLimits,
+    Revision, Timestamp,
 };
 use prost::Message;
 
@@ -72,7 +72,10 @@ coded!(put_lifecycle, get_lifecycle, core::Lifecycle, "lifecycle",
     1 => core::Lifecycle::Live, 2 => core::Lifecycle::Deleting);
 coded!(put_pending, get_pending, core::PendingReason, "pending reason",
     1 => core::PendingReason::NoNode, 2 => core::PendingReason::NoRuntime,
-    3 => core::PendingReason::NoPorts, 4 => core::PendingReason::MovesPaused);
+    3 => core::PendingReason::NoPorts, 4 => core::PendingReason::MovesPaused,
+    5 => core::PendingReason::NoFitNode);
+coded!(put_class, get_class, AgentClass, "class",
+    0 => AgentClass::Strict, 1 => AgentClass::Sticky, 2 => AgentClass::Pinned);
 coded!(put_rule, get_rule, core::MoveRule, "move rule",
     1 => core::MoveRule::Automatic, 2 => core::MoveRule::Always, 3 => core::MoveRule::Never);
 
@@ -105,6 +108,7 @@ fn put_report(r: &core::NodeReport) -> wire::NodeReport {
         version: r.version.clone(),
         boot: r.boot.clone(),
         degraded: r.degraded.clone(),
+        unfit: r.unfit.clone(),
     }
 }
 
@@ -118,6 +122,7 @@ fn get_report(r: wire::NodeReport) -> Result<core::NodeReport> {
         version: r.version,
         boot: r.boot,
         degraded: r.degraded,
+        unfit: r.unfit,
     })
 }
 
@@ -156,6 +161,7 @@ fn put_spec(s: &core::AgentSpec) -> wire::AgentSpec {
             processes: s.limits.processes,
             open_files: s.limits.open_files,
         }),
+        class: put_class(s.class),
     }
 }
 
@@ -174,6 +180,7 @@ fn get_spec(s: Option<wire::AgentSpec>) -> Result<core::AgentSpec> {
             processes: limits.processes,
             open_files: limits.open_files,
         }),
+        class: get_class(s.class)?,
     })
 }
 
@@ -410,6 +417,7 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             evidence: Some(put_evidence(&o.evidence)),
             moves: put_moves(&o.moves),
             paused: o.paused,
+            reach: put_class(o.reach),
         }),
         Op::SetMovePolicy(o) => Wire::SetMovePolicy(put_move_policy(o.policy)),
         Op::SetSchedulable(o) => Wire::SetSchedulable(wire::SetSchedulable {
@@ -475,6 +483,7 @@ fn get_fence(o: wire::FenceNode) -> Result<core::FenceNode> {
         evidence: get_evidence(o.evidence)?,
         moves: get_moves(o.moves)?,
         paused: o.paused,
+        reach: get_class(o.reach)?,
     })
 }
 

@@ -177,6 +177,9 @@ pub struct RegisterRequest {
     /// What it lacks to keep every promise; at most 8 of at most 256 bytes.
     #[prost(string, repeated, tag = "9")]
     pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why strict agents are not to be kept there; at most 8 of at most 256 bytes.
+    #[prost(string, repeated, tag = "10")]
+    pub unfit: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Response of RegistrationService.Register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -203,6 +203,9 @@ pub struct NodeReport {
     /// What it lacks to keep every promise.
     #[prost(string, repeated, tag = "7")]
     pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why strict agents are not to be kept there.
+    #[prost(string, repeated, tag = "8")]
+    pub unfit: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A node.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -296,6 +299,9 @@ pub struct AgentSpec {
     /// What it may use of its machine.
     #[prost(message, optional, tag = "7")]
     pub limits: ::core::option::Option<ResourceLimits>,
+    /// When its node is out of reach: 0 strict, 1 sticky, 2 pinned.
+    #[prost(uint32, tag = "8")]
+    pub class: u32,
 }
 /// Upper bounds; 0 is none, or the runtime's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -656,6 +662,9 @@ pub struct FenceNode {
     /// Whether those without a move wait because agents are not moved now.
     #[prost(bool, tag = "5")]
     pub paused: bool,
+    /// Agents of this class and those before it are gone: 0 strict, 1 sticky, 2 pinned.
+    #[prost(uint32, tag = "6")]
+    pub reach: u32,
 }
 /// Cordon, drain or reopen a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -253,6 +253,60 @@ pub struct AgentSpec {
     /// What it may use of its machine.
     #[prost(message, optional, tag = "7")]
     pub limits: ::core::option::Option<ResourceLimits>,
+    /// What becomes of it when its node is out of the leader's reach.
+    #[prost(enumeration = "agent_spec::Class", tag = "8")]
+    pub class: i32,
+}
+/// Nested message and enum types in `AgentSpec`.
+pub mod agent_spec {
+    /// A node cannot tell whether it is cut off or nobody leads; so this is for the owner to choose.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Class {
+        /// Not given: strict.
+        Unspecified = 0,
+        /// It ends with its node's lease, and is placed elsewhere as soon as that is over.
+        Strict = 1,
+        /// It runs on for a hundred leases, ten minutes in the default profile, and is placed elsewhere
+        /// after that.
+        Sticky = 2,
+        /// It runs on. Only an operator moves it, by ConfirmNodeDead or DrainNode.
+        Pinned = 3,
+    }
+    impl Class {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "CLASS_UNSPECIFIED",
+                Self::Strict => "CLASS_STRICT",
+                Self::Sticky => "CLASS_STICKY",
+                Self::Pinned => "CLASS_PINNED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "CLASS_UNSPECIFIED" => Some(Self::Unspecified),
+                "CLASS_STRICT" => Some(Self::Strict),
+                "CLASS_STICKY" => Some(Self::Sticky),
+                "CLASS_PINNED" => Some(Self::Pinned),
+                _ => None,
+            }
+        }
+    }
 }
 /// Upper bounds; 0 is none, or the runtime's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1857,6 +1911,9 @@ pub struct Node {
     /// What it lacks to keep every promise, in words; empty when nothing.
     #[prost(string, repeated, tag = "18")]
     pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why agents of class strict are not placed there, in words; empty when they are. Output only.
+    #[prost(string, repeated, tag = "19")]
+    pub unfit: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Nested message and enum types in `Node`.
 pub mod node {

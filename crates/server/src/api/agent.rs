@@ -88,7 +88,7 @@ impl Api {
         let key = idempotency(request_id, content)?;
         let build: crate::proposer::Build = Box::new(move |planner| {
             let draft = |Wanted { name, spec, desired }| {
-                let node = planner.choose(&spec.runtime, spec.ports);
+                let node = planner.choose(&spec);
                 AgentDraft { name, spec, desired, node }
             };
             let agents = wanted.into_iter().map(draft).collect();

@@ -16,7 +16,7 @@ use fleet_proto::{
         UncordonNodeResponse, node_service_server::NodeService,
     },
 };
-use fleet_types::{LeaseTiming, NodeId};
+use fleet_types::{AgentClass, LeaseTiming, NodeId};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
@@ -165,10 +165,10 @@ impl NodeService for Api {
         }
         tracing::warn!(node.id = node.0, "an operator states that this node has no power");
         let build: crate::proposer::Build = Box::new(move |planner| {
-            let moves = plan::replacements(planner.state(), node);
+            let moves = plan::replacements(planner.state(), node, AgentClass::Pinned);
             let evidence = Evidence::Asserted;
-            let paused = false;
-            Operation::FenceNode(FenceNode { node, epoch, evidence, moves, paused })
+            let (paused, reach) = (false, AgentClass::Pinned);
+            Operation::FenceNode(FenceNode { node, epoch, evidence, moves, paused, reach })
         });
         let key = idempotency(&request.request_id, &request)?;
         self.proposer.commit(key, request.encoded_len(), build).await?;

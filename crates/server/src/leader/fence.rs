@@ -1,4 +1,5 @@
-//! Fencing nodes that were silent for W, and re-placing their agents in the same entry.
+//! Fencing nodes that were silent for W, and re-placing their agents in the same entry; later,
+//! those of classes that lasted longer.
 
 use std::time::Duration;
 
@@ -24,12 +25,12 @@ pub(super) async fn run(leader: Leader) {
 
 /// Proposes until it is settled. The epoch is granted nothing any more, so waiting is safe.
 async fn fence(leader: &Leader, silent: Silent) {
-    let Silent { node, epoch, waited_ms } = silent;
+    let Silent { node, epoch, waited_ms, reach } = silent;
     loop {
         let evidence = Evidence::LeaseExpired { waited_ms };
         let (fence, agents) = leader.raft.read(|state| {
             let feared = leader.leases.feared_lost(state, &leader.timing);
-            (plan::fence(state, node, epoch, evidence, feared), state.placed_on(node).len())
+            (plan::fence(state, node, epoch, evidence, reach, feared), state.placed_on(node).len())
         });
         let paused = fence.paused;
         let operation = Operation::FenceNode(fence);
@@ -40,8 +41,10 @@ async fn fence(leader: &Leader, silent: Silent) {
                     lease.epoch = epoch.0,
                     waited_ms,
                     agents,
+                    up_to = %reach,
                     paused,
-                    "node fenced; its agents are placed elsewhere unless moves are paused"
+                    "node fenced; its agents up to that class are placed elsewhere unless moves \
+                     are paused"
                 );
                 return;
             }

@@ -205,7 +205,7 @@ impl Session {
             let Some((generation, spec)) = awaited else { continue };
             let (node, epoch) = (self.node, self.epoch);
             let build: crate::proposer::Build = Box::new(move |planner| {
-                let next = planner.choose(&spec.runtime, spec.ports);
+                let next = planner.choose(&spec);
                 let agent = id;
                 Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next })
             });

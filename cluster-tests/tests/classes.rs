@@ -1,0 +1,105 @@
+//! What outlasts a node's lease stays where it is, and still never runs twice.
+
+use std::path::Path;
+
+use cluster_tests::{Cluster, host_of, oracle, until};
+
+const CLASSES: [&str; 3] = ["strict", "sticky", "pinned"];
+
+/// Three hosts with an agent of each class on each; the one of a class that is on `host`.
+fn with_agents() -> Cluster {
+    let cluster = Cluster::formed(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let stamping = cluster.stamping();
+    for class in CLASSES {
+        for number in 1..=3 {
+            let name = format!("f/{class}{number}");
+            let create = ["agent", "create", &name, "--runtime", "exec", "--class", class, "--"];
+            let stamping = stamping.iter().map(String::as_str);
+            cluster.ok(&create.into_iter().chain(stamping).collect::<Vec<_>>());
+        }
+    }
+    cluster
+}
+
+fn agent_on(cluster: &Cluster, host: u32, class: &str) -> String {
+    let names = (1..=3).map(|number| format!("f/{class}{number}"));
+    names.into_iter().find(|name| host_of(&cluster.agent(name)) == host).unwrap()
+}
+
+fn pid(cluster: &Cluster, name: &str) -> u64 {
+    until(30, &format!("{name} ready"), || {
+        let agent = cluster.agent(name);
+        (agent["state"] == "STATE_READY").then(|| agent["pid"].as_u64()).flatten()
+    })
+}
+
+fn runs(pid: u64) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn sticky_and_pinned_agents_live_through_a_cut_and_leave_a_dead_machine() {
+    let mut cluster = with_agents();
+    let cut = cluster.leader() % 3 + 1;
+    let [strict, sticky, pinned] = CLASSES.map(|class| agent_on(&cluster, cut, class));
+    let (old, stays) = (pid(&cluster, &strict), [&sticky, &pinned].map(|n| pid(&cluster, n)));
+    let others: Vec<u32> = (1..=3).filter(|host| *host != cut).collect();
+    cluster.cut(cut);
+    cluster.point_at(&others);
+    cluster.wait_ready(&strict, 2, 30);
+    assert!(!runs(old));
+    // A daemon that comes back while its node is cut off finds them, too.
+    cluster.end(cut, "KILL");
+    cluster.start(cut);
+    until(20, "the daemon adopts what outlasts the lease", || {
+        let log = cluster.log(cut);
+        (log.matches("\"adopted\"").count() >= 2).then_some(())
+    });
+    assert!(stays.into_iter().all(runs));
+    let agent = cluster.agent(&sticky);
+    assert_eq!((&agent["state"], host_of(&agent)), (&"STATE_UNKNOWN".into(), cut), "{agent}");
+
+    cluster.mend(cut);
+    for (name, was) in [&sticky, &pinned].into_iter().zip(stays) {
+        assert_eq!(cluster.wait_ready(name, 1, 30), cut);
+        assert_eq!(pid(&cluster, name), was, "{name} was not restarted");
+    }
+
+    cluster.power_off(cut);
+    let (node, sure) = (format!("n{cut}"), "--i-have-powered-it-off");
+    until(20, "the operator's word is taken", || {
+        (cluster.cli(&["node", "confirm-dead", &node, sure]).code == 0).then_some(())
+    });
+    for name in [&sticky, &pinned] {
+        assert_ne!(cluster.wait_ready(name, 2, 30), cut);
+    }
+    let found = oracle::overlaps(&oracle::runs(&cluster.stamps()));
+    assert!(found.is_empty(), "{}", found[0]);
+}
+
+#[test]
+fn a_guard_that_ends_takes_only_its_own_class_along() {
+    let mut cluster = Cluster::formed(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let stamping = cluster.stamping();
+    for class in CLASSES {
+        let name = format!("f/{class}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--class", class, "--"];
+        let stamping = stamping.iter().map(String::as_str);
+        cluster.ok(&create.into_iter().chain(stamping).collect::<Vec<_>>());
+    }
+    let before = CLASSES.map(|class| pid(&cluster, &format!("f/{class}")));
+    let guard = cluster.guard_pids(1)[1];
+    std::process::Command::new("kill").args(["-9", &guard.to_string()]).status().unwrap();
+    until(20, "the sticky agent ended", || (!runs(before[1])).then_some(()));
+    until(30, "the sticky agent is started again", || {
+        let agent = cluster.agent("f/sticky");
+        let anew = agent["pid"].as_u64().is_some_and(|pid| pid > 0 && pid != before[1]);
+        (agent["state"] == "STATE_READY" && anew).then_some(())
+    });
+    assert_eq!(cluster.agent("f/sticky")["generation"], "1");
+    for (class, was) in [("strict", before[0]), ("pinned", before[2])] {
+        assert_eq!(pid(&cluster, &format!("f/{class}")), was, "{class}");
+    }
+}
