@@ -255,8 +255,20 @@ impl Cluster {
             return;
         }
         let (directory, group) = (self.guard_dir(number), cgroup_root().join(self.cgroup(number)));
-        let guards = Keeper::start_all(|| self.within(number), &binary(), &directory, &group);
-        self.host(number).guards = guards;
+        let within = || self.within(number);
+        self.host(number).guards = Keeper::start_all(within, &binary(), &directory, &group);
+    }
+
+    /// As [`Cluster::start`], with guards that get no real-time priority.
+    pub fn start_without_priority(&mut self, number: u32) {
+        let (directory, group) = (self.guard_dir(number), cgroup_root().join(self.cgroup(number)));
+        let within = || {
+            let mut within = self.within(number);
+            within.args(["setpriv", "--bounding-set", "-sys_nice"]);
+            within
+        };
+        self.host(number).guards = Keeper::start_all(within, &binary(), &directory, &group);
+        self.start(number);
     }
 
     /// Sends a host's daemon a signal that does not end it.

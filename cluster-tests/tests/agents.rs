@@ -77,6 +77,18 @@ fn a_crash_loop_is_parked_with_its_reason() {
 }
 
 #[test]
+fn an_agent_is_ended_by_the_signals_a_shell_expects() {
+    let cluster = cluster();
+    let script = "sh -c 'kill -PIPE $$; echo deaf'; echo \"status $?\"; exec sleep infinity";
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", script];
+    cluster.ok(&create);
+    let log = until(10, "a line", || {
+        Some(cluster.ok(&["agent", "logs", "f/a"])).filter(|log| !log.is_empty())
+    });
+    assert_eq!(log.trim(), "status 141", "SIGPIPE is not ignored");
+}
+
+#[test]
 fn one_that_waits_for_its_turn_to_start_says_so() {
     let cluster = Cluster::hosts(1);
     cluster.configure(1, "starts_at_once = 1\n");
@@ -180,4 +192,16 @@ socketserver.TCPServer(('127.0.0.1', int(os.environ['PORT_BASE'])), H).serve_for
     cluster.wait_ready("f/a", 1, 10);
     fs::remove_file(&ready).unwrap();
     until(10, "unready", || (cluster.agent("f/a")["state"] == "STATE_UNREADY").then_some(()));
+}
+
+#[test]
+fn an_agent_has_the_standing_of_an_ordinary_process() {
+    let cluster = cluster();
+    let script = "cut -d' ' -f18,19,40,41 /proc/self/stat; exec sleep infinity";
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", script];
+    cluster.ok(&create);
+    let log = until(10, "a line", || {
+        Some(cluster.ok(&["agent", "logs", "f/a"])).filter(|log| !log.is_empty())
+    });
+    assert_eq!(log.trim(), "20 0 0 0", "priority, nice, real-time priority, policy");
 }

@@ -24,7 +24,7 @@ fn with_agents() -> Cluster {
 
 fn agent_on(cluster: &Cluster, host: u32, class: &str) -> String {
     let names = (1..=3).map(|number| format!("f/{class}{number}"));
-    names.into_iter().find(|name| host_of(&cluster.agent(name)) == host).unwrap()
+    names.into_iter().find(|name| host_of(&cluster.agent(name)) == host).expect("one on each host")
 }
 
 fn pid(cluster: &Cluster, name: &str) -> u64 {
@@ -102,4 +102,31 @@ fn a_guard_that_ends_takes_only_its_own_class_along() {
     for (class, was) in [("strict", before[0]), ("pinned", before[2])] {
         assert_eq!(pid(&cluster, &format!("f/{class}")), was, "{class}");
     }
+}
+
+#[test]
+fn a_node_that_may_end_agents_late_gets_no_strict_ones() {
+    let mut cluster = Cluster::hosts(2);
+    assert_eq!(cluster.init("fast").code, 0);
+    cluster.start_without_priority(1);
+    cluster.wait_active(1);
+    cluster.ok(&["fleet", "create", "f"]);
+    for class in CLASSES {
+        let name = format!("f/{class}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--class", class];
+        cluster.ok(&[&create[..], &["--no-wait", "--", "/bin/sleep", "infinity"]].concat());
+    }
+    for class in ["sticky", "pinned"] {
+        pid(&cluster, &format!("f/{class}"));
+    }
+    let waits = cluster.agent("f/strict");
+    assert_eq!(waits["state"], "STATE_PENDING");
+    assert!(waits["stateMessage"].as_str().unwrap().contains("strict"), "{waits}");
+    let status = cluster.cli(&["status"]).out;
+    assert!(status.contains("gets no strict agents: guard: no real-time priority"), "{status}");
+
+    let token = cluster.token(&[]);
+    assert_eq!(cluster.join(2, &token).code, 0);
+    cluster.start(2);
+    assert_eq!(cluster.wait_ready("f/strict", 1, 30), 2);
 }

@@ -161,7 +161,8 @@ fn ours(binary: &Path, count: u32) -> Result<()> {
     for number in 0..count {
         fs::remove_file(marks.join(number.to_string()))?;
     }
-    let kind = Kind { name: "fleet-cluster", processes: &["fleet-cluster", "fleet-guard"] };
+    let kind =
+        Kind { name: "fleet-cluster", processes: &["fleet-cluster", "fleet-guard", "fleet-init"] };
     kind.measure(count, &marks, || {
         cluster.start(1);
         Ok(())

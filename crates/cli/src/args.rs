@@ -388,6 +388,9 @@ pub struct CreateAgent {
     /// where it is
     #[arg(long, default_value_t = AgentClass::Strict)]
     pub class: AgentClass,
+    /// From -1000 to 1000: the higher, the sooner it is placed and started when many wait
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub priority: i32,
     /// Do not start it
     #[arg(long)]
     pub stopped: bool,

@@ -1,10 +1,11 @@
 //! Choosing nodes. Runs on the leader, outside `apply`, on a view of the state.
 //!
 //! The problem: each agent needs a node that is registered, open, has the agent's runtime, a free
-//! port block of its size, and for a strict agent all it takes to end it in time. The choice: the eligible node with the fewest agents, the smallest
-//! number winning a tie. Properties: (1) every choice is eligible in the view; (2) after a plan, no
-//! two eligible nodes of equal room differ by more than the agents they differed by before, plus
-//! one; (3) the same view and requests give the same plan.
+//! port block of its size, and for a strict agent all it takes to end it in time. The choice: the
+//! eligible node with the fewest agents, the smallest number winning a tie. Properties: (1) every
+//! choice is eligible in the view; (2) after a plan, no two eligible nodes of equal room differ by
+//! more than the agents they differed by before, plus one; (3) the same view and requests give the
+//! same plan; (4) where room is short, no agent is left out for one of lower priority of its size.
 //!
 //! Not done here: weighing memory or cores, keeping agents of a fleet apart, moving what runs.
 
@@ -12,6 +13,7 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
+use core::cmp::Reverse;
 
 use fleet_types::{AgentClass, AgentId, Epoch, NodeId};
 
@@ -19,7 +21,8 @@ use crate::{
     command::FenceNode,
     ports::BuddyAllocator,
     record::{
-        AgentSpec, Evidence, MovePolicy, MoveRule, Node, NodeStatus, PendingReason, Schedulable,
+        Agent, AgentSpec, Evidence, MovePolicy, MoveRule, Node, NodeStatus, PendingReason,
+        Schedulable,
     },
     state::State,
 };
@@ -105,6 +108,13 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// The order agents get what room there is in: the highest priority first, of equal ones the oldest.
+fn first_come<'a>(agents: impl Iterator<Item = &'a Agent>) -> impl Iterator<Item = &'a Agent> {
+    let mut agents: Vec<&Agent> = agents.collect();
+    agents.sort_by_key(|agent| (Reverse(agent.spec.priority), agent.uid));
+    agents.into_iter()
+}
+
 /// Whether the agents of lost nodes are placed elsewhere now. `silent` counts the registered nodes
 /// that are feared to be lost: nodes that go at the same time are not fenced at the same time.
 pub fn moves(state: &State, silent: usize) -> bool {
@@ -141,8 +151,7 @@ pub fn fence(
 pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::without(state, node);
     let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
-    agents
-        .filter(|agent| agent.spec.class <= reach)
+    first_come(agents.filter(|agent| agent.spec.class <= reach))
         .filter_map(|agent| {
             let node = planner.choose(&agent.spec)?;
             Some((agent.id.clone(), node))
@@ -155,8 +164,7 @@ pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(Agen
 pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::new(state);
     let paused = !moves(state, silent);
-    let agents = state.unplaced().filter_map(|id| state.agents().get(id));
-    agents
+    first_come(state.unplaced().filter_map(|id| state.agents().get(id)))
         .filter_map(|agent| {
             let held = paused && agent.pending == Some(PendingReason::MovesPaused);
             let former = agent.former.map(|(node, _)| node);

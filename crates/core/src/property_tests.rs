@@ -111,6 +111,7 @@ fn spec(order: u32, number: u8) -> AgentSpec {
         labels: Labels::default(),
         limits: ResourceLimits::default(),
         class: AgentClass::ALL[usize::from(number) % 3],
+        priority: i32::from(number) % 5,
     }
 }
 

@@ -179,6 +179,8 @@ pub struct AgentSpec {
     pub limits: ResourceLimits,
     /// What becomes of it when its node is out of reach.
     pub class: AgentClass,
+    /// The higher, the sooner it is placed and started when many wait.
+    pub priority: i32,
 }
 
 /// What the owner wants of an agent.

@@ -10,7 +10,6 @@ use std::{
             ffi::{OsStrExt, OsStringExt},
             fs::PermissionsExt,
             net::{UnixListener, UnixStream},
-            process::CommandExt,
         },
     },
     path::{Path, PathBuf},
@@ -28,6 +27,7 @@ use nix::{
         mman::{MlockAllFlags, mlockall},
         signal::{SigEvent, SigSet, SigevNotify, Signal},
         signalfd::{SfdFlags, SignalFd},
+        socket::{getsockopt, sockopt::PeerCredentials},
         time::TimeSpec,
         timer::{Expiration, Timer, TimerSetTimeFlags},
     },
@@ -111,8 +111,13 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     guard.serve(&listener, &signals)
 }
 
+/// Whether root is at the other end of a socket.
+fn from_root(socket: &impl AsFd) -> bool {
+    getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
+}
+
 /// Removes a file that may not be there.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -171,9 +176,8 @@ fn start_init(options: &Options) -> io::Result<Child> {
     if !planted(Mutant::NoPidNamespace) {
         unshare(CloneFlags::CLONE_NEWPID)?;
     }
-    let mut init = Command::new("/proc/self/exe")
-        .arg0("fleet-guard")
-        .arg("init")
+    let program = std::env::current_exe()?.with_file_name("fleet-init");
+    let mut init = Command::new(program)
         .arg(options.socket.with_file_name("init"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -273,7 +277,7 @@ impl Guard {
             if ready[1] {
                 let (stream, _) = listener.accept()?;
                 // The newest daemon counts; an older one is gone or should be.
-                if crate::from_root(&stream) {
+                if from_root(&stream) {
                     client = Some((stream, Vec::new()));
                     continue;
                 }

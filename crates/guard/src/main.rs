@@ -2,15 +2,15 @@
 //!
 //! Usage: `fleet-guard SOCKET CGROUP strict|sticky|pinned`, one for each class of agents
 //!
-//! Two processes, one thread each, no runtime. The *guard* holds the lease: a kernel timer on
-//! `CLOCK_BOOTTIME` that kills the guard itself when the lease is over. Its child *init* is PID 1
-//! of a PID namespace and dies with it; the kernel then kills everything in that namespace. So the
-//! end needs no instruction of ours, and pausing either process does not put it off. Whoever
-//! supervises the guard starts it anew: a new guard ends what an earlier one may have left in
-//! CGROUP and holds no lease, so nothing may run.
+//! One thread, no runtime. The guard holds the lease: a kernel timer on `CLOCK_BOOTTIME` that
+//! kills the guard itself when the lease is over. Its child, `fleet-init`, is PID 1 of a PID
+//! namespace and dies with it; the kernel then kills everything in that namespace. So the end needs
+//! no instruction of ours, and pausing either process does not put it off. Whoever supervises the
+//! guard starts it anew: a new guard ends what an earlier one may have left in CGROUP and holds no
+//! lease, so nothing may run.
 //!
-//! The daemon speaks with the guard over SOCKET, a line a request and a line an answer, and with
-//! init over the socket `init` beside it (see the library). Both let in root only.
+//! The daemon speaks with the guard over SOCKET, a line a request and a line an answer; it lets in
+//! root only.
 //!
 //! ```text
 //! begin                        a renewal begins now               nonce N
@@ -20,40 +20,22 @@
 //! ```
 //!
 //! Refused: a nonce that is not outstanding, another epoch than the one held (but a later one where
-//! agents outlast the node's lease), a lease longer than the class allows, an earlier deadline. A status goes on with `degraded` and why, when something that
-//! keeps the end in time could not be had. What is held also stands in the file `status` beside the
-//! socket. SIGHUP replaces the program of the guard by what is at its path now, with the lease
-//! kept and no agent touched.
+//! agents outlast the node's lease), a lease longer than the class allows, an earlier deadline. A
+//! status goes on with `degraded` or `unfit` and why, when something that keeps the end in time
+//! could not be had. What is held also stands in the file `status` beside the socket. SIGHUP
+//! replaces the program of the guard by what is at its path now, with the lease kept and no agent
+//! touched.
 //!
-//! Not here: what an agent is given and kept from (the launcher), renewing (the daemon).
-#![deny(unsafe_code)]
+//! Not here: starting agents (`fleet-init`), what an agent is given and kept from (the launcher),
+//! renewing (the daemon).
+#![forbid(unsafe_code)]
 
 mod book;
 mod guard;
-mod init;
-mod spawn;
 
-use std::{
-    io::{self, Write},
-    os::fd::AsFd,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use fleet_guard::Lease;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-
-/// Whether root is at the other end of a socket. Its pid may have no number in this namespace.
-fn from_root(socket: &impl AsFd) -> bool {
-    getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
-}
-
-/// Says on standard output that this process serves.
-fn say_ready() -> io::Result<()> {
-    let mut out = io::stdout();
-    out.write_all(b"ready\n")?;
-    out.flush()
-}
 
 fn run() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -61,9 +43,6 @@ fn run() -> io::Result<()> {
     let number = |text: &str| {
         text.parse::<u64>().map_err(|_| io::Error::other(format!("{text:?} is not a number")))
     };
-    if let ["init", socket] = args.as_slice() {
-        return init::run(socket.as_ref());
-    }
     let [socket, group, class, rest @ ..] = args.as_slice() else {
         return Err(io::Error::other("usage: fleet-guard SOCKET CGROUP strict|sticky|pinned"));
     };

@@ -13,7 +13,7 @@ use fleet_types::AgentId;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    governor::Permit,
+    governor::{Permit, Place},
     host::{Kept, Shared, group_name},
     log_watch::LogWatch,
     probe,
@@ -71,7 +71,7 @@ pub(crate) struct Task {
     permit: Option<Permit>,
     asking: Pending<Permit>,
     /// Its place in the governor's line.
-    place: u64,
+    place: Option<Place>,
     /// Whether what was launched last is its repair.
     repair: bool,
     launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
@@ -119,7 +119,7 @@ impl Task {
             memory_kills: 0,
             permit: None,
             asking: None,
-            place: 0,
+            place: None,
             repair: false,
             launching: None,
             emptying: None,
@@ -234,8 +234,9 @@ impl Task {
     fn act(&mut self, action: Action) {
         match action {
             Action::AskPermit => {
-                let ticket = self.host.governor.line_up();
-                self.place = ticket.number();
+                let priority = self.assignment.spec.as_ref().map_or(0, |spec| spec.priority);
+                let ticket = self.host.governor.line_up(priority, self.assignment.uid);
+                self.place = Some(ticket.place());
                 self.asking = Some(Box::pin(ticket.turn()));
             }
             Action::ReleasePermit => {
@@ -357,8 +358,8 @@ impl Task {
             State::CrashLooping => Reported::CrashLooping,
         };
         let mut message = self.life.message().to_owned();
-        if self.life.state() == State::Waiting {
-            message = self.host.governor.describe(self.place);
+        if let Some(place) = self.place.filter(|_| self.life.state() == State::Waiting) {
+            message = self.host.governor.describe(place);
         }
         if self.life.state() == State::Repairing {
             message = format!("its repair runs: it {message}");

@@ -2,88 +2,122 @@
 //! start costs seconds of processor time; too many at once all take longer than they may.
 
 use std::{
-    collections::BTreeSet,
+    cmp::Reverse,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
+
+/// A place in the line: the highest priority first, the oldest agent first, the first to come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    priority: Reverse<i32>,
+    /// Uids are given out in the order agents are created in.
+    uid: u32,
+    number: u64,
+}
 
 #[derive(Default)]
 struct Line {
     next: u64,
-    waiting: BTreeSet<u64>,
+    starting: usize,
+    waiting: BTreeMap<Place, oneshot::Sender<()>>,
     /// Of late, from permit to ready; none before the first.
     start: Option<Duration>,
 }
 
-/// The one who lets agents start, the oldest request first.
+/// The one who lets agents start.
 pub(crate) struct Governor {
     width: usize,
-    slots: Arc<Semaphore>,
     line: Mutex<Line>,
 }
 
-/// A place in the line; leaving it is dropping this.
+/// Waiting in the line; leaving it is dropping this.
 pub(crate) struct Ticket {
     governor: Arc<Governor>,
-    number: u64,
+    place: Place,
+    called: oneshot::Receiver<()>,
 }
 
 /// Leave to start.
 pub(crate) struct Permit {
     governor: Arc<Governor>,
     since: Instant,
-    _slot: OwnedSemaphorePermit,
+}
+
+impl Line {
+    /// Calls as many as may start.
+    fn call(&mut self, width: usize) {
+        while self.starting < width
+            && let Some((_, call)) = self.waiting.pop_first()
+        {
+            // One who has left has no turn.
+            self.starting += usize::from(call.send(()).is_ok());
+        }
+    }
 }
 
 impl Governor {
     /// Lets `width` start at once.
     pub(crate) fn new(width: usize) -> Self {
-        Self { width, slots: Arc::new(Semaphore::new(width)), line: Mutex::default() }
+        Self { width, line: Mutex::default() }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().expect("no holder panics")
     }
 
-    /// Takes the last place.
-    pub(crate) fn line_up(self: &Arc<Self>) -> Ticket {
+    /// Takes a place in the line.
+    pub(crate) fn line_up(self: &Arc<Self>, priority: i32, uid: u32) -> Ticket {
         let mut line = self.line();
-        let number = line.next;
+        let place = Place { priority: Reverse(priority), uid, number: line.next };
+        let (call, called) = oneshot::channel();
         line.next += 1;
-        line.waiting.insert(number);
-        Ticket { governor: self.clone(), number }
+        line.waiting.insert(place, call);
+        line.call(self.width);
+        Ticket { governor: self.clone(), place, called }
     }
 
-    /// How many are before place `number`, and about how long it will take, in words.
-    pub(crate) fn describe(&self, number: u64) -> String {
+    /// How many are before a place, and about how long it will take, in words.
+    pub(crate) fn describe(&self, place: Place) -> String {
         let line = self.line();
-        let before = line.waiting.range(..number).count();
+        let before = line.waiting.range(..place).count();
         let rounds = u32::try_from(before / self.width + 1).unwrap_or(u32::MAX);
         let about = line.start.map(|start| (start * rounds).as_secs().max(1));
         let about = about.map_or_else(String::new, |s| format!(", about {s} s"));
         format!("waits for its turn to start: {before} before it{about}")
     }
+
+    fn leave(&self) {
+        let mut line = self.line();
+        line.starting -= 1;
+        line.call(self.width);
+    }
 }
 
 impl Ticket {
     /// Its place, for [`Governor::describe`].
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     /// Returns when it may start.
-    pub(crate) async fn turn(self) -> Permit {
-        let slots = self.governor.slots.clone();
-        let slot = slots.acquire_owned().await.expect("the governor is never closed");
-        Permit { governor: self.governor.clone(), since: Instant::now(), _slot: slot }
+    pub(crate) async fn turn(mut self) -> Permit {
+        // The line keeps the sender until it is this one's turn.
+        (&mut self.called).await.expect("the line outlives those in it");
+        Permit { governor: self.governor.clone(), since: Instant::now() }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.governor.line().waiting.remove(&self.number);
+        let waited = self.governor.line().waiting.remove(&self.place).is_some();
+        // Called, and gone before it heard.
+        if !waited && self.called.try_recv().is_ok() {
+            self.governor.leave();
+        }
     }
 }
 
@@ -97,6 +131,12 @@ impl Permit {
     }
 }
 
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.governor.leave();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,11 +145,11 @@ mod tests {
     async fn the_line_moves_and_says_how_long_it_is() {
         let governor = Arc::new(Governor::new(2));
         let mut permits = Vec::new();
-        for _ in 0..2 {
-            permits.push(governor.line_up().turn().await);
+        for uid in 0..2 {
+            permits.push(governor.line_up(0, uid).turn().await);
         }
-        let tickets: Vec<Ticket> = (0..5).map(|_| governor.line_up()).collect();
-        let last = tickets[4].number();
+        let tickets: Vec<Ticket> = (2..7).map(|uid| governor.line_up(0, uid)).collect();
+        let last = tickets[4].place();
         assert_eq!(governor.describe(last), "waits for its turn to start: 4 before it");
         governor.line().start = Some(Duration::from_secs(10));
         assert!(governor.describe(last).ends_with("4 before it, about 30 s"));
@@ -121,5 +161,24 @@ mod tests {
         assert!(governor.describe(last).starts_with("waits for its turn to start: 2 before it"));
         let start = governor.line().start.unwrap();
         assert!(start < Duration::from_secs(10), "the newest start counts: {start:?}");
+    }
+
+    #[tokio::test]
+    async fn the_highest_priority_then_the_oldest_is_called_first() {
+        let governor = Arc::new(Governor::new(1));
+        let permit = governor.line_up(0, 9).turn().await;
+        let late = governor.line_up(0, 8);
+        let old = governor.line_up(0, 7);
+        let low = governor.line_up(-1, 1);
+        let high = governor.line_up(5, 20);
+        drop(permit);
+        let permit = high.turn().await;
+        drop(permit);
+        let permit = old.turn().await;
+        drop(permit);
+        // Called, and dropped before it started: the next one is called all the same.
+        drop(late);
+        low.turn().await.started();
+        assert_eq!(governor.line().starting, 0);
     }
 }

@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use fleet_guard::{Report, Request, receive, send};
+use fleet_init::{Report, Request, receive, send};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},

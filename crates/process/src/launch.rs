@@ -29,10 +29,6 @@ use nix::{
     unistd::{Gid, Uid, execve, setgroups, sethostname, setresgid, setresuid},
 };
 use serde::{Deserialize, Serialize};
-use thread_priority::{
-    NormalThreadSchedulePolicy, ScheduleParams, ThreadPriority, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
-};
 
 use crate::sandbox::{self, Confinement};
 
@@ -120,12 +116,8 @@ fn prepare_home(spec: &LaunchSpec) -> io::Result<()> {
     Ok(())
 }
 
-/// The scheduling and standing of an ordinary process.
+/// The standing of an ordinary process when memory runs out. Its scheduling is that already.
 fn ordinary() -> io::Result<()> {
-    let other = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
-    let zero = ThreadPriority::from_posix(ScheduleParams { sched_priority: 0 });
-    set_thread_priority_and_policy(thread_native_id(), zero, other).map_err(io::Error::other)?;
-    rustix::process::setpriority_process(None, 0)?;
     let spared = "/proc/self/oom_score_adj";
     if fs::read_to_string(spared)?.starts_with('-') { fs::write(spared, "0") } else { Ok(()) }
 }
@@ -161,7 +153,7 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
     if !spec.lease.allows(&held, now_ms) {
         return Err(io::Error::other("the guard does not hold the lease it was to start under"));
     }
-    ordinary().map_err(context("giving up priority"))?;
+    ordinary().map_err(context("giving up being spared"))?;
     for group in &spec.groups {
         // 0 is the writer. As a thread, of which this process has one: moving a process makes the
         // kernel wait for all processors.

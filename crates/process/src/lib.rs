@@ -14,7 +14,7 @@ mod sandbox;
 
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
-pub use fleet_guard::LAUNCH_FAILED;
+pub use fleet_init::LAUNCH_FAILED;
 pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, become_agent};
 pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};

@@ -1,9 +1,15 @@
 //! Who listens on a port.
 
+use std::net::{Ipv6Addr, SocketAddrV6};
+
 use fleet_types::PortBlock;
 use procfs::{
     net::{TcpNetEntry, TcpState, tcp, tcp6},
     process::{FDTarget, all_processes},
+};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, socket_with,
+    sockopt::{set_ipv6_v6only, set_socket_reuseaddr},
 };
 
 /// A process that listens on a port of a block.
@@ -26,8 +32,28 @@ impl std::fmt::Display for Holder {
     }
 }
 
+/// Whether every port of `block` can be bound, of both families at once. Where that is so nobody
+/// listens, which is much quicker to find out than who does.
+fn free(block: PortBlock) -> bool {
+    (block.base..=block.last()).all(|port| {
+        let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
+        let bound =
+            socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .and_then(|socket| {
+                    set_ipv6_v6only(&socket, false)?;
+                    // A listener is in the way all the same; closed connections are not.
+                    set_socket_reuseaddr(&socket, true)?;
+                    bind(&socket, &address)
+                });
+        bound.is_ok()
+    })
+}
+
 /// Who listens on the ports of `block`, in port order.
 pub fn holders(block: PortBlock) -> Vec<Holder> {
+    if free(block) {
+        return Vec::new();
+    }
     let listening = |entry: &TcpNetEntry| {
         let port = entry.local_address.port();
         entry.state == TcpState::Listen && (block.base..=block.last()).contains(&port)
@@ -63,6 +89,10 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].pid, i32::try_from(std::process::id()).ok());
         drop(listener);
+        assert!(free(PortBlock { base: port, size: 1 }));
         assert_eq!(holders(PortBlock { base: port, size: 1 }), []);
+        let listener = std::net::TcpListener::bind(("::1", port)).unwrap();
+        assert_eq!(holders(PortBlock { base: port, size: 1 }).len(), 1);
+        drop(listener);
     }
 }

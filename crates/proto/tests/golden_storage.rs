@@ -53,6 +53,7 @@ fn spec() -> core::AgentSpec {
             open_files: 1024,
         },
         class: AgentClass::Pinned,
+        priority: -7,
     }
 }
 

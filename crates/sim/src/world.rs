@@ -293,6 +293,7 @@ impl World {
                 labels: Labels::default(),
                 limits: ResourceLimits::default(),
                 class: AgentClass::Strict,
+                priority: 0,
             };
             let draft = AgentDraft {
                 name: format!("a{name}").parse().expect("an agent name"),

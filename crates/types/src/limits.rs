@@ -40,6 +40,8 @@ pub const TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 pub const TOKEN_USES_MAX: u32 = 1_000;
 /// Largest port block, in ports.
 pub const PORT_BLOCK_MAX: u16 = 1_024;
+/// Priorities an agent may have.
+pub const PRIORITIES: core::ops::RangeInclusive<i32> = -1_000..=1_000;
 /// Voters a cluster grows to by itself.
 pub const VOTERS_TARGET: usize = 3;
 /// Records a list call returns when the caller names no page size.

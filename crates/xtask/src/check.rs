@@ -25,7 +25,8 @@ fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
 const PLANTED: &str = "fleet-mutants/planted";
 
 /// The programs of a node.
-const OURS: [&str; 6] = ["-p", "fleet-cluster", "-p", "fleet-guard", "-p", "fleet-process"];
+const OURS: [&str; 8] =
+    ["-p", "fleet-cluster", "-p", "fleet-guard", "-p", "fleet-init", "-p", "fleet-process"];
 
 /// Builds what the cluster tests run.
 pub fn tested_binaries(root: &Path) -> Result<()> {

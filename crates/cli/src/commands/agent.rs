@@ -78,6 +78,7 @@ fn sheet(agent: &v1::Agent) -> String {
         ("message", agent.state_message.clone()),
         ("desired", short(agent.desired_state().as_str_name())),
         ("class", short(spec.class().as_str_name())),
+        ("priority", spec.priority.to_string()),
         ("runtime", spec.runtime.clone()),
         ("node", placement.node_display_name),
         ("ports", format!("{}, {} ports", block.base, block.size)),
@@ -134,6 +135,7 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
             open_files: args.open_files,
         }),
         class: fleet_proto::convert::api::class(args.class).into(),
+        priority: args.priority,
     };
     let desired = if args.stopped { DesiredState::Stopped } else { DesiredState::Running };
     let agent =

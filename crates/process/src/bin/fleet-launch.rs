@@ -1,4 +1,4 @@
-//! `fleet-launch`: becomes one agent. Started for every agent by `fleet-guard`'s init, never by
+//! `fleet-launch`: becomes one agent. Started for every agent by `fleet-init`, never by
 //! people; small, because each start loads and links it anew.
 #![forbid(unsafe_code)]
 

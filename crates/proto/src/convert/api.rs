@@ -7,7 +7,7 @@ use fleet_types::{
     AgentClass, Labels, PortBlock, PortRange, ResourceLimits, RuntimeName, Timestamp,
     limits::{
         COMMAND_WORD_BYTES_MAX, COMMAND_WORDS_MAX, CONFIG_BYTES_MAX, PAGE_SIZE_DEFAULT,
-        PAGE_SIZE_MAX, PORT_BLOCK_MAX,
+        PAGE_SIZE_MAX, PORT_BLOCK_MAX, PRIORITIES,
     },
 };
 use tonic::Status;
@@ -200,6 +200,7 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
             open_files: spec.limits.open_files,
         }),
         class: class(spec.class).into(),
+        priority: spec.priority,
     }
 }
 
@@ -315,6 +316,11 @@ pub fn parse_agent_spec(
         let (field, value) = ("agent.spec.class", spec.class.to_string());
         invalid_field("CLASS_INVALID", field, &value, "use STRICT, STICKY or PINNED")
     })?;
+    if !PRIORITIES.contains(&spec.priority) {
+        let (field, value) = ("agent.spec.priority", spec.priority.to_string());
+        let why = format!("use {} to {}", PRIORITIES.start(), PRIORITIES.end());
+        return Err(invalid_field("PRIORITY_INVALID", field, &value, why));
+    }
     Ok(core::AgentSpec {
         runtime,
         config: parse_config("agent.spec.config_json", spec.config_json)?,
@@ -324,6 +330,7 @@ pub fn parse_agent_spec(
         labels: parse_labels("agent.spec.labels", spec.labels)?,
         limits,
         class,
+        priority: spec.priority,
     })
 }
 

@@ -162,6 +162,7 @@ fn put_spec(s: &core::AgentSpec) -> wire::AgentSpec {
             open_files: s.limits.open_files,
         }),
         class: put_class(s.class),
+        priority: s.priority,
     }
 }
 
@@ -181,6 +182,7 @@ fn get_spec(s: Option<wire::AgentSpec>) -> Result<core::AgentSpec> {
             open_files: limits.open_files,
         }),
         class: get_class(s.class)?,
+        priority: s.priority,
     })
 }
 

@@ -302,6 +302,9 @@ pub struct AgentSpec {
     /// When its node is out of reach: 0 strict, 1 sticky, 2 pinned.
     #[prost(uint32, tag = "8")]
     pub class: u32,
+    /// The higher, the sooner it is placed and started.
+    #[prost(sint32, tag = "9")]
+    pub priority: i32,
 }
 /// Upper bounds; 0 is none, or the runtime's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

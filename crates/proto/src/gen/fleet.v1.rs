@@ -256,6 +256,10 @@ pub struct AgentSpec {
     /// What becomes of it when its node is out of the leader's reach.
     #[prost(enumeration = "agent_spec::Class", tag = "8")]
     pub class: i32,
+    /// From -1000 to 1000: the higher, the sooner it is placed and started when many wait; of equal
+    /// ones the oldest is first.
+    #[prost(int32, tag = "9")]
+    pub priority: i32,
 }
 /// Nested message and enum types in `AgentSpec`.
 pub mod agent_spec {

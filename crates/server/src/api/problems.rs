@@ -1,6 +1,6 @@
 //! What is wrong with the cluster, and what to do about it.
 
-use fleet_core::{Agent, MoveRule, NodeStatus, PendingReason, Role, Schedulable, State};
+use fleet_core::{Agent, MoveRule, Node, NodeStatus, PendingReason, Role, Schedulable, State};
 use fleet_proto::{
     convert::api::pending,
     v1::{Problem, agent::State as AgentState},
@@ -54,11 +54,7 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
     for node in state.nodes().values() {
         let name = format!("node {} ({})", node.id, node.name);
         match (node.status, node.schedulable) {
-            (NodeStatus::Fenced, _) => found.push(problem(
-                "NODE_FENCED",
-                format!("{name} is out of reach and was fenced; nothing of it runs there"),
-                "start its machine and daemon, or `fleet-cluster node remove` it",
-            )),
+            (NodeStatus::Fenced, _) => found.push(fenced(state, node, &name)),
             (NodeStatus::Joining, _) => found.push(problem(
                 "NODE_JOINING",
                 format!("{name} was admitted and has not registered yet"),
@@ -74,15 +70,35 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
             }
             _ => {}
         }
-        let lacks = node.report.iter().flat_map(|report| &report.degraded);
-        for why in lacks.filter(|_| node.status == NodeStatus::Active) {
-            found.push(problem(
-                "NODE_DEGRADED",
-                format!("{name} cannot keep every promise: {why}"),
-                "see docs/operations, Degraded nodes",
-            ));
+        let Some(report) = node.report.as_ref().filter(|_| node.status == NodeStatus::Active)
+        else {
+            continue;
+        };
+        let action = "see docs/operations, Degraded nodes";
+        for why in &report.unfit {
+            let message = format!("{name} gets no strict agents: {why}");
+            found.push(problem("NODE_UNFIT", message, action));
+        }
+        for why in &report.degraded {
+            let message = format!("{name} cannot keep every promise: {why}");
+            found.push(problem("NODE_DEGRADED", message, action));
         }
     }
+}
+
+fn fenced(state: &State, node: &Node, name: &str) -> Problem {
+    let left = state.placed_on(node.id).len();
+    let (what, action) = match left {
+        0 => (
+            "nothing of it runs there".to_owned(),
+            "start its machine and daemon, or `fleet-cluster node remove` it",
+        ),
+        _ => (
+            format!("{left} sticky or pinned agents are taken to run there still"),
+            "start its machine and daemon; or cut its power, then `fleet-cluster node confirm-dead` it",
+        ),
+    };
+    problem("NODE_FENCED", format!("{name} is out of reach and was fenced; {what}"), action)
 }
 
 /// What an agent's service says of two sessions, and where both may be.

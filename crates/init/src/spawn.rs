@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use fleet_guard::LAUNCH_FAILED;
+use fleet_init::LAUNCH_FAILED;
 use rustix::process::Pid;
 
 /// Of `linux/sched.h`; libc's is too short for it.
@@ -73,8 +73,8 @@ unsafe fn exec([input, output, errors, program]: [RawFd; 4]) -> ! {
     let environment = [std::ptr::null_mut()];
     // SAFETY: the arrays end with null and outlive the call, as do the texts.
     unsafe {
-        for (number, descriptor) in [input, output, errors].into_iter().enumerate() {
-            if libc::dup2(descriptor, number as RawFd) < 0 {
+        for (number, descriptor) in (0..).zip([input, output, errors]) {
+            if libc::dup2(descriptor, number) < 0 {
                 libc::_exit(LAUNCH_FAILED.into());
             }
         }

@@ -4,19 +4,21 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs,
+    io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::Duration,
 };
 
-use fleet_guard::{Report, Request, receive, send};
+use fleet_init::{Report, Request, receive, send};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl,
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
+        socket::{getsockopt, sockopt::PeerCredentials},
     },
 };
 use rustix::{
@@ -40,6 +42,11 @@ enum Known {
     Exited(i32),
 }
 
+/// Whether root is at the other end of a socket. Its pid may have no number in this namespace.
+fn from_root(socket: &impl AsFd) -> bool {
+    getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
+}
+
 struct Init {
     known: BTreeMap<String, Known>,
     daemon: Option<OwnedFd>,
@@ -59,12 +66,17 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
     deaths.add(Signal::SIGCHLD);
     deaths.thread_block()?;
     let deaths = SignalFd::with_flags(&deaths, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    crate::guard::remove(socket)?;
+    match fs::remove_file(socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     let listener =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     bind(&listener, &SocketAddrUnix::new(socket)?)?;
     listen(&listener, 4)?;
-    crate::say_ready()?;
+    let mut out = io::stdout();
+    out.write_all(b"ready\n")?;
+    out.flush()?;
     let mut init = Init { known: BTreeMap::new(), daemon: None };
     loop {
         init.turn(&deaths, &listener)?;
@@ -92,7 +104,7 @@ impl Init {
         if ready[1] {
             let daemon = accept_with(listener, SocketFlags::CLOEXEC)?;
             set_socket_timeout(&daemon, Timeout::Send, Some(PATIENCE))?;
-            if crate::from_root(&daemon) {
+            if from_root(&daemon) {
                 // The newest daemon counts; an older one is gone or should be.
                 self.daemon = Some(daemon);
                 return Ok(());
