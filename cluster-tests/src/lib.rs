@@ -4,6 +4,7 @@
 //! kills everything in its namespaces and removes them.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test harness may")]
 
+pub mod cable;
 mod keeper;
 pub mod oracle;
 
@@ -101,11 +102,18 @@ pub struct Cluster {
     dir: TempDir,
     /// The mistake planted in every process of it.
     mutant: Option<&'static str>,
+    /// What its cables do; nothing, when they are the kernel's.
+    cables: Option<cable::Quality>,
 }
 
 impl Cluster {
     /// Hosts without daemons.
     pub fn hosts(count: u32) -> Self {
+        Self::wired(count, None)
+    }
+
+    /// Hosts without daemons, on cables of a quality.
+    pub fn wired(count: u32, cables: Option<cable::Quality>) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("ft{}x{number}", std::process::id());
         // Not in /tmp, of which agents have their own.
@@ -117,7 +125,7 @@ impl Cluster {
              ip -n {switch} link add br0 type bridge && ip -n {switch} link set br0 up && \
              ip -n {switch} addr add 10.87.0.254/24 dev br0"
         ));
-        let mut cluster = Self { hosts: Vec::new(), prefix, dir, mutant: None };
+        let mut cluster = Self { hosts: Vec::new(), prefix, dir, mutant: None, cables };
         for number in 1..=count {
             cluster.add_host(number);
         }
@@ -176,10 +184,16 @@ impl Cluster {
 
     fn add_host(&mut self, number: u32) {
         let (netns, switch) = (format!("{}n{number}", self.prefix), format!("{}s", self.prefix));
+        sh(&format!("ip netns add {netns} && ip -n {netns} link set lo up"));
+        let port = format!("p{number}");
+        match self.cables {
+            Some(quality) => cable::lay([(&netns, "eth0"), (&switch, &port)], quality),
+            None => sh(&format!(
+                "ip -n {switch} link add {port} type veth peer name eth0 netns {netns}"
+            )),
+        }
         sh(&format!(
-            "ip netns add {netns} && ip -n {netns} link set lo up && \
-             ip -n {switch} link add p{number} type veth peer name eth0 netns {netns} && \
-             ip -n {switch} link set p{number} master br0 up && \
+            "ip -n {switch} link set {port} master br0 up && \
              ip -n {netns} addr add 10.87.0.{number}/24 dev eth0 && \
              ip -n {netns} link set eth0 up"
         ));

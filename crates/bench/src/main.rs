@@ -5,6 +5,7 @@
 
 mod etcd;
 mod failover;
+mod false_fences;
 mod fence;
 mod fleet;
 mod load;
@@ -28,6 +29,8 @@ enum What {
     Failover,
     /// Node killed to its agents started elsewhere
     NodeLost,
+    /// On cables that lose and delay: how often a node that is up is fenced
+    FalseFences,
     /// Lease not renewed: how long agents execute past its end
     Fence,
     /// Daemon killed and started again: agents restarted, time to adopt them
@@ -57,6 +60,9 @@ struct Args {
     /// Lease profiles for node-lost
     #[arg(long, value_delimiter = ',', default_values_t = [LeaseProfile::Default])]
     profiles: Vec<LeaseProfile>,
+    /// How long false-fences waits for one
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
     /// Agents for restart and fence
     #[arg(long, default_value_t = 500)]
     agents: u32,
@@ -75,6 +81,7 @@ fn main() -> Result<()> {
         match what {
             What::Throughput => runtime.block_on(throughput(&binary, &args))?,
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
+            What::FalseFences => false_fences::run(&binary, args.minutes)?,
             What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::Supervisors => supervisors::run(&binary, args.agents)?,

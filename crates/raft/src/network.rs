@@ -97,6 +97,10 @@ impl Peer {
     }
 }
 
+/// How long opening a stream may take. It may include connecting: several round trips, on a network
+/// whose single ones may take longer than a heartbeat's period, for which an append is given.
+const OPENING: Duration = Duration::from_secs(1);
+
 /// An append request as sent.
 pub(crate) fn put_append(
     rpc: AppendEntriesRequest<TypeConfig>,
@@ -186,7 +190,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let requests =
                 input.map(move |rpc| put_append(rpc, target)).take_until(answers_dropped);
             let mut client = self.client()?;
-            let opened = tokio::time::timeout(option.soft_ttl(), client.append_entries(requests));
+            let limit = option.soft_ttl().max(OPENING);
+            let opened = tokio::time::timeout(limit, client.append_entries(requests));
             let answers = match opened.await {
                 Ok(Ok(answers)) => answers.into_inner(),
                 Ok(Err(status)) => return Err(unreachable(&status)),
