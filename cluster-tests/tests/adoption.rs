@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cluster_tests::{Cluster, exclusive, host_of, until};
+use cluster_tests::{Cluster, exclusive, host_of, oracle, until};
 
 /// A node with an agent that runs for ever and writes a line now and then.
 fn node() -> (Cluster, u64) {
@@ -153,4 +153,63 @@ fn a_guard_is_replaced_without_touching_agents() {
         same(&cluster, pid);
     }
     no_line_lost(&cluster);
+}
+
+#[test]
+fn agents_of_a_held_node_go_on_while_its_daemon_is_away_for_longer_than_a_lease() {
+    let mut cluster = Cluster::formed(3, "aggressive");
+    cluster.ok(&["fleet", "create", "f"]);
+    let stamping = cluster.stamping();
+    for number in 1..=3 {
+        let name = format!("f/a{number}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--"];
+        let stamping = stamping.iter().map(String::as_str);
+        cluster.ok(&create.into_iter().chain(stamping).collect::<Vec<_>>());
+    }
+    let held = cluster.leader() % 3 + 1;
+    let others: Vec<u32> = (1..=3).filter(|host| *host != held).collect();
+    cluster.point_at(&others);
+    let names = (1..=3).map(|number| format!("f/a{number}"));
+    let on_it = names.into_iter().find(|name| host_of(&cluster.agent(name)) == held).unwrap();
+    let pid = cluster.agent(&on_it)["pid"].clone();
+    let node = format!("n{held}");
+    let too_long = cluster.cli(&["node", "hold", &node, "--for", "2h"]);
+    assert!(too_long.code != 0 && too_long.err.contains("10 s to 60 min"), "{too_long:?}");
+    cluster.ok(&["node", "hold", &node, "--for", "10s"]);
+    let deadline = cluster.lease_deadline(held).unwrap();
+    assert!(deadline > oracle::now_ns() / 1_000_000 + 7_000, "the guard has the long lease");
+    // Ten times as long as a lease; the others hear of no fence meanwhile.
+    cluster.end(held, "KILL");
+    until(20, "a time longer than W", || {
+        (oracle::now_ns() / 1_000_000 + 5_000 > deadline).then_some(())
+    });
+    assert_eq!(cluster.agent(&on_it)["generation"], "1");
+    cluster.start(held);
+    assert_eq!(cluster.wait_ready(&on_it, 1, 30), held);
+    assert_eq!(cluster.agent(&on_it)["pid"], pid, "it was not restarted");
+
+    // Released, and lost before the last long lease is over: the others wait for that.
+    cluster.ok(&["node", "release", &node]);
+    let deadline = cluster.lease_deadline(held).unwrap();
+    cluster.cut(held);
+    cluster.wait_ready(&on_it, 2, 60);
+    assert!(oracle::now_ns() / 1_000_000 >= deadline);
+    let found = oracle::overlaps(&oracle::runs(&cluster.stamps()));
+    assert!(found.is_empty(), "{}", found[0]);
+    cluster.mend(held);
+    cluster.wait_active(3);
+    assert!(!cluster.cli(&["status"]).out.contains("NODE_HELD"), "a fence ends a hold");
+}
+
+#[test]
+fn a_hold_ends_once_its_last_long_lease_is_over() {
+    let cluster = Cluster::formed(1, "aggressive");
+    let held = || cluster.cli(&["status"]).out.contains("NODE_HELD");
+    cluster.ok(&["node", "hold", "n1", "--for", "10s"]);
+    assert!(held());
+    cluster.ok(&["node", "release", "n1"]);
+    assert!(held(), "long leases may be under way");
+    until(30, "the end of the hold", || (!held()).then_some(()));
+    let again = cluster.cli(&["node", "release", "n1"]);
+    assert!(again.err.contains("is not held"), "{again:?}");
 }

@@ -236,6 +236,19 @@ pub enum Node {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Let a node's agents go on while its daemon is away for longer than a lease
+    Hold {
+        /// Name or number
+        node: String,
+        /// How long it may be away: 10s to 1h. If the node is lost, its agents move as much later
+        #[arg(long = "for", default_value = "10m", value_parser = span, value_name = "TIME")]
+        seconds: u64,
+    },
+    /// End a hold: the node's leases are as long as others again, once the last long one is over
+    Release {
+        /// Name or number
+        node: String,
+    },
     /// Forget a node for good; it must be empty and its daemon stopped
     Remove {
         /// Name or number

@@ -67,6 +67,7 @@ fn dispatch(
         Operation::RegisterNode(op) => commands::register_node::apply(state, revision, op),
         Operation::FenceNode(op) => commands::fence_node::apply(state, revision, at, op),
         Operation::SetSchedulable(op) => commands::set_schedulable::apply(state, revision, op),
+        Operation::HoldNode(op) => commands::hold_node::apply(state, revision, op),
         Operation::SetMovePolicy(op) => commands::set_move_policy::apply(state, revision, op),
         Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, op),
         Operation::CreateFleet(op) => commands::create_fleet::apply(state, revision, at, op),

@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use fleet_types::{
     AgentClass, AgentId, AgentName, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile,
-    NodeId, NodeName, RequestId, Timestamp, TokenId,
+    NodeId, NodeName, RequestId, Revision, Timestamp, TokenId,
 };
 
 use crate::record::{
@@ -50,6 +50,8 @@ pub enum Operation {
     SetSchedulable(SetSchedulable),
     /// Say when the agents of lost nodes are placed elsewhere.
     SetMovePolicy(SetMovePolicy),
+    /// Change how long a node's leases are.
+    HoldNode(HoldNode),
     /// Forget a node for good.
     RemoveNode(RemoveNode),
     /// Make a fleet.
@@ -152,6 +154,32 @@ pub struct FenceNode {
     pub paused: bool,
     /// Agents of this class and those before it are gone; later ones stay placed there.
     pub reach: AgentClass,
+}
+
+/// See [`Operation::HoldNode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldNode {
+    /// The node.
+    pub node: NodeId,
+    /// What happens to its hold.
+    pub change: HoldChange,
+}
+
+/// What happens to a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldChange {
+    /// Its leases become this long.
+    Set {
+        /// Milliseconds.
+        lease_ms: u64,
+    },
+    /// No more long ones are granted.
+    Release,
+    /// The last long one is over.
+    End {
+        /// The revision the hold was set at; another one is refused.
+        since: Revision,
+    },
 }
 
 /// See [`Operation::SetMovePolicy`].

@@ -32,14 +32,15 @@ pub use apply::{Outcome, apply};
 pub use audit::{Violation, audit};
 pub use command::{
     AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet, CreateToken,
-    DeleteAgent, DeleteFleet, FenceNode, InitCluster, Operation, PlaceAgents, RegisterNode,
-    RemoveNode, Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy, SetSchedulable,
+    DeleteAgent, DeleteFleet, FenceNode, HoldChange, HoldNode, InitCluster, Operation, PlaceAgents,
+    RegisterNode, RemoveNode, Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy,
+    SetSchedulable,
 };
 pub use ports::BuddyAllocator;
 pub use record::{
-    Agent, AgentSpec, Cluster, Desired, Evidence, Fleet, JoinToken, Key, Lifecycle, MovePolicy,
-    MoveRule, Node, NodeAddress, NodeReport, NodeStatus, PendingReason, Placement, Record,
-    RequestRecord, Role, Schedulable,
+    Agent, AgentSpec, Cluster, Desired, Evidence, Fleet, Hold, JoinToken, Key, Lifecycle,
+    MovePolicy, MoveRule, Node, NodeAddress, NodeReport, NodeStatus, PendingReason, Placement,
+    Record, RequestRecord, Role, Schedulable,
 };
 pub use rejection::{Kind, Rejection};
 pub use state::State;

@@ -116,6 +116,17 @@ pub struct NodeReport {
     pub unfit: Vec<String>,
 }
 
+/// Long leases for a node whose daemon may be away for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// How long they last, in milliseconds; or lasted, while it ends.
+    pub lease_ms: u64,
+    /// The revision it was set at.
+    pub since: Revision,
+    /// Set once no more are granted.
+    pub ending: bool,
+}
+
 /// A machine of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -137,6 +148,8 @@ pub struct Node {
     pub schedulable: Schedulable,
     /// Its fencing token.
     pub epoch: Epoch,
+    /// Long leases it may have, if it may.
+    pub hold: Option<Hold>,
     /// What it last said of itself; none before it registered.
     pub report: Option<NodeReport>,
     /// When it was admitted.

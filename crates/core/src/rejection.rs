@@ -76,6 +76,14 @@ pub enum Rejection {
     },
     /// The node still has a lease.
     NodeActive(NodeId),
+    /// The node has no lease.
+    NodeNotActive(NodeId),
+    /// No length of a held node's leases, in milliseconds.
+    HoldLength(u64),
+    /// The node is not held.
+    NotHeld(NodeId),
+    /// The node's hold is another one by now.
+    StaleHold(NodeId),
     /// It is the only node, or the only voter, left.
     LastNode(NodeId),
     /// A fleet of the name exists.
@@ -116,6 +124,7 @@ impl Rejection {
         match self {
             R::TokenTerms
             | R::LostPercent(_)
+            | R::HoldLength(_)
             | R::NoAgents
             | R::BlockSize(_)
             | R::Limits(_)
@@ -131,12 +140,14 @@ impl Rejection {
             | R::PortsInUse(_)
             | R::NodeNotEmpty { .. }
             | R::NodeActive(_)
+            | R::NodeNotActive(_)
+            | R::NotHeld(_)
             | R::LastNode(_)
             | R::FleetNotEmpty(_)
             | R::AgentDeleting(_)
             | R::NotStopping(_) => Kind::FailedPrecondition,
             R::LimitReached { .. } => Kind::ResourceExhausted,
-            R::StaleEpoch { .. } | R::StaleGeneration { .. } => Kind::Aborted,
+            R::StaleEpoch { .. } | R::StaleGeneration { .. } | R::StaleHold(_) => Kind::Aborted,
             R::TokenUnknown | R::TokenExpired | R::TokenUsedUp => Kind::PermissionDenied,
         }
     }
@@ -161,6 +172,10 @@ impl Rejection {
             R::PortsInUse(_) => "PORTS_IN_USE",
             R::NodeNotEmpty { .. } => "NODE_NOT_EMPTY",
             R::NodeActive(_) => "NODE_ACTIVE",
+            R::NodeNotActive(_) => "NODE_NOT_ACTIVE",
+            R::HoldLength(_) => "HOLD_LENGTH_INVALID",
+            R::NotHeld(_) => "NODE_NOT_HELD",
+            R::StaleHold(_) => "STALE_HOLD",
             R::LastNode(_) => "LAST_NODE",
             R::FleetExists(_) => "FLEET_EXISTS",
             R::FleetUnknown(_) => "FLEET_NOT_FOUND",
@@ -186,6 +201,8 @@ impl Rejection {
             R::NodeUnknown(n) | R::StorageMismatch(n) | R::PortsInUse(n) | R::NodeActive(n) => {
                 n.to_string()
             }
+            R::NodeNotActive(n) | R::NotHeld(n) | R::StaleHold(n) => n.to_string(),
+            R::HoldLength(ms) => ms.to_string(),
             R::LastNode(node) | R::NodeNotEmpty { node, .. } | R::StaleEpoch { node, .. } => {
                 node.to_string()
             }
@@ -254,6 +271,16 @@ impl fmt::Display for Rejection {
                 write!(f, "node {node} still has {agents} agents; drain it first")
             }
             R::NodeActive(node) => write!(f, "node {node} is alive; stop its daemon first"),
+            R::NodeNotActive(node) => {
+                write!(f, "node {node} has no lease: its daemon must run first")
+            }
+            R::HoldLength(ms) => {
+                let (least, most) =
+                    (limits::HOLD_MS.start() / 1_000, limits::HOLD_MS.end() / 60_000);
+                write!(f, "leases of {ms} ms are not possible: use {least} s to {most} min")
+            }
+            R::NotHeld(node) => write!(f, "node {node} is not held"),
+            R::StaleHold(node) => write!(f, "the hold of node {node} is another one by now"),
             R::LastNode(node) => write!(f, "node {node} is the last one that can vote"),
             R::FleetExists(fleet) => write!(f, "fleet {fleet} exists already"),
             R::FleetUnknown(fleet) => {

@@ -1,7 +1,7 @@
 //! The rules of a lease, without clocks or kernels.
 
 use fleet_guard::Lease;
-use fleet_types::{AgentClass, LeaseTiming};
+use fleet_types::{AgentClass, LeaseTiming, limits::HOLD_MS};
 
 /// Longest lease of a strict agent that is taken, in milliseconds: that of the slowest profile, and
 /// some.
@@ -14,6 +14,8 @@ const NONCES_MAX: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     pub(crate) lease: Option<Lease>,
+    /// Longest lease of a strict agent that is taken, if it was raised.
+    raised_ms: Option<u64>,
     /// Nonces given out and not yet used, with the moment each was.
     nonces: Vec<(u64, u64)>,
 }
@@ -21,7 +23,7 @@ pub(crate) struct Book {
 impl Book {
     /// A book that goes on with a lease from before.
     pub(crate) fn with(lease: Option<Lease>) -> Self {
-        Self { lease, nonces: Vec::new() }
+        Self { lease, ..Self::default() }
     }
 
     /// Notes that a renewal begins; a grant counts from here.
@@ -30,6 +32,15 @@ impl Book {
             self.nonces.remove(0);
         }
         self.nonces.push((nonce, now_ms));
+    }
+
+    /// Takes strict leases of up to `lease_ms` from now on, or of the usual length again.
+    pub(crate) fn raise(&mut self, lease_ms: u64) -> Result<(), &'static str> {
+        if lease_ms > *HOLD_MS.end() {
+            return Err("a lease too long for any hold");
+        }
+        self.raised_ms = Some(lease_ms.max(STRICT_MS_MAX));
+        Ok(())
     }
 
     /// Takes a grant of `lease_ms` to agents of `class`, to the renewal that began with `nonce`.
@@ -43,7 +54,7 @@ impl Book {
     ) -> Result<Lease, &'static str> {
         let begun = self.nonces.iter().position(|(known, _)| *known == nonce);
         let (_, begun_ms) = self.nonces.remove(begun.ok_or("a nonce that is not outstanding")?);
-        if lease_ms > class.lease_ms(STRICT_MS_MAX) {
+        if lease_ms > class.lease_ms(self.raised_ms.unwrap_or(STRICT_MS_MAX)) {
             return Err("a lease too long");
         }
         let new = Lease { epoch, deadline_ms: begun_ms + LeaseTiming::holder_ms_of(lease_ms) };
@@ -117,5 +128,12 @@ mod tests {
         assert_eq!(grant(5, 500, 1_000), Err("an earlier deadline"));
         assert_eq!(grant(5, 1_000, STRICT_MS_MAX + 1), Err("a lease too long"));
         assert!(grant(5, 1_000, 1_000).is_ok());
+        assert!(book.raise(3_600_001).is_err());
+        assert_eq!(book.raise(60_000), Ok(()));
+        book.begin(2, 1_000);
+        let held = Lease { epoch: 5, deadline_ms: 55_000 };
+        assert_eq!(book.grant(2, 5, 60_000, 1_000, STRICT), Ok(held));
+        book.begin(3, 1_001);
+        assert_eq!(book.grant(3, 5, 60_001, 1_001, STRICT), Err("a lease too long"));
     }
 }

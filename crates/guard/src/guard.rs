@@ -245,6 +245,11 @@ impl Guard {
                     }
                 }
             }
+            ["raise", lease_ms] => match lease_ms.parse().map(|ms| self.book.raise(ms)) {
+                Ok(Ok(())) => self.status(),
+                Ok(Err(why)) => format!("refused {why}"),
+                Err(_) => "refused not a number".into(),
+            },
             ["status"] => self.status(),
             _ => "refused not a request".into(),
         })

@@ -15,6 +15,7 @@
 //! ```text
 //! begin                        a renewal begins now               nonce N
 //! grant N EPOCH LEASE_MS       it was granted for so long         as status
+//! raise LEASE_MS               grants may be so long from now on  as status
 //! end                          the lease ends now                 ending
 //! status                       what is held                       held EPOCH DEADLINE_MS, or empty
 //! ```

@@ -179,10 +179,16 @@ impl Guard {
         nonce.ok_or_else(|| io::Error::other(answer))
     }
 
-    /// Hands over that the leader granted a lease to the node; that of this guard's agents goes by
-    /// their class. What the guard refuses changes nothing.
+    /// Has the guard take leases of up to `lease_ms`, for a node that is held. What it refuses
+    /// shows when one is granted.
+    pub fn raise(&self, lease_ms: u64) {
+        if let Err(error) = self.shared.ask(&format!("raise {lease_ms}")) {
+            tracing::error!(%error, "the guard does not answer");
+        }
+    }
+
+    /// Hands over that the leader granted a lease. What the guard refuses changes nothing.
     pub fn grant(&self, nonce: u64, epoch: Epoch, lease_ms: u64) {
-        let lease_ms = self.class.lease_ms(lease_ms);
         match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
             Ok(answer) => match held(&answer) {
                 Some(held) => {

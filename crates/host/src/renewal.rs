@@ -103,6 +103,16 @@ impl Renewal {
             match answer {
                 Answer::Granted { leader: granter, lease_ms } => {
                     leader = Some(granter);
+                    let lease_ms = match self.guard.class() {
+                        AgentClass::Strict => {
+                            if lease_ms > self.timing.lease_ms {
+                                self.guard.raise(lease_ms);
+                            }
+                            lease_ms
+                        }
+                        // A hold is of the node's own lease.
+                        class => class.lease_ms(self.timing.lease_ms),
+                    };
                     self.guard.grant(nonce, epoch, lease_ms);
                 }
                 Answer::Refused => {

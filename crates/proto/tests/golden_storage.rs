@@ -112,6 +112,7 @@ fn records() -> Vec<core::Record> {
             status: core::NodeStatus::Fenced,
             schedulable: core::Schedulable::Draining,
             epoch: Epoch(4),
+            hold: Some(core::Hold { lease_ms: 600_000, since: Revision(8), ending: true }),
             report: Some(report()),
             joined: Timestamp(3),
             revision: Revision(6),
@@ -185,6 +186,9 @@ fn operations() -> Vec<Op> {
             paused: true,
             reach: AgentClass::Sticky,
         }),
+        Op::HoldNode(core::HoldNode { node, change: core::HoldChange::Set { lease_ms: 60_000 } }),
+        Op::HoldNode(core::HoldNode { node, change: core::HoldChange::Release }),
+        Op::HoldNode(core::HoldNode { node, change: core::HoldChange::End { since: Revision(8) } }),
         Op::SetMovePolicy(core::SetMovePolicy {
             policy: core::MovePolicy { rule: core::MoveRule::Always, lost_percent_max: 50 },
         }),

@@ -98,17 +98,18 @@ impl LeaseService for Service {
         }
         raft.linearize().await.map_err(|_| not_leader())?;
         let current = raft.read(|state| {
-            let node = state.nodes().get(&node);
-            node.is_some_and(|n| n.epoch == epoch && n.status == NodeStatus::Active)
+            let node = state.nodes().get(&node)?;
+            let active = node.epoch == epoch && node.status == NodeStatus::Active;
+            active.then(|| node.hold.filter(|hold| !hold.ending))
         });
-        if !current {
+        let Some(hold) = current else {
             let message = format!("epoch {epoch} of node {node} is over; register again");
             return Err(status(Code::FailedPrecondition, "LEASE_REFUSED", message, &[]));
-        }
-        if !self.leases.grant(node, epoch, receipt_ms) {
+        };
+        if !self.leases.grant(node, epoch, receipt_ms, hold.is_some()) {
             return Err(not_leader());
         }
-        let lease_ms = self.timing.lease_ms;
+        let lease_ms = hold.map_or(self.timing.lease_ms, |hold| hold.lease_ms);
         Ok(Response::new(RenewResponse { nonce, epoch: epoch.0, lease_ms }))
     }
 }

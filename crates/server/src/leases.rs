@@ -10,7 +10,7 @@ use std::{
 use fleet_core::{Agent, Node, NodeStatus, State};
 use fleet_mutants::{Mutant, planted};
 use fleet_runtime::clock::raw_ms;
-use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId};
+use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId, Revision};
 
 #[derive(Clone, Copy)]
 struct Term {
@@ -34,6 +34,8 @@ struct Table {
     term: Option<Term>,
     /// Receipt of the last granted renewal.
     heard_ms: BTreeMap<NodeId, u64>,
+    /// Receipt of the last renewal granted for longer than usual.
+    held_ms: BTreeMap<NodeId, u64>,
     /// Epochs whose fence is on its way: they are granted nothing any more.
     dying: BTreeSet<(NodeId, Epoch)>,
 }
@@ -55,6 +57,20 @@ pub struct Silent {
     pub waited_ms: u64,
     /// The last class of agents that must have ended by now.
     pub reach: AgentClass,
+}
+
+/// The timings of a node's lease: longer ones while it is held.
+fn timing_of(node: &Node, timing: &LeaseTiming) -> LeaseTiming {
+    let lease_ms = node.hold.map_or(timing.lease_ms, |hold| hold.lease_ms.max(timing.lease_ms));
+    LeaseTiming { lease_ms, ..*timing }
+}
+
+/// How long a leader waits before it takes agents of `class` on a node to be gone.
+fn wait_ms(class: AgentClass, node: &Node, timing: &LeaseTiming) -> Option<u64> {
+    match class {
+        AgentClass::Strict => class.fence_after_ms(&timing_of(node, timing)),
+        _ => class.fence_after_ms(timing),
+    }
 }
 
 /// The class whose time is the next to be over on a node, if any.
@@ -96,15 +112,19 @@ impl Leases {
         self.with(|table| *table = Table::default());
     }
 
-    /// Notes a renewal received at `receipt_ms` and confirmed by a quorum since; false when it
-    /// must not be granted.
-    pub fn grant(&self, node: NodeId, epoch: Epoch, receipt_ms: u64) -> bool {
+    /// Notes a renewal received at `receipt_ms` and confirmed by a quorum since, `held` when for
+    /// longer than usual; false when it must not be granted.
+    pub fn grant(&self, node: NodeId, epoch: Epoch, receipt_ms: u64, held: bool) -> bool {
         self.with(|table| {
             if table.term.is_none() || table.dying.contains(&(node, epoch)) {
                 return false;
             }
             let heard = table.heard_ms.entry(node).or_insert(receipt_ms);
             *heard = receipt_ms.max(*heard);
+            if held {
+                let last = table.held_ms.entry(node).or_insert(receipt_ms);
+                *last = receipt_ms.max(*last);
+            }
             true
         })
     }
@@ -121,8 +141,32 @@ impl Leases {
         self.with(|table| {
             let Some(term) = table.term else { return 0 };
             let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
-            let waited = active.map(|node| term.waited_ms(&table.heard_ms, node.id, now));
-            waited.filter(|waited_ms| *waited_ms >= timing.fence_after_ms() / 2).count()
+            let feared = active.filter(|node| {
+                let wait = timing_of(node, timing).fence_after_ms();
+                term.waited_ms(&table.heard_ms, node.id, now) >= wait / 2
+            });
+            feared.count()
+        })
+    }
+
+    /// Receipt of the last renewal of a node that was granted for longer than usual in this term.
+    pub fn held_ms(&self, node: NodeId) -> Option<u64> {
+        self.with(|table| table.held_ms.get(&node).copied())
+    }
+
+    /// The nodes of which the last long lease of an ending hold is over, with the revision of the
+    /// hold.
+    pub fn released(&self, state: &State, timing: &LeaseTiming) -> Vec<(NodeId, Revision)> {
+        let now = raw_ms();
+        self.with(|table| {
+            let Some(term) = table.term else { return Vec::new() };
+            let ending = state.nodes().values().filter_map(|node| {
+                let hold = node.hold.filter(|hold| hold.ending)?;
+                let waited_ms = term.waited_ms(&table.held_ms, node.id, now);
+                let over = waited_ms >= timing_of(node, timing).fence_after_ms();
+                over.then_some((node.id, hold.since))
+            });
+            ending.collect()
         })
     }
 
@@ -138,7 +182,7 @@ impl Leases {
             let (mut silent, mut next) = (Vec::new(), None);
             for node in state.nodes().values() {
                 let Some(reach) = next_to_end(state, node) else { continue };
-                let Some(wait) = reach.fence_after_ms(timing) else { continue };
+                let Some(wait) = wait_ms(reach, node, timing) else { continue };
                 let waited_ms = term.waited_ms(&table.heard_ms, node.id, now);
                 if waited_ms >= wait {
                     table.dying.insert((node.id, node.epoch));

@@ -73,7 +73,7 @@ impl RegistrationService for Service {
         match proposer.submit(operation).await? {
             Outcome::NodeRegistered { epoch } => {
                 // The lease counts from here until the first renewal.
-                self.leases.grant(node, epoch, raw_ms());
+                self.leases.grant(node, epoch, raw_ms(), false);
                 Ok(Response::new(RegisterResponse { epoch: epoch.0 }))
             }
             other => Err(Status::internal(format!("registering ended in {other:?}"))),

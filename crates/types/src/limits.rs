@@ -40,6 +40,8 @@ pub const TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 pub const TOKEN_USES_MAX: u32 = 1_000;
 /// Largest port block, in ports.
 pub const PORT_BLOCK_MAX: u16 = 1_024;
+/// Lengths of the leases of a held node, in milliseconds: up to an hour.
+pub const HOLD_MS: core::ops::RangeInclusive<u64> = 10_000..=3_600_000;
 /// Priorities an agent may have.
 pub const PRIORITIES: core::ops::RangeInclusive<i32> = -1_000..=1_000;
 /// Voters a cluster grows to by itself.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use fleet_client::Client;
 use fleet_proto::v1::{
     self, ConfirmNodeDeadRequest, CordonNodeRequest, DrainNodeRequest, GetNodeRequest,
-    GetNodeResponse, ListNodesRequest, ListNodesResponse, RemoveNodeRequest, UncordonNodeRequest,
-    node_service_client::NodeServiceClient,
+    GetNodeResponse, HoldNodeRequest, ListNodesRequest, ListNodesResponse, ReleaseNodeRequest,
+    RemoveNodeRequest, UncordonNodeRequest, node_service_client::NodeServiceClient,
 };
 
 use crate::{
@@ -108,6 +108,33 @@ async fn drain(client: &Client, node: &str, wait: Wait) -> Result<()> {
     wait_for(wait.timeout, &format!("node {node} is not drained"), look).await
 }
 
+async fn hold(client: &Client, node: &str, seconds: u64, request_id: String) -> Result<()> {
+    let lease = i64::try_from(seconds).unwrap_or(i64::MAX);
+    let lease = Some(prost_types::Duration { seconds: lease, nanos: 0 });
+    let request = HoldNodeRequest { name: name(node), lease, request_id };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).hold_node(request).await }
+    });
+    call.await?;
+    eprintln!(
+        "node {node} is held: its daemon may be away for {seconds} s less a tenth; end it with \
+         `fleet-cluster node release {node}`"
+    );
+    Ok(())
+}
+
+async fn release(client: &Client, node: &str, request_id: String) -> Result<()> {
+    let request = ReleaseNodeRequest { name: name(node), request_id };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).release_node(request).await }
+    });
+    call.await?;
+    eprintln!("node {node} gets leases of the usual length again");
+    Ok(())
+}
+
 /// Carries out a `node` command.
 pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
     let client = client(global)?;
@@ -157,6 +184,8 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
                 .await?;
             eprintln!("node {node} is forgotten");
         }
+        Node::Hold { node, seconds } => hold(&client, &node, seconds, request_id).await?,
+        Node::Release { node } => release(&client, &node, request_id).await?,
         Node::ConfirmDead { node, i_have_powered_it_off } => {
             let request = ConfirmNodeDeadRequest {
                 name: name(&node),

@@ -27,6 +27,7 @@ pub(crate) fn apply(
     if node.status == NodeStatus::Active {
         node.epoch = node.epoch.next();
         node.status = NodeStatus::Fenced;
+        node.hold = None;
         node.revision = revision;
         state.put_node(node);
     }

@@ -35,6 +35,7 @@ pub(crate) fn apply(
         status: NodeStatus::Joining,
         schedulable: Schedulable::Open,
         epoch: Epoch(0),
+        hold: None,
         report: None,
         joined: at,
         revision,

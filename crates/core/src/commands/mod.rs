@@ -8,6 +8,7 @@ pub(crate) mod create_token;
 pub(crate) mod delete_agent;
 pub(crate) mod delete_fleet;
 pub(crate) mod fence_node;
+pub(crate) mod hold_node;
 pub(crate) mod init_cluster;
 pub(crate) mod place_agents;
 pub(crate) mod register_node;

@@ -102,6 +102,8 @@ pub fn node(
         version: report.map(|r| r.version.clone()).unwrap_or_default(),
         degraded: report.map(|r| r.degraded.clone()).unwrap_or_default(),
         unfit: report.map(|r| r.unfit.clone()).unwrap_or_default(),
+        hold: node.hold.map(|hold| duration(hold.lease_ms)),
+        hold_ending: node.hold.is_some_and(|hold| hold.ending),
         agents: count(state.placed_on(node.id).len()),
         lease_age: lease_age_ms.map(duration),
         create_time: Some(timestamp(node.joined)),

@@ -219,6 +219,11 @@ fn put_node(n: &core::Node) -> wire::NodeRecord {
         schedulable: put_schedulable(n.schedulable),
         epoch: n.epoch.0,
         report: n.report.as_ref().map(put_report),
+        hold: n.hold.map(|hold| wire::Hold {
+            lease_ms: hold.lease_ms,
+            since: hold.since.0,
+            ending: hold.ending,
+        }),
         joined_ms: n.joined.0,
         revision: n.revision.0,
     }
@@ -236,6 +241,11 @@ fn get_node(n: wire::NodeRecord) -> Result<core::Node> {
         schedulable: get_schedulable(n.schedulable)?,
         epoch: Epoch(n.epoch),
         report: n.report.map(get_report).transpose()?,
+        hold: n.hold.map(|hold| core::Hold {
+            lease_ms: hold.lease_ms,
+            since: Revision(hold.since),
+            ending: hold.ending,
+        }),
         joined: Timestamp(n.joined_ms),
         revision: Revision(n.revision),
     })
@@ -421,6 +431,7 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             paused: o.paused,
             reach: put_class(o.reach),
         }),
+        Op::HoldNode(o) => Wire::HoldNode(put_hold(o)),
         Op::SetMovePolicy(o) => Wire::SetMovePolicy(put_move_policy(o.policy)),
         Op::SetSchedulable(o) => Wire::SetSchedulable(wire::SetSchedulable {
             node: o.node.0,
@@ -478,6 +489,26 @@ fn some_node(id: u64) -> Option<NodeId> {
     (id != 0).then_some(NodeId(id))
 }
 
+fn put_hold(o: &core::HoldNode) -> wire::HoldNode {
+    use wire::hold_node::Change;
+    let change = match o.change {
+        core::HoldChange::Set { lease_ms } => Change::LeaseMs(lease_ms),
+        core::HoldChange::Release => Change::Release(true),
+        core::HoldChange::End { since } => Change::EndSince(since.0),
+    };
+    wire::HoldNode { node: o.node.0, change: Some(change) }
+}
+
+fn get_hold(o: &wire::HoldNode) -> Result<core::HoldNode> {
+    use wire::hold_node::Change;
+    let change = match need("hold", o.change)? {
+        Change::LeaseMs(lease_ms) => core::HoldChange::Set { lease_ms },
+        Change::Release(_) => core::HoldChange::Release,
+        Change::EndSince(since) => core::HoldChange::End { since: Revision(since) },
+    };
+    Ok(core::HoldNode { node: NodeId(o.node), change })
+}
+
 fn get_fence(o: wire::FenceNode) -> Result<core::FenceNode> {
     Ok(core::FenceNode {
         node: NodeId(o.node),
@@ -525,6 +556,7 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
             report: get_report(need("report", o.report)?)?,
         }),
         Wire::FenceNode(o) => Op::FenceNode(get_fence(o)?),
+        Wire::HoldNode(o) => Op::HoldNode(get_hold(&o)?),
         Wire::SetMovePolicy(o) => {
             Op::SetMovePolicy(core::SetMovePolicy { policy: get_move_policy(o)? })
         }

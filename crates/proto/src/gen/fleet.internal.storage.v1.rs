@@ -246,6 +246,22 @@ pub struct NodeRecord {
     /// Last change.
     #[prost(uint64, tag = "12")]
     pub revision: u64,
+    /// Long leases it may have; absent when it may not.
+    #[prost(message, optional, tag = "13")]
+    pub hold: ::core::option::Option<Hold>,
+}
+/// Long leases for a node whose daemon may be away for a time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hold {
+    /// How long they last, milliseconds.
+    #[prost(uint64, tag = "1")]
+    pub lease_ms: u64,
+    /// The revision it was set at.
+    #[prost(uint64, tag = "2")]
+    pub since: u64,
+    /// No more are granted.
+    #[prost(bool, tag = "3")]
+    pub ending: bool,
 }
 /// A fleet.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -489,7 +505,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "command::Operation",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
     )]
     pub operation: ::core::option::Option<command::Operation>,
 }
@@ -549,6 +565,9 @@ pub mod command {
         /// Say when the agents of lost nodes are placed elsewhere.
         #[prost(message, tag = "26")]
         SetMovePolicy(super::MovePolicy),
+        /// Change how long a node's leases are.
+        #[prost(message, tag = "27")]
+        HoldNode(super::HoldNode),
     }
 }
 /// Names an agent.
@@ -668,6 +687,32 @@ pub struct FenceNode {
     /// Agents of this class and those before it are gone: 0 strict, 1 sticky, 2 pinned.
     #[prost(uint32, tag = "6")]
     pub reach: u32,
+}
+/// Change how long a node's leases are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldNode {
+    /// Node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// What happens.
+    #[prost(oneof = "hold_node::Change", tags = "2, 3, 4")]
+    pub change: ::core::option::Option<hold_node::Change>,
+}
+/// Nested message and enum types in `HoldNode`.
+pub mod hold_node {
+    /// What happens.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// They become this long, milliseconds.
+        #[prost(uint64, tag = "2")]
+        LeaseMs(u64),
+        /// No more long ones are granted.
+        #[prost(bool, tag = "3")]
+        Release(bool),
+        /// The last long one of the hold set at this revision is over.
+        #[prost(uint64, tag = "4")]
+        EndSince(u64),
+    }
 }
 /// Cordon, drain or reopen a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

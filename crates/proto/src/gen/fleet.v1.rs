@@ -1918,6 +1918,13 @@ pub struct Node {
     /// Why agents of class strict are not placed there, in words; empty when they are. Output only.
     #[prost(string, repeated, tag = "19")]
     pub unfit: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long its leases are while it is held; absent when it is not. Output only.
+    #[prost(message, optional, tag = "20")]
+    pub hold: ::core::option::Option<::prost_types::Duration>,
+    /// Whether the hold ends: no more long leases are granted, and the last is not over yet. Output
+    /// only.
+    #[prost(bool, tag = "21")]
+    pub hold_ending: bool,
 }
 /// Nested message and enum types in `Node`.
 pub mod node {
@@ -2131,6 +2138,43 @@ pub struct ConfirmNodeDeadRequest {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConfirmNodeDeadResponse {
     /// The node, fenced.
+    #[prost(message, optional, tag = "1")]
+    pub node: ::core::option::Option<Node>,
+}
+/// Request for NodeService.HoldNode.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldNodeRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// How long its leases become: 10 s to an hour.
+    #[prost(message, optional, tag = "2")]
+    pub lease: ::core::option::Option<::prost_types::Duration>,
+    /// Idempotency key.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of NodeService.HoldNode.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldNodeResponse {
+    /// The node, held.
+    #[prost(message, optional, tag = "1")]
+    pub node: ::core::option::Option<Node>,
+}
+/// Request for NodeService.ReleaseNode.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseNodeRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Idempotency key.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of NodeService.ReleaseNode.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReleaseNodeResponse {
+    /// The node.
     #[prost(message, optional, tag = "1")]
     pub node: ::core::option::Option<Node>,
 }
@@ -2403,6 +2447,58 @@ pub mod node_service_client {
                 .insert(GrpcMethod::new("fleet.v1.NodeService", "ConfirmNodeDead"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a node's leases longer, so that its daemon may be away as long and its agents go on. If
+        /// the node is lost meanwhile, its agents are placed elsewhere as much later.
+        pub async fn hold_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HoldNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/HoldNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "HoldNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a held node's leases as long as others again. The hold ends once the last long lease is
+        /// over.
+        pub async fn release_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReleaseNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/ReleaseNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "ReleaseNode"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2471,6 +2567,24 @@ pub mod node_service_server {
             request: tonic::Request<super::ConfirmNodeDeadRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ConfirmNodeDeadResponse>,
+            tonic::Status,
+        >;
+        /// Makes a node's leases longer, so that its daemon may be away as long and its agents go on. If
+        /// the node is lost meanwhile, its agents are placed elsewhere as much later.
+        async fn hold_node(
+            &self,
+            request: tonic::Request<super::HoldNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HoldNodeResponse>,
+            tonic::Status,
+        >;
+        /// Makes a held node's leases as long as others again. The hold ends once the last long lease is
+        /// over.
+        async fn release_node(
+            &self,
+            request: tonic::Request<super::ReleaseNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseNodeResponse>,
             tonic::Status,
         >;
     }
@@ -2851,6 +2965,96 @@ pub mod node_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ConfirmNodeDeadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.NodeService/HoldNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldNodeSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::HoldNodeRequest>
+                    for HoldNodeSvc<T> {
+                        type Response = super::HoldNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::hold_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.NodeService/ReleaseNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseNodeSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::ReleaseNodeRequest>
+                    for ReleaseNodeSvc<T> {
+                        type Response = super::ReleaseNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReleaseNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::release_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseNodeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,9 +1,10 @@
 //! `fleet.v1.NodeService`.
 
-use std::ops::Bound;
+use std::{ops::Bound, time::Duration};
 
 use fleet_core::{
-    Evidence, FenceNode, Operation, Rejection, RemoveNode, Schedulable, SetSchedulable, State, plan,
+    Evidence, FenceNode, HoldChange, HoldNode, Operation, Rejection, RemoveNode, Schedulable,
+    SetSchedulable, State, plan,
 };
 use fleet_proto::{
     convert::api as convert,
@@ -11,11 +12,13 @@ use fleet_proto::{
     resource,
     v1::{
         ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest, CordonNodeResponse,
-        DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse, ListNodesRequest,
-        ListNodesResponse, Node, RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest,
+        DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse, HoldNodeRequest,
+        HoldNodeResponse, ListNodesRequest, ListNodesResponse, Node, ReleaseNodeRequest,
+        ReleaseNodeResponse, RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest,
         UncordonNodeResponse, node_service_server::NodeService,
     },
 };
+use fleet_runtime::clock::raw_ms;
 use fleet_types::{AgentClass, LeaseTiming, NodeId};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
@@ -60,7 +63,26 @@ impl Api {
         self.change(request_id, content, operation).await?;
         Ok(self.raft.read(|state| self.show(state, node)))
     }
+
+    /// Returns once a node has a long lease that it asked for after `begun_ms`: when it asks again
+    /// after that, it has taken it.
+    async fn held_since(&self, node: NodeId, begun_ms: u64) {
+        let mut first = None;
+        loop {
+            match (first, self.leases.held_ms(node).filter(|at| *at >= begun_ms)) {
+                (Some(first), Some(next)) if next > first => return,
+                (None, granted) => first = granted,
+                _ => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
 }
+
+/// How long a node may take to have a longer lease: more than two renewals.
+const HOLDING: Duration = Duration::from_secs(5);
+/// Pause between looks.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[tonic::async_trait]
 impl NodeService for Api {
@@ -136,6 +158,43 @@ impl NodeService for Api {
         let operation = Operation::RemoveNode(RemoveNode { node });
         self.change(&request.request_id, &request, operation).await?;
         Ok(Response::new(RemoveNodeResponse {}))
+    }
+
+    async fn hold_node(
+        &self,
+        request: Request<HoldNodeRequest>,
+    ) -> Result<Response<HoldNodeResponse>, Status> {
+        let request = request.into_inner();
+        let node = self.node_id(&request.name).await?;
+        let lease = request.lease.unwrap_or_default();
+        let lease = Duration::try_from(lease).unwrap_or_default();
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let change = HoldChange::Set { lease_ms };
+        let operation = Operation::HoldNode(HoldNode { node, change });
+        let begun_ms = raw_ms();
+        self.change(&request.request_id, &request, operation).await?;
+        if tokio::time::timeout(HOLDING, self.held_since(node, begun_ms)).await.is_err() {
+            let message = format!(
+                "node {node} has not taken a longer lease yet; its agents end with the usual one if \
+                 its daemon stops now"
+            );
+            let (number, field) = (node.to_string(), "node");
+            return Err(status(Code::Unavailable, "HOLD_NOT_TAKEN", message, &[(field, &number)]));
+        }
+        let node = self.raft.read(|state| self.show(state, node));
+        Ok(Response::new(HoldNodeResponse { node }))
+    }
+
+    async fn release_node(
+        &self,
+        request: Request<ReleaseNodeRequest>,
+    ) -> Result<Response<ReleaseNodeResponse>, Status> {
+        let request = request.into_inner();
+        let node = self.node_id(&request.name).await?;
+        let operation = Operation::HoldNode(HoldNode { node, change: HoldChange::Release });
+        self.change(&request.request_id, &request, operation).await?;
+        let node = self.raft.read(|state| self.show(state, node));
+        Ok(Response::new(ReleaseNodeResponse { node }))
     }
 
     async fn confirm_node_dead(

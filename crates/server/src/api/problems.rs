@@ -70,6 +70,18 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
             }
             _ => {}
         }
+        if let Some(hold) = node.hold {
+            let (minutes, left) = (hold.lease_ms / 60_000, hold.lease_ms % 60_000 / 1_000);
+            let ends = if hold.ending { ", until the last long lease is over" } else { "" };
+            let message = format!(
+                "{name} is held: if it is lost, its agents wait {minutes} min {left} s and more{ends}"
+            );
+            found.push(problem(
+                "NODE_HELD",
+                message,
+                "`fleet-cluster node release` it when it is up",
+            ));
+        }
         let Some(report) = node.report.as_ref().filter(|_| node.status == NodeStatus::Active)
         else {
             continue;

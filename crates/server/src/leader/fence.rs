@@ -1,9 +1,9 @@
 //! Fencing nodes that were silent for W, and re-placing their agents in the same entry; later,
-//! those of classes that lasted longer.
+//! those of classes that lasted longer. And ending holds, which put fences off.
 
 use std::time::Duration;
 
-use fleet_core::{Evidence, Operation, plan};
+use fleet_core::{Evidence, HoldChange, HoldNode, Operation, plan};
 
 use super::{Leader, RETRY};
 use crate::leases::Silent;
@@ -17,6 +17,15 @@ pub(super) async fn run(leader: Leader) {
             leader.raft.read(|state| leader.leases.silent(state, &leader.timing));
         for silent in &silent {
             fence(&leader, *silent).await;
+        }
+        for (node, since) in leader.raft.read(|s| leader.leases.released(s, &leader.timing)) {
+            let change = HoldChange::End { since };
+            let ended =
+                leader.proposer.submit(Operation::HoldNode(HoldNode { node, change })).await;
+            match ended {
+                Ok(_) => tracing::info!(node.id = node.0, "the node is held no more"),
+                Err(status) => tracing::warn!(node.id = node.0, %status, "its hold has not ended"),
+            }
         }
         let pause = next_ms.map_or(LOOK, |ms| Duration::from_millis(ms).min(LOOK));
         tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
