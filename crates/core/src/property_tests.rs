@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use fleet_types::{
     AgentClass, AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
-    PortRange, RequestId, ResourceLimits, RuntimeName, Timestamp, TokenId,
+    PortRange, RequestId, ResourceLimits, Revision, RuntimeName, Timestamp, TokenId,
 };
 use proptest::prelude::*;
 
@@ -56,6 +56,7 @@ enum Step {
     Fence { node: usize, stale: bool },
     Schedule { node: usize, schedulable: u8 },
     Moves { rule: u8, percent: u8 },
+    Hold { node: usize, change: u8 },
     RemoveNode { node: usize },
     Fleet { name: u8 },
     DeleteFleet { name: u8 },
@@ -77,6 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), 0_u8..3)
             .prop_map(|(node, schedulable)| Step::Schedule { node, schedulable }),
         1 => (0_u8..3, 0_u8..=101).prop_map(|(rule, percent)| Step::Moves { rule, percent }),
+        1 => (any::<usize>(), 0_u8..3).prop_map(|(node, change)| Step::Hold { node, change }),
         1 => any::<usize>().prop_map(|node| Step::RemoveNode { node }),
         1 => (0_u8..3).prop_map(|name| Step::Fleet { name }),
         1 => (0_u8..3).prop_map(|name| Step::DeleteFleet { name }),
@@ -168,6 +170,15 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
                 lost_percent_max: percent,
             },
         }),
+        Step::Hold { node: n, change } => {
+            let node = node(n)?;
+            let change = match change {
+                0 => HoldChange::Set { lease_ms: 60_000 },
+                1 => HoldChange::Release,
+                _ => HoldChange::End { since: node.hold.map_or(Revision(1), |hold| hold.since) },
+            };
+            Operation::HoldNode(HoldNode { node: node.id, change })
+        }
         Step::RemoveNode { node: n } => Operation::RemoveNode(RemoveNode { node: node(n)?.id }),
         Step::Fleet { name } => Operation::CreateFleet(CreateFleet {
             fleet: fleet(name),
@@ -389,6 +400,23 @@ fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
     (state, nodes.iter().map(|node| node.id).collect())
 }
 
+/// A fleet with one agent for each spec, placed as given.
+fn with_agents(state: &mut State, agents: &[(AgentSpec, Option<NodeId>)]) -> Vec<AgentId> {
+    let fleet: FleetName = fleet(0);
+    let (config, labels) = (String::new(), Labels::default());
+    let make = CreateFleet { fleet: fleet.clone(), config, labels };
+    apply(state, 1_001, &command(Operation::CreateFleet(make))).unwrap();
+    let drafts = agents.iter().enumerate().map(|(n, (spec, node))| AgentDraft {
+        name: format!("a{n}").parse().unwrap(),
+        spec: spec.clone(),
+        desired: Desired::Running,
+        node: *node,
+    });
+    let make = CreateAgents { fleet, agents: drafts.collect() };
+    apply(state, 1_002, &command(Operation::CreateAgents(make))).unwrap();
+    state.agents().keys().cloned().collect()
+}
+
 fn fence(state: &mut State, node: NodeId, silent: usize) -> bool {
     let epoch = state.nodes()[&node].epoch;
     let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
@@ -401,18 +429,8 @@ fn fence(state: &mut State, node: NodeId, silent: usize) -> bool {
 #[test]
 fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
     let (mut state, nodes) = with_nodes(4);
-    let fleet: FleetName = fleet(0);
-    let (config, labels) = (String::new(), Labels::default());
-    let make = CreateFleet { fleet: fleet.clone(), config, labels };
-    apply(&mut state, 1_001, &command(Operation::CreateFleet(make))).unwrap();
-    let drafts = nodes.iter().enumerate().map(|(n, node)| AgentDraft {
-        name: format!("a{n}").parse().unwrap(),
-        spec: spec(0, 0),
-        desired: Desired::Running,
-        node: Some(*node),
-    });
-    let make = CreateAgents { fleet, agents: drafts.collect() };
-    apply(&mut state, 1_002, &command(Operation::CreateAgents(make))).unwrap();
+    let drafts: Vec<_> = nodes.iter().map(|node| (spec(0, 0), Some(*node))).collect();
+    with_agents(&mut state, &drafts);
 
     assert!(!fence(&mut state, nodes[3], 1), "one of four is lost");
     assert_eq!(state.unplaced().count(), 0);
@@ -434,4 +452,71 @@ fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
     let back = plan::placements(&state, 10, 3);
     assert_eq!(back.len(), waiting.len());
     assert!(back.iter().all(|(_, to)| *to == node), "its own are no move");
+}
+
+#[test]
+fn a_fence_reaches_the_classes_it_names() {
+    let (mut state, nodes) = with_nodes(2);
+    let classes: Vec<_> = (0..3).map(|number| (spec(0, number), Some(nodes[1]))).collect();
+    let ids = with_agents(&mut state, &classes);
+    let on = |state: &State, n: usize| state.agents()[&ids[n]].placement.as_ref().map(|p| p.node);
+    let fence = |state: &mut State, epoch: Epoch, reach| {
+        let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
+        let fence = plan::fence(state, nodes[1], epoch, evidence, reach, 0);
+        apply(state, 2_000, &command(Operation::FenceNode(fence)))
+    };
+    let epoch = state.nodes()[&nodes[1]].epoch;
+    fence(&mut state, epoch, AgentClass::Strict).unwrap();
+    assert_eq!([0, 1, 2].map(|n| on(&state, n)), [nodes[0], nodes[1], nodes[1]].map(Some));
+    let fenced = state.nodes()[&nodes[1]].epoch;
+    assert!(fence(&mut state, epoch, AgentClass::Sticky).is_err(), "that epoch is over");
+    assert!(fence(&mut state, fenced, AgentClass::Strict).is_err(), "it is fenced already");
+
+    // The node comes back first: what would have been fenced goes on there.
+    let mut back = state.clone();
+    let storage = state.nodes()[&nodes[1]].storage.clone();
+    let register = RegisterNode { node: nodes[1], storage, held: None, report: report(255) };
+    apply(&mut back, 2_001, &command(Operation::RegisterNode(register))).unwrap();
+    assert!(fence(&mut back, fenced, AgentClass::Sticky).is_err());
+    assert_eq!(on(&back, 1), Some(nodes[1]));
+
+    fence(&mut state, fenced, AgentClass::Sticky).unwrap();
+    assert_eq!([1, 2].map(|n| on(&state, n)), [nodes[0], nodes[1]].map(Some));
+    fence(&mut state, fenced, AgentClass::Pinned).unwrap();
+    assert_eq!(on(&state, 2), Some(nodes[0]));
+    assert_eq!(audit(&state), []);
+}
+
+#[test]
+fn room_goes_to_the_highest_priority_then_to_the_oldest() {
+    let (mut state, nodes) = with_nodes(1);
+    let wanted = |priority| (AgentSpec { priority, ..spec(7, 0) }, None);
+    let ids = with_agents(&mut state, &[wanted(0), wanted(-1), wanted(3), wanted(0)]);
+    // Two blocks of 128 in 256 ports.
+    let placed = plan::placements(&state, 10, 0);
+    assert_eq!(placed, [(ids[2].clone(), nodes[0]), (ids[0].clone(), nodes[0])]);
+}
+
+#[test]
+fn a_hold_ends_only_as_what_it_is() {
+    let (mut state, nodes) = with_nodes(1);
+    let hold = |state: &mut State, index, change| {
+        let hold = HoldNode { node: nodes[0], change };
+        apply(state, index, &command(Operation::HoldNode(hold)))
+    };
+    let set = |lease_ms| HoldChange::Set { lease_ms };
+    assert_eq!(hold(&mut state, 1, set(1)), Err(Rejection::HoldLength(1)));
+    assert_eq!(hold(&mut state, 1, HoldChange::Release), Err(Rejection::NotHeld(nodes[0])));
+    hold(&mut state, 5, set(600_000)).unwrap();
+    let first = HoldChange::End { since: Revision(5) };
+    assert!(hold(&mut state, 6, first).is_err(), "it was not released");
+    hold(&mut state, 7, HoldChange::Release).unwrap();
+    // Held again meanwhile: longer leases of before may be under way, so it counts as long.
+    hold(&mut state, 8, set(60_000)).unwrap();
+    hold(&mut state, 9, HoldChange::Release).unwrap();
+    assert!(hold(&mut state, 10, first).is_err(), "a late leader means the first");
+    let now = state.nodes()[&nodes[0]].hold.unwrap();
+    assert_eq!((now.lease_ms, now.since), (600_000, Revision(8)));
+    hold(&mut state, 11, HoldChange::End { since: Revision(8) }).unwrap();
+    assert_eq!(state.nodes()[&nodes[0]].hold, None);
 }
