@@ -120,3 +120,35 @@ fn absurd_limits_are_refused_by_name() {
         assert!(said.err.contains(says) && said.err.contains("LIMITS_INVALID"), "{}", said.err);
     }
 }
+
+#[test]
+fn one_that_fills_its_home_is_parked_and_it_is_said_why() {
+    let cluster = cluster();
+    // Many small files: no single one is too large.
+    let fill = "import os, time\nfor n in range(60):\n  \
+                open(os.path.expanduser(f'~/{n}'), 'wb').write(bytes(1 << 20))\n  time.sleep(0.05)\n\
+                print('full', flush=True)\ntime.sleep(1000)";
+    create(&cluster, &["--home-size", "20M"], &["/usr/bin/python3", "-c", fill]);
+    let message = until(40, "an end", || {
+        let agent = cluster.agent("f/a");
+        let message = agent["stateMessage"].as_str()?.to_owned();
+        (agent["state"] == "STATE_CRASH_LOOPING").then_some(message)
+    });
+    assert!(message.contains("its HOME holds") && message.contains("may hold 20"), "{message}");
+    unhurt(&cluster);
+}
+
+#[test]
+fn no_file_of_one_grows_far_past_its_home() {
+    let cluster = cluster();
+    let grow = "import os, signal, time\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n\
+                f = open(os.path.expanduser('~/big'), 'wb')\nf.truncate(1 << 30)\ntry:\n  \
+                f.truncate((1 << 30) + 1)\nexcept OSError as e:\n  print(e.strerror, flush=True)\n\
+                time.sleep(1000)";
+    create(&cluster, &["--home-size", "5M"], &["/usr/bin/python3", "-c", grow]);
+    let log = until(20, "the end of the file", || {
+        Some(cluster.ok(&["agent", "logs", "f/a"])).filter(|log| !log.is_empty())
+    });
+    assert_eq!(log.trim(), "File too large");
+    unhurt(&cluster);
+}

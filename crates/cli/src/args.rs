@@ -396,6 +396,9 @@ pub struct CreateAgent {
     /// Files one process of it may have open; 0 for the runtime's limit
     #[arg(long, default_value_t = 0)]
     pub open_files: u32,
+    /// What its HOME may hold, like 500M or 10G; 0 for the runtime's limit
+    #[arg(long, value_parser = size, default_value = "0")]
+    pub home_size: u64,
     /// What becomes of it when its node is out of reach. `strict` ends it with the node's lease and
     /// places it elsewhere; `sticky` lets it run for a hundred leases first; `pinned` leaves it
     /// where it is

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LAUNCH_FAILED, LogFile, signal_or_code, tail};
+use fleet_process::{Child, Group, LAUNCH_FAILED, LogFile, disk_usage, signal_or_code, tail};
 use fleet_proto::{
     host::{Assignment, Observation},
     v1::agent::State as Reported,
@@ -27,6 +27,10 @@ use crate::{
 const KILL: i32 = 9;
 /// When a log that just was too large is looked at again.
 const FLOOD_CHECK: Duration = Duration::from_millis(50);
+
+/// Pauses between looks at what a HOME takes up; the shorter when it is more than half full.
+const MEASURE: Duration = Duration::from_secs(10);
+const MEASURE_SOON: Duration = Duration::from_secs(1);
 
 /// What the host tells an agent's task. When the host has gone silent for good, the lease is over
 /// and everything was killed.
@@ -79,6 +83,10 @@ pub(crate) struct Task {
     probing: Pending<Result<(), String>>,
     /// A liveness probe.
     asking_life: Pending<Result<(), String>>,
+    /// What its HOME took up when it was last looked at, in bytes; 0 before.
+    home_bytes: u64,
+    /// Looking at it.
+    measuring: Pending<u64>,
     watch: LogWatch,
     /// The line that says that another copy of its session is live.
     double_run: String,
@@ -125,6 +133,8 @@ impl Task {
             emptying: None,
             probing: None,
             asking_life: None,
+            home_bytes: 0,
+            measuring: None,
             watch,
             double_run: String::new(),
         }
@@ -164,6 +174,7 @@ impl Task {
                     Ok(()) => Event::LivenessOk,
                     Err(why) => Event::LivenessFailed { why },
                 }),
+                bytes = finished(&mut self.measuring) => self.measured(bytes),
                 () = sleep(due) => Some(Event::Time),
                 () = &mut log_check => {
                     log_check.as_mut().reset(self.look_at_log());
@@ -174,6 +185,7 @@ impl Task {
                 self.on(event);
             }
             self.probe_next();
+            self.measure_next();
             self.report();
             if silent && self.life.at_rest() {
                 self.leave();
@@ -344,6 +356,33 @@ impl Task {
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             probe::run(&probe, block, &variables).await
         })
+    }
+
+    /// Looks at what its HOME takes up, where that is limited. Not every file system can be told to
+    /// keep it, so it is looked at now and then, and soon again when it is half full.
+    fn measure_next(&mut self) {
+        let Some(plan) = self.plan.clone().filter(|_| self.life.probed()) else {
+            self.measuring = None;
+            return;
+        };
+        if plan.limits.home_bytes == 0 || self.measuring.is_some() {
+            return;
+        }
+        let half_full = self.home_bytes > plan.limits.home_bytes / 2;
+        let pause = if half_full { MEASURE_SOON } else { MEASURE };
+        self.measuring = Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            let measured = tokio::task::spawn_blocking(move || disk_usage(&plan.launch.home)).await;
+            measured.unwrap_or(0)
+        }));
+    }
+
+    fn measured(&mut self, bytes: u64) -> Option<Event> {
+        self.home_bytes = bytes;
+        let most = self.plan.as_ref()?.limits.home_bytes;
+        let mib = |bytes: u64| bytes >> 20;
+        let why = || format!("its HOME holds {} MiB and may hold {}", mib(bytes), mib(most));
+        (most > 0 && bytes > most).then(|| Event::OverLimit { why: why() })
     }
 
     fn report(&self) {

@@ -23,6 +23,15 @@ use crate::{
 /// Where programs named without a slash are looked for, and the PATH of agents.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Least size a file may grow to where a HOME is limited: its log is one, too, and is kept small by
+/// other means.
+const FILE_BYTES_MIN: u64 = 1 << 30;
+
+/// How large one file may grow where a HOME may hold `home_bytes`, 0 being any size for both.
+fn file_bytes(home_bytes: u64) -> u64 {
+    if home_bytes == 0 { 0 } else { home_bytes.max(FILE_BYTES_MIN) }
+}
+
 /// Why an agent cannot be prepared.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -131,6 +140,7 @@ impl Site {
         let launch = LaunchSpec {
             groups: Vec::new(),
             open_files: limits.open_files,
+            file_bytes: file_bytes(limits.home_bytes),
             lease: LeaseCheck::default(),
             uid: assignment.uid,
             // Stable and the same on every node: OpenClaw's owner lease names the host.

@@ -120,13 +120,15 @@ pub struct LimitsTable {
     pub processes: u32,
     /// Files one process may have open.
     pub open_files: u32,
+    /// What its HOME may hold, in bytes.
+    pub home_bytes: u64,
 }
 
 impl LimitsTable {
     /// The same.
     pub fn limits(self) -> ResourceLimits {
-        let Self { memory_bytes, cpu_millis, processes, open_files } = self;
-        ResourceLimits { memory_bytes, cpu_millis, processes, open_files }
+        let Self { memory_bytes, cpu_millis, processes, open_files, home_bytes } = self;
+        ResourceLimits { memory_bytes, cpu_millis, processes, open_files, home_bytes }
     }
 }
 

@@ -65,6 +65,8 @@ pub struct LaunchSpec {
     pub groups: Vec<PathBuf>,
     /// Files each of its processes may have open; 0 for the system's limit.
     pub open_files: u32,
+    /// How large one of its files may grow, in bytes; 0 for any size.
+    pub file_bytes: u64,
     /// The lease it is started under.
     pub lease: LeaseCheck,
     /// Its uid and gid.
@@ -168,6 +170,9 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let files = hard.min(spec.open_files.into());
         setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
+    }
+    if spec.file_bytes > 0 {
+        setrlimit(Resource::RLIMIT_FSIZE, spec.file_bytes, spec.file_bytes)?;
     }
     sandbox::drop_capabilities().map_err(context("giving up capabilities"))?;
     drop_root(spec.uid).map_err(|e| context("giving up root")(e.into()))?;

@@ -11,6 +11,7 @@ mod limits;
 mod logs;
 mod ports;
 mod sandbox;
+mod usage;
 
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
@@ -20,3 +21,4 @@ pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};
 pub use ports::{Holder, holders};
 pub use sandbox::{Confinement, lacking};
+pub use usage::disk_usage;

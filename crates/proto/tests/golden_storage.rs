@@ -51,6 +51,7 @@ fn spec() -> core::AgentSpec {
             cpu_millis: 500,
             processes: 64,
             open_files: 1024,
+            home_bytes: 1 << 33,
         },
         class: AgentClass::Pinned,
         priority: -7,

@@ -61,6 +61,11 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// It takes more of something than it may, and nothing but its end keeps it from it.
+    OverLimit {
+        /// Of what.
+        why: String,
+    },
     /// Its main process, or its repair, ended.
     Exited(Exit),
     /// Its control group was seen empty.
@@ -284,6 +289,7 @@ impl Life {
             Event::ProbeFailed { why } => self.on_probe_failed(why),
             Event::LivenessOk => self.liveness_failures = 0,
             Event::LivenessFailed { why } => self.on_liveness_failed(&why, now_ms, &mut actions),
+            Event::OverLimit { why } => self.on_over_limit(why, now_ms, &mut actions),
             Event::Exited(exit) => self.on_exited(exit, now_ms, &mut actions),
             Event::Emptied => self.on_emptied(now_ms, jitter, &mut actions),
             Event::Time => self.on_time(now_ms, &mut actions),
@@ -406,6 +412,14 @@ impl Life {
             self.message = format!("it runs and does not answer: {why}");
             let next = self.crashed(Cure::Restart, now_ms);
             self.stop(next, now_ms, actions);
+        }
+    }
+
+    fn on_over_limit(&mut self, why: String, now_ms: u64, actions: &mut Vec<Action>) {
+        if matches!(self.state, State::Starting | State::Ready | State::Unready) {
+            self.message = why;
+            // It would go on taking while it drains.
+            self.empty(Next::Park, now_ms, actions);
         }
     }
 

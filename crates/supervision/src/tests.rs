@@ -44,6 +44,19 @@ fn up_is_not_ready() {
 }
 
 #[test]
+fn one_over_its_limit_is_ended_at_once_and_parked() {
+    let mut life = started();
+    life.on(Event::ProbeOk, 3, 0);
+    assert_eq!(life.on(Event::OverLimit { why: "full".into() }, 4, 0), [Action::Kill]);
+    life.on(Event::Exited(Exit::Signal(9)), 5, 0);
+    life.on(Event::Emptied, 6, 0);
+    assert_eq!(life.state(), State::CrashLooping);
+    assert!(life.message().starts_with("full"), "{}", life.message());
+    assert_eq!(life.on(Event::OverLimit { why: "late".into() }, 7, 0), []);
+    assert_eq!(life.on(Event::Restart, 8, 0), [Action::AskPermit]);
+}
+
+#[test]
 fn stopping_drains_then_kills_then_rests() {
     let mut life = started();
     life.on(Event::ProbeOk, 3, 0);
@@ -186,6 +199,7 @@ fn event() -> impl Strategy<Value = Event> {
         any::<bool>().prop_map(|fatal| Event::LaunchFailed { why: "no".into(), fatal }),
         Just(Event::ProbeOk),
         Just(Event::ProbeFailed { why: "no".into() }),
+        Just(Event::OverLimit { why: "no".into() }),
         Just(Event::LivenessOk),
         Just(Event::LivenessFailed { why: "no".into() }),
         prop_oneof![

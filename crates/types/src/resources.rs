@@ -13,6 +13,8 @@ pub struct ResourceLimits {
     pub processes: u32,
     /// Files one process may have open.
     pub open_files: u32,
+    /// What its HOME may hold, in bytes.
+    pub home_bytes: u64,
 }
 
 /// A limit nothing could run under, or past every machine.
@@ -40,12 +42,10 @@ impl ResourceLimits {
     #[must_use]
     pub fn or(self, others: Self) -> Self {
         let pick = |own: u32, other: u32| if own == 0 { other } else { own };
+        let pick_bytes = |own: u64, other: u64| if own == 0 { other } else { own };
         Self {
-            memory_bytes: if self.memory_bytes == 0 {
-                others.memory_bytes
-            } else {
-                self.memory_bytes
-            },
+            memory_bytes: pick_bytes(self.memory_bytes, others.memory_bytes),
+            home_bytes: pick_bytes(self.home_bytes, others.home_bytes),
             cpu_millis: pick(self.cpu_millis, others.cpu_millis),
             processes: pick(self.processes, others.processes),
             open_files: pick(self.open_files, others.open_files),
@@ -63,6 +63,7 @@ impl ResourceLimits {
             // The kernel's own bound of process numbers.
             ("processes", self.processes.into(), 1, 1 << 22),
             ("open_files", self.open_files.into(), 16, 1 << 20),
+            ("home_bytes", self.home_bytes, 1 << 20, 1 << 50),
         ];
         for (what, value, min, max) in bounds {
             if value != 0 && !(min..=max).contains(&value) {

@@ -133,6 +133,7 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
             cpu_millis: args.cpus,
             processes: args.processes,
             open_files: args.open_files,
+            home_bytes: args.home_size,
         }),
         class: fleet_proto::convert::api::class(args.class).into(),
         priority: args.priority,

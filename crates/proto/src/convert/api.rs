@@ -200,6 +200,7 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
             cpu_millis: spec.limits.cpu_millis,
             processes: spec.limits.processes,
             open_files: spec.limits.open_files,
+            home_bytes: spec.limits.home_bytes,
         }),
         class: class(spec.class).into(),
         priority: spec.priority,
@@ -267,9 +268,9 @@ pub fn home(id: &fleet_types::AgentId) -> String {
 
 /// Limits as stated; none of what is not.
 pub fn limits(limits: Option<v1::ResourceLimits>) -> ResourceLimits {
-    let v1::ResourceLimits { memory_bytes, cpu_millis, processes, open_files } =
+    let v1::ResourceLimits { memory_bytes, cpu_millis, processes, open_files, home_bytes } =
         limits.unwrap_or_default();
-    ResourceLimits { memory_bytes, cpu_millis, processes, open_files }
+    ResourceLimits { memory_bytes, cpu_millis, processes, open_files, home_bytes }
 }
 
 /// Reads an agent's spec. `block_size` is asked for the runtime's block size when the caller gave

@@ -327,6 +327,9 @@ pub struct ResourceLimits {
     /// Files one process may have open.
     #[prost(uint32, tag = "4")]
     pub open_files: u32,
+    /// What its HOME may hold, in bytes.
+    #[prost(uint64, tag = "5")]
+    pub home_bytes: u64,
 }
 /// Where an agent runs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
