@@ -13,11 +13,17 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::Parser;
 use cluster_tests::{Cluster, oracle, until};
+use nix::{
+    sys::time::{TimeSpec, TimeValLike},
+    time::{ClockId, clock_gettime, clock_settime},
+};
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 const HOSTS: u32 = 4;
+/// Of agents, in turn: most are of the class that is placed elsewhere.
+const CLASSES: [&str; 4] = ["strict", "sticky", "strict", "pinned"];
 /// W of the fast profile.
 const W: Duration = Duration::from_millis(3_550);
 /// Pace of looking whether a fault is due.
@@ -55,9 +61,10 @@ enum Fault {
     Part,
     Silence,
     Starve,
+    SetClock,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::KillDaemon,
     Fault::PauseDaemon,
     Fault::PauseEverything,
@@ -68,6 +75,7 @@ const FAULTS: [Fault; 10] = [
     Fault::Part,
     Fault::Silence,
     Fault::Starve,
+    Fault::SetClock,
 ];
 
 /// A fault that goes on.
@@ -77,6 +85,15 @@ struct Going {
     other: u32,
     until: Instant,
     spinners: Vec<Child>,
+}
+
+/// By how much the clock that people read is set forward, and back again; leases are counted on
+/// others. Hosts share it: they have one kernel.
+const SET: i64 = 1_800;
+
+fn set_clock(seconds: i64) -> Result<()> {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
+    Ok(clock_settime(ClockId::CLOCK_REALTIME, now + TimeSpec::seconds(seconds))?)
 }
 
 fn spinner() -> Result<Child> {
@@ -99,6 +116,7 @@ fn begin(cluster: &mut Cluster, fault: Fault, host: u32, other: u32) -> Result<V
         Fault::Cut => cluster.cut(host),
         Fault::Part => cluster.part(host, other),
         Fault::Silence => cluster.silence(host, other),
+        Fault::SetClock => set_clock(SET)?,
         Fault::Starve => return (0..40).map(|_| spinner()).collect(),
     }
     Ok(Vec::new())
@@ -121,6 +139,7 @@ fn end(cluster: &mut Cluster, mut going: Going) -> Result<()> {
         Fault::Cut => cluster.mend(host),
         Fault::Part => cluster.unpart(host, other),
         Fault::Silence => cluster.unsilence(host, other),
+        Fault::SetClock => set_clock(-SET)?,
         Fault::KillGuard | Fault::ReplaceGuard | Fault::Starve => {}
     }
     for spinner in &mut going.spinners {
@@ -152,8 +171,9 @@ fn torment(
         let other = (host + apart - 1) % HOSTS + 1;
         let lasts = W.mul_f64(rng.random_range(0.05..2.5));
         next = now + W.mul_f64(rng.random_range(0.1..1.5));
-        // One at a time on a host, and two at once.
-        if going.len() < 2 && going.iter().all(|g| g.host != host && g.other != host) {
+        let twice = fault == Fault::SetClock && going.iter().any(|g| g.fault == fault);
+        // One at a time on a host, and two at once; the clock is one for all.
+        if !twice && going.len() < 2 && going.iter().all(|g| g.host != host && g.other != host) {
             eprintln!(
                 "{:7.2} s  {fault:?} on host {host} for {:.2} s",
                 started.elapsed().as_secs_f64(),
@@ -179,7 +199,8 @@ fn main() -> Result<()> {
     let stamping = cluster.stamping();
     for number in 1..=args.agents {
         let name = format!("f/a{number}");
-        let create = ["agent", "create", &name, "--runtime", "exec", "--"];
+        let class = CLASSES[number as usize % CLASSES.len()];
+        let create = ["agent", "create", &name, "--runtime", "exec", "--class", class, "--"];
         cluster
             .ok(&create.into_iter().chain(stamping.each_ref().map(|s| &**s)).collect::<Vec<_>>());
     }

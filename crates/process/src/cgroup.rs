@@ -106,9 +106,12 @@ impl Group {
     /// # Errors
     /// When the group is gone.
     pub async fn emptied(&self) -> Result<(), GroupError> {
+        let events = self.open_events()?;
+        if self.reread(&events)? {
+            return Ok(());
+        }
         #[expect(deprecated, reason = "an OwnedFd keeps its file; the replacement is unsafe code")]
-        let events = AsyncFd::with_interest(self.open_events()?, Interest::PRIORITY)
-            .map_err(self.error())?;
+        let events = AsyncFd::with_interest(events, Interest::PRIORITY).map_err(self.error())?;
         loop {
             if self.reread(events.get_ref())? {
                 return Ok(());

@@ -459,9 +459,14 @@ impl Life {
                 (self.repair, self.repaired) = (true, true);
             }
             Next::BackOff => {
-                self.enter(State::BackingOff, now_ms);
-                self.deadline_ms = Some(now_ms + self.policy.pause_ms(self.tries, jitter));
+                let pause_ms = self.policy.pause_ms(self.tries, jitter);
                 self.tries += 1;
+                if pause_ms == 0 {
+                    self.wait(now_ms, actions);
+                } else {
+                    self.enter(State::BackingOff, now_ms);
+                    self.deadline_ms = Some(now_ms + pause_ms);
+                }
             }
             Next::Park => {
                 self.enter(State::CrashLooping, now_ms);
