@@ -205,3 +205,15 @@ fn an_agent_has_the_standing_of_an_ordinary_process() {
     });
     assert_eq!(log.trim(), "20 0 0 0", "priority, nice, real-time priority, policy");
 }
+
+#[test]
+fn one_that_drains_says_for_how_long() {
+    let cluster = cluster();
+    let script = "trap '' TERM; while :; do sleep 1; done";
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", script];
+    cluster.ok(&create);
+    cluster.ok(&["agent", "stop", "f/a", "--no-wait"]);
+    for says in ["drains: 0 s of at most 30 s", "drains: 5 s of at most 30 s"] {
+        until(20, says, || (cluster.agent("f/a")["stateMessage"] == says).then_some(()));
+    }
+}

@@ -28,6 +28,8 @@ const KILL: i32 = 9;
 /// When a log that just was too large is looked at again.
 const FLOOD_CHECK: Duration = Duration::from_millis(50);
 
+/// Steps in which draining is reported: each is news to whoever watches.
+const DRAINING_STEP_MS: u64 = 5_000;
 /// Pauses between looks at what a HOME takes up; the shorter when it is more than half full.
 const MEASURE: Duration = Duration::from_secs(10);
 const MEASURE_SOON: Duration = Duration::from_secs(1);
@@ -402,6 +404,11 @@ impl Task {
         }
         if self.life.state() == State::Repairing {
             message = format!("its repair runs: it {message}");
+        }
+        if let Some((passed, most)) = self.life.draining_ms(boot_ms()) {
+            let passed = passed / DRAINING_STEP_MS * DRAINING_STEP_MS;
+            let drains = format!("drains: {} s of at most {} s", passed / 1_000, most / 1_000);
+            message = if message.is_empty() { drains } else { format!("{message}; {drains}") };
         }
         if self.life.at_rest() || self.life.state() == State::BackingOff {
             message = self.explained(message);

@@ -191,6 +191,12 @@ impl Life {
         self.deadline_ms
     }
 
+    /// While it is told to end: for how long, and how long it may take.
+    pub fn draining_ms(&self, now_ms: u64) -> Option<(u64, u64)> {
+        let draining = self.state == State::Stopping;
+        draining.then(|| (now_ms.saturating_sub(self.since_ms), self.policy.stop_timeout_ms))
+    }
+
     /// Whether nothing of it runs and nothing will by itself.
     pub fn at_rest(&self) -> bool {
         matches!(self.state, State::Stopped | State::CrashLooping)

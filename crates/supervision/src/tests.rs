@@ -60,8 +60,10 @@ fn one_over_its_limit_is_ended_at_once_and_parked() {
 fn stopping_drains_then_kills_then_rests() {
     let mut life = started();
     life.on(Event::ProbeOk, 3, 0);
+    assert_eq!(life.draining_ms(9), None);
     assert_eq!(life.on(Event::Unwant, 10, 0), [Action::Terminate]);
     assert_eq!(life.on(Event::Time, 509, 0), [], "it may still drain");
+    assert_eq!(life.draining_ms(509), Some((499, 500)));
     assert_eq!(life.on(Event::Time, 510, 0), [Action::Kill]);
     assert_eq!(life.on(Event::Exited(Exit::Signal(9)), 511, 0), []);
     assert!(!life.at_rest(), "an ended main process is not an empty group");
