@@ -217,3 +217,11 @@ fn one_that_drains_says_for_how_long() {
         until(20, says, || (cluster.agent("f/a")["stateMessage"] == says).then_some(()));
     }
 }
+
+#[test]
+fn the_kernel_gives_agents_ports_to_nobody_who_does_not_ask_for_them() {
+    let cluster = cluster();
+    let reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let look = ["-c", &format!("grep -qx 10240-32767 {reserved}")];
+    assert!(cluster.spawn_on(1, "sh", &look).wait().unwrap().success());
+}

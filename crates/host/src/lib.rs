@@ -19,6 +19,7 @@ pub mod overlay;
 mod probe;
 mod provision;
 pub mod renewal;
+pub mod reserve;
 pub mod runtimes;
 pub mod service;
 mod start;

@@ -11,7 +11,7 @@ use fleet_client::{Identity, connect_any_member, connect_node};
 use fleet_core::{InitCluster, Operation};
 use fleet_host::{
     Host, HostOptions, Kept, disk::DiskProbe, egress, guard::Guard, renewal::Renewal,
-    runtimes::Runtimes, service::Service as HostService,
+    reserve::reserve, runtimes::Runtimes, service::Service as HostService,
 };
 use fleet_process::{Group, Launcher, Limiter, lacking};
 use fleet_proto::{
@@ -123,7 +123,8 @@ impl Daemon {
 
         self.listen(voting, &host, leases).await?;
         let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
-        let degraded: Vec<String> = degraded.chain(egress::restrict()).collect();
+        let degraded = degraded.chain(egress::restrict()).chain(reserve(range));
+        let degraded: Vec<String> = degraded.collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");
         }
