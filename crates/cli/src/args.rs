@@ -236,6 +236,11 @@ pub enum Node {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Show what would become of a node's agents if it were lost now
+    PlanLoss {
+        /// Name or number
+        node: String,
+    },
     /// Let a node's agents go on while its daemon is away for longer than a lease
     Hold {
         /// Name or number
@@ -316,6 +321,11 @@ pub enum Agent {
     },
     /// Show one agent
     Get {
+        /// FLEET/AGENT
+        agent: String,
+    },
+    /// Say why an agent is where it is, or waits, and what every node is to it
+    Explain {
         /// FLEET/AGENT
         agent: String,
     },

@@ -22,6 +22,7 @@ mod audit;
 mod command;
 mod commands;
 mod digest;
+pub mod explain;
 pub mod plan;
 mod ports;
 mod record;

@@ -149,14 +149,22 @@ pub fn fence(
 /// Where the agents of `node` up to class `reach` would go if it were lost now. Those that fit
 /// nowhere are left out.
 pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(AgentId, NodeId)> {
+    let losses = losses(state, node, reach).into_iter();
+    losses.filter_map(|(agent, to)| Some((agent.id.clone(), to?))).collect()
+}
+
+/// All agents of `node`, in the order they are placed if it is lost, each with where it would go;
+/// nowhere when it fits nowhere, or is of a class after `reach`.
+pub(crate) fn losses(
+    state: &State,
+    node: NodeId,
+    reach: AgentClass,
+) -> Vec<(&Agent, Option<NodeId>)> {
     let mut planner = Planner::without(state, node);
     let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
-    first_come(agents.filter(|agent| agent.spec.class <= reach))
-        .filter_map(|agent| {
-            let node = planner.choose(&agent.spec)?;
-            Some((agent.id.clone(), node))
-        })
-        .collect()
+    let mut place =
+        |agent: &Agent| (agent.spec.class <= reach).then(|| planner.choose(&agent.spec));
+    first_come(agents).map(|agent| (agent, place(agent).flatten())).collect()
 }
 
 /// Where agents without a placement can go now; at most `limit` of them. `silent` as for [`moves`].

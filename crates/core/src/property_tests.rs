@@ -9,7 +9,11 @@ use fleet_types::{
 };
 use proptest::prelude::*;
 
-use crate::{plan::Planner, *};
+use crate::{
+    explain::{Loss, Verdict, explain, loss},
+    plan::Planner,
+    *,
+};
 
 fn address(node: u64) -> NodeAddress {
     let at = |port: u16| format!("10.0.0.{node}:{port}");
@@ -265,6 +269,12 @@ proptest! {
                 let kept = after.1.get(agent).filter(|(now, _)| now == uid);
                 prop_assert!(kept.is_none_or(|(_, g)| g >= generation), "a generation went back");
             }
+            for agent in state.agents().values().filter(|agent| agent.placement.is_none()) {
+                let suits = |(_, verdict)| matches!(verdict, Verdict::Suits { .. });
+                let explained = explain(&state, agent).into_iter().any(suits);
+                let chosen = Planner::new(&state).choose(&agent.spec).is_some();
+                prop_assert_eq!(chosen, explained, "what is said is not what is done");
+            }
             // Apply from a snapshot goes on exactly as from the original.
             replica = State::restore(replica.records());
         }
@@ -519,4 +529,25 @@ fn a_hold_ends_only_as_what_it_is() {
     assert_eq!((now.lease_ms, now.since), (600_000, Revision(8)));
     hold(&mut state, 11, HoldChange::End { since: Revision(8) }).unwrap();
     assert_eq!(state.nodes()[&nodes[0]].hold, None);
+}
+
+#[test]
+fn what_a_loss_would_do_is_what_the_fence_does() {
+    let (mut state, nodes) = with_nodes(2);
+    let agents = [(6, 0), (7, 1), (6, 2)];
+    with_agents(&mut state, &agents.map(|(order, n)| (spec(order, n), Some(nodes[1]))));
+    let said = loss(&state, nodes[1]);
+    let classes: Vec<_> =
+        said.iter().map(|Loss { class, to, .. }| (*class, to.is_some())).collect();
+    let [strict, sticky, pinned] = AgentClass::ALL;
+    // By priority: the third number is the highest.
+    assert_eq!(classes, [(pinned, false), (sticky, true), (strict, true)]);
+    let epoch = state.nodes()[&nodes[1]].epoch;
+    let evidence = Evidence::Asserted;
+    let fence = plan::fence(&state, nodes[1], epoch, evidence, AgentClass::Sticky, 0);
+    apply(&mut state, 2_000, &command(Operation::FenceNode(fence))).unwrap();
+    for Loss { agent, to, .. } in said {
+        let node = state.agents()[&agent].placement.as_ref().map(|p| p.node);
+        assert_eq!(node, Some(to.unwrap_or(nodes[1])), "{agent}");
+    }
 }

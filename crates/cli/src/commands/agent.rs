@@ -5,9 +5,9 @@ use std::{io::Write, process::ExitCode};
 use anyhow::{Result, bail};
 use fleet_client::Client;
 use fleet_proto::v1::{
-    self, AgentSpec, CreateAgentRequest, DeleteAgentRequest, GetAgentRequest, GetAgentResponse,
-    ListAgentsRequest, ListAgentsResponse, RestartAgentRequest, StartAgentRequest,
-    StopAgentRequest, TailAgentLogsRequest,
+    self, AgentSpec, CreateAgentRequest, DeleteAgentRequest, ExplainAgentRequest, GetAgentRequest,
+    GetAgentResponse, ListAgentsRequest, ListAgentsResponse, RestartAgentRequest,
+    StartAgentRequest, StopAgentRequest, TailAgentLogsRequest,
     agent::{DesiredState, State},
     agent_service_client::AgentServiceClient,
 };
@@ -116,6 +116,25 @@ async fn wait_until(client: &Client, name: &str, wait: Wait, wanted: State) -> R
         Ok(Err(format!("{} {}", short(agent.state().as_str_name()), agent.state_message)))
     };
     wait_for(wait.timeout, &goal, look).await
+}
+
+async fn explain(global: &Global, client: &Client, agent: &str) -> Result<()> {
+    let request = ExplainAgentRequest { name: resource(agent)?.1 };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { AgentServiceClient::new(channel).explain_agent(request).await }
+    });
+    let answer = call.await?;
+    let shown = answer.agent.clone().unwrap_or_default();
+    print(global.output, "ExplainAgentResponse", &answer, |_| {
+        let rows = answer.verdicts.iter().map(|verdict| {
+            let name = verdict.node_display_name.clone();
+            vec![name, verdict.reason.clone(), verdict.message.clone()]
+        });
+        let nodes = columns(&["NODE", "VERDICT", "WHY"], rows);
+        let (name, state) = (display(&shown.name), short(shown.state().as_str_name()));
+        format!("{name} is {state}. {}\n\n{nodes}", shown.state_message)
+    })
 }
 
 async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<()> {
@@ -254,6 +273,7 @@ pub async fn run(global: &Global, command: Agent) -> Result<ExitCode> {
             let shown = answer.agent.clone().unwrap_or_default();
             print(global.output, "GetAgentResponse", &answer, |_| sheet(&shown))?;
         }
+        Agent::Explain { agent } => explain(global, &client, &agent).await?,
         Agent::Start { agent, wait } => {
             act!(client, agent, wait, StartAgentRequest, start_agent, State::Ready);
         }

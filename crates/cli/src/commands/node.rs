@@ -6,8 +6,9 @@ use anyhow::Result;
 use fleet_client::Client;
 use fleet_proto::v1::{
     self, ConfirmNodeDeadRequest, CordonNodeRequest, DrainNodeRequest, GetNodeRequest,
-    GetNodeResponse, HoldNodeRequest, ListNodesRequest, ListNodesResponse, ReleaseNodeRequest,
-    RemoveNodeRequest, UncordonNodeRequest, node_service_client::NodeServiceClient,
+    GetNodeResponse, HoldNodeRequest, ListNodesRequest, ListNodesResponse, PlanNodeLossRequest,
+    ReleaseNodeRequest, RemoveNodeRequest, UncordonNodeRequest,
+    node_service_client::NodeServiceClient,
 };
 
 use crate::{
@@ -108,6 +109,29 @@ async fn drain(client: &Client, node: &str, wait: Wait) -> Result<()> {
     wait_for(wait.timeout, &format!("node {node} is not drained"), look).await
 }
 
+async fn plan_loss(global: &Global, client: &Client, node: &str) -> Result<()> {
+    let request = PlanNodeLossRequest { name: name(node) };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).plan_node_loss(request).await }
+    });
+    let answer = call.await?;
+    print(global.output, "PlanNodeLossResponse", &answer, |_| {
+        let rows = answer.losses.iter().map(|loss| {
+            let agent = loss.agent.trim_start_matches("fleets/").replace("/agents/", "/");
+            let after =
+                loss.after.map_or_else(|| "-".into(), |after| format!("{} s", after.seconds));
+            vec![agent, loss.node_display_name.clone(), after, loss.message.clone()]
+        });
+        let losses = columns(&["AGENT", "GOES TO", "AFTER", "WHY NOT"], rows);
+        if answer.moves_paused {
+            format!("{losses}\n\nnone moves: too many nodes are lost, or the rule says never")
+        } else {
+            losses
+        }
+    })
+}
+
 async fn hold(client: &Client, node: &str, seconds: u64, request_id: String) -> Result<()> {
     let lease = i64::try_from(seconds).unwrap_or(i64::MAX);
     let lease = Some(prost_types::Duration { seconds: lease, nanos: 0 });
@@ -184,6 +208,7 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
                 .await?;
             eprintln!("node {node} is forgotten");
         }
+        Node::PlanLoss { node } => plan_loss(global, &client, &node).await?,
         Node::Hold { node, seconds } => hold(&client, &node, seconds, request_id).await?,
         Node::Release { node } => release(&client, &node, request_id).await?,
         Node::ConfirmDead { node, i_have_powered_it_off } => {

@@ -530,6 +530,42 @@ pub struct TailAgentLogsResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub data: ::prost::alloc::vec::Vec<u8>,
 }
+/// Request for AgentService.ExplainAgent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainAgentRequest {
+    /// "fleets/{fleet}/agents/{agent}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of AgentService.ExplainAgent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainAgentResponse {
+    /// The agent.
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<Agent>,
+    /// What every node is to it, by number.
+    #[prost(message, repeated, tag = "2")]
+    pub verdicts: ::prost::alloc::vec::Vec<NodeVerdict>,
+}
+/// What a node is to an agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeVerdict {
+    /// "nodes/{number}".
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The node's own name.
+    #[prost(string, tag = "2")]
+    pub node_display_name: ::prost::alloc::string::String,
+    /// Whether the agent is there, or could be.
+    #[prost(bool, tag = "3")]
+    pub suits: bool,
+    /// PLACED, SUITS, or why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME, UNFIT or NO_PORTS.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// The same in words.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod agent_service_client {
     #![allow(
@@ -645,6 +681,31 @@ pub mod agent_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("fleet.v1.AgentService", "CreateAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Why an agent is where it is, and what every node is to it.
+        pub async fn explain_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.AgentService/ExplainAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.AgentService", "ExplainAgent"));
             self.inner.unary(req, path, codec).await
         }
         /// Makes agents of one fleet and places them: all, or none.
@@ -870,6 +931,14 @@ pub mod agent_service_server {
             tonic::Response<super::CreateAgentResponse>,
             tonic::Status,
         >;
+        /// Why an agent is where it is, and what every node is to it.
+        async fn explain_agent(
+            &self,
+            request: tonic::Request<super::ExplainAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainAgentResponse>,
+            tonic::Status,
+        >;
         /// Makes agents of one fleet and places them: all, or none.
         async fn batch_create_agents(
             &self,
@@ -1048,6 +1117,51 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.AgentService/ExplainAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainAgentSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::ExplainAgentRequest>
+                    for ExplainAgentSvc<T> {
+                        type Response = super::ExplainAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::explain_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2181,6 +2295,42 @@ pub struct ReleaseNodeResponse {
     #[prost(message, optional, tag = "1")]
     pub node: ::core::option::Option<Node>,
 }
+/// Request for NodeService.PlanNodeLoss.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanNodeLossRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of NodeService.PlanNodeLoss.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanNodeLossResponse {
+    /// The node's agents, in the order they would be placed.
+    #[prost(message, repeated, tag = "1")]
+    pub losses: ::prost::alloc::vec::Vec<AgentLoss>,
+    /// Whether agents of lost nodes would wait: see ClusterService.SetMovePolicy.
+    #[prost(bool, tag = "2")]
+    pub moves_paused: bool,
+}
+/// What would become of an agent whose node is lost.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentLoss {
+    /// "fleets/{fleet}/agents/{agent}".
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// Where it would go: "nodes/{number}"; empty when it would not.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// That node's own name.
+    #[prost(string, tag = "3")]
+    pub node_display_name: ::prost::alloc::string::String,
+    /// How long after the node was last heard; absent for a pinned agent, which stays.
+    #[prost(message, optional, tag = "4")]
+    pub after: ::core::option::Option<::prost_types::Duration>,
+    /// Why it would go nowhere, in words; empty when it would.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod node_service_client {
     #![allow(
@@ -2450,6 +2600,31 @@ pub mod node_service_client {
                 .insert(GrpcMethod::new("fleet.v1.NodeService", "ConfirmNodeDead"));
             self.inner.unary(req, path, codec).await
         }
+        /// What would become of a node's agents if it were lost now. Changes nothing.
+        pub async fn plan_node_loss(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanNodeLossRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanNodeLossResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/PlanNodeLoss",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "PlanNodeLoss"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Makes a node's leases longer, so that its daemon may be away as long and its agents go on. If
         /// the node is lost meanwhile, its agents are placed elsewhere as much later.
         pub async fn hold_node(
@@ -2570,6 +2745,14 @@ pub mod node_service_server {
             request: tonic::Request<super::ConfirmNodeDeadRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ConfirmNodeDeadResponse>,
+            tonic::Status,
+        >;
+        /// What would become of a node's agents if it were lost now. Changes nothing.
+        async fn plan_node_loss(
+            &self,
+            request: tonic::Request<super::PlanNodeLossRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanNodeLossResponse>,
             tonic::Status,
         >;
         /// Makes a node's leases longer, so that its daemon may be away as long and its agents go on. If
@@ -2968,6 +3151,51 @@ pub mod node_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ConfirmNodeDeadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.NodeService/PlanNodeLoss" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanNodeLossSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::PlanNodeLossRequest>
+                    for PlanNodeLossSvc<T> {
+                        type Response = super::PlanNodeLossResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanNodeLossRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::plan_node_loss(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanNodeLossSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,8 +4,9 @@ use std::{ops::Bound, pin::Pin};
 
 use fleet_client::connect_node;
 use fleet_core::{
-    AgentDraft, AgentSpec, CreateAgents, DeleteAgent, Desired, Operation, Rejection, RestartAgent,
-    SetAgentDesired,
+    AgentDraft, AgentSpec, CreateAgents, DeleteAgent, Desired, NodeStatus, Operation, Rejection,
+    RestartAgent, SetAgentDesired, State,
+    explain::{Verdict, explain},
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -15,14 +16,15 @@ use fleet_proto::{
     resource,
     v1::{
         Agent, BatchCreateAgentsRequest, BatchCreateAgentsResponse, CreateAgentRequest,
-        CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, GetAgentRequest,
-        GetAgentResponse, ListAgentsRequest, ListAgentsResponse, RestartAgentRequest,
-        RestartAgentResponse, StartAgentRequest, StartAgentResponse, StopAgentRequest,
-        StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
+        CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, ExplainAgentRequest,
+        ExplainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
+        ListAgentsResponse, NodeVerdict, RestartAgentRequest, RestartAgentResponse,
+        StartAgentRequest, StartAgentResponse, StopAgentRequest, StopAgentResponse,
+        TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
         agent_service_server::AgentService,
     },
 };
-use fleet_types::{AgentId, AgentName, FleetName, limits};
+use fleet_types::{AgentId, AgentName, FleetName, NodeId, limits};
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
@@ -131,6 +133,47 @@ impl Api {
     }
 }
 
+/// What a node is to an agent, for people.
+fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict) -> NodeVerdict {
+    let node = state.nodes().get(&id);
+    let (suits, reason, message) = match verdict {
+        Verdict::Here => {
+            let why = agent.placement.as_ref().map(|p| convert::evidence(&p.evidence));
+            (true, "PLACED", format!("it is here: {}", why.unwrap_or_default()))
+        }
+        Verdict::Suits { agents } => {
+            let why = "of nodes that suit, the one with the fewest agents is taken";
+            (true, "SUITS", format!("it could run here, beside {agents} agents; {why}"))
+        }
+        Verdict::NotUp(NodeStatus::Fenced) => {
+            (false, "NOT_UP", "the node is out of reach and was fenced".into())
+        }
+        Verdict::NotUp(_) => (false, "NOT_UP", "the node has not registered yet".into()),
+        Verdict::NotOpen(_) => {
+            let what = "the node is cordoned or drained; `fleet-cluster node uncordon` opens it";
+            (false, "NOT_OPEN", what.into())
+        }
+        Verdict::NoRuntime => {
+            (false, "NO_RUNTIME", format!("runtime {} cannot run there", agent.spec.runtime))
+        }
+        Verdict::Unfit => {
+            let why = node.and_then(|node| node.report.as_ref()).map(|r| r.unfit.join(", "));
+            (false, "UNFIT", format!("it keeps no strict agents: {}", why.unwrap_or_default()))
+        }
+        Verdict::NoPorts { free } => {
+            let ports = agent.spec.ports;
+            (false, "NO_PORTS", format!("no block of {ports} ports is free, of {free} free ports"))
+        }
+    };
+    NodeVerdict {
+        node: format!("nodes/{id}"),
+        node_display_name: node.map(|node| node.name.to_string()).unwrap_or_default(),
+        suits,
+        reason: reason.into(),
+        message,
+    }
+}
+
 #[tonic::async_trait]
 impl AgentService for Api {
     async fn create_agent(
@@ -142,6 +185,21 @@ impl AgentService for Api {
         let wanted = vec![self.parse(request.clone())?];
         let agents = self.create(fleet, wanted, &request.request_id, &request).await?;
         Ok(Response::new(CreateAgentResponse { agent: agents.into_iter().next() }))
+    }
+
+    async fn explain_agent(
+        &self,
+        request: Request<ExplainAgentRequest>,
+    ) -> Result<Response<ExplainAgentResponse>, Status> {
+        let id = resource::parse_agent("name", &request.into_inner().name)?;
+        let agent = self.agent(id.clone()).await?;
+        let verdicts = self.raft.read(|state| {
+            let agent = state.agents().get(&id)?;
+            let verdicts = explain(state, agent).into_iter();
+            Some(verdicts.map(|(node, verdict)| shown(state, agent, node, verdict)).collect())
+        });
+        let verdicts = verdicts.unwrap_or_default();
+        Ok(Response::new(ExplainAgentResponse { agent: Some(agent), verdicts }))
     }
 
     async fn batch_create_agents(

@@ -4,18 +4,19 @@ use std::{ops::Bound, time::Duration};
 
 use fleet_core::{
     Evidence, FenceNode, HoldChange, HoldNode, Operation, Rejection, RemoveNode, Schedulable,
-    SetSchedulable, State, plan,
+    SetSchedulable, State, explain, plan,
 };
 use fleet_proto::{
     convert::api as convert,
     error::{from_rejection, invalid_field, status},
     resource,
     v1::{
-        ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest, CordonNodeResponse,
-        DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse, HoldNodeRequest,
-        HoldNodeResponse, ListNodesRequest, ListNodesResponse, Node, ReleaseNodeRequest,
-        ReleaseNodeResponse, RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest,
-        UncordonNodeResponse, node_service_server::NodeService,
+        AgentLoss, ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest,
+        CordonNodeResponse, DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse,
+        HoldNodeRequest, HoldNodeResponse, ListNodesRequest, ListNodesResponse, Node,
+        PlanNodeLossRequest, PlanNodeLossResponse, ReleaseNodeRequest, ReleaseNodeResponse,
+        RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest, UncordonNodeResponse,
+        node_service_server::NodeService,
     },
 };
 use fleet_runtime::clock::raw_ms;
@@ -77,6 +78,28 @@ impl Api {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// What would become of the agents of `node`, for people.
+fn loss(state: &State, node: NodeId) -> PlanNodeLossResponse {
+    let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
+    let losses = explain::loss(state, node).into_iter().map(|loss| {
+        let to = loss.to.and_then(|to| state.nodes().get(&to));
+        let after = loss.class.fence_after_ms(&timing);
+        let message = match (to, after) {
+            (Some(_), _) => "",
+            (None, Some(_)) => "no other node suits it and has room; `agent explain` says why",
+            (None, None) => "pinned: it stays, and waits for its node",
+        };
+        AgentLoss {
+            agent: resource::agent(&loss.agent),
+            node: to.map(|to| format!("nodes/{}", to.id)).unwrap_or_default(),
+            node_display_name: to.map(|to| to.name.to_string()).unwrap_or_default(),
+            after: after.map(convert::duration),
+            message: message.into(),
+        }
+    });
+    PlanNodeLossResponse { losses: losses.collect(), moves_paused: !plan::moves(state, 1) }
 }
 
 /// How long a node may take to have a longer lease: more than two renewals.
@@ -158,6 +181,14 @@ impl NodeService for Api {
         let operation = Operation::RemoveNode(RemoveNode { node });
         self.change(&request.request_id, &request, operation).await?;
         Ok(Response::new(RemoveNodeResponse {}))
+    }
+
+    async fn plan_node_loss(
+        &self,
+        request: Request<PlanNodeLossRequest>,
+    ) -> Result<Response<PlanNodeLossResponse>, Status> {
+        let node = self.node_id(&request.into_inner().name).await?;
+        Ok(Response::new(self.raft.read(|state| loss(state, node))))
     }
 
     async fn hold_node(
