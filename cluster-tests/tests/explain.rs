@@ -38,3 +38,26 @@ fn a_pending_agent_says_of_every_node_why_not_and_a_loss_says_who_goes_where() {
     assert_eq!(to[0]["after"], "3.550s");
     assert_eq!(cluster.cli(&["agent", "explain", "f/none"]).code, 4);
 }
+
+#[test]
+fn an_agent_goes_only_where_the_labels_are_that_it_asks_for() {
+    let mut cluster = Cluster::hosts(2);
+    cluster.configure(2, "[labels]\nrack = \"r2\"\n");
+    assert_eq!(cluster.init("fast").code, 0);
+    cluster.start(1);
+    cluster.wait_active(1);
+    cluster.ok(&["fleet", "create", "f"]);
+    for number in 1..=3 {
+        let name = format!("f/a{number}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--on", "rack=r2"];
+        cluster.ok(&[&create[..], &["--no-wait", "--", "/bin/sleep", "infinity"]].concat());
+    }
+    let why = cluster.ok(&["agent", "explain", "f/a1"]);
+    assert!(why.contains("no open node has rack=r2") && why.contains("NO_LABELS"), "{why}");
+    let token = cluster.token(&[]);
+    assert_eq!(cluster.join(2, &token).code, 0);
+    cluster.start(2);
+    for number in 1..=3 {
+        assert_eq!(cluster.wait_ready(&format!("f/a{number}"), 1, 30), 2);
+    }
+}

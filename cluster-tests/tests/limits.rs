@@ -126,8 +126,8 @@ fn one_that_fills_its_home_is_parked_and_it_is_said_why() {
     let cluster = cluster();
     // Many small files: no single one is too large.
     let fill = "import os, time\nfor n in range(60):\n  \
-                open(os.path.expanduser(f'~/{n}'), 'wb').write(bytes(1 << 20))\n  time.sleep(0.05)\n\
-                print('full', flush=True)\ntime.sleep(1000)";
+                open(os.path.expanduser(f'~/{n}'), 'wb').write(bytes(1 << 20))\n  \
+                time.sleep(0.05)\nprint('full', flush=True)\ntime.sleep(1000)";
     create(&cluster, &["--home-size", "20M"], &["/usr/bin/python3", "-c", fill]);
     let message = until(40, "an end", || {
         let agent = cluster.agent("f/a");

@@ -391,6 +391,9 @@ pub struct CreateAgent {
     /// Label, KEY=VALUE; may be repeated
     #[arg(short, long = "label", value_parser = pair)]
     pub labels: Vec<(String, String)>,
+    /// Only on nodes with this label, KEY=VALUE; may be repeated
+    #[arg(long = "on", value_parser = pair)]
+    pub node_labels: Vec<(String, String)>,
     /// Size of its port block; 0 for the runtime's
     #[arg(long, default_value_t = 0)]
     pub ports: u32,

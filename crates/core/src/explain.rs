@@ -7,7 +7,7 @@ use fleet_types::{AgentClass, AgentId, NodeId};
 
 use crate::{
     plan,
-    record::{Agent, NodeStatus, Schedulable},
+    record::{Agent, NodeStatus, PendingReason, Schedulable},
     state::State,
 };
 
@@ -27,6 +27,8 @@ pub enum Verdict {
     NotOpen(Schedulable),
     /// The node has not its runtime.
     NoRuntime,
+    /// The node has not the labels it asks for.
+    NoLabels,
     /// It is strict, and the node may end agents late.
     Unfit,
     /// The node has no free block of its size.
@@ -46,16 +48,16 @@ fn verdict(state: &State, agent: &Agent, id: NodeId) -> Verdict {
         return Verdict::Here;
     }
     let Some(node) = state.nodes().get(&id) else { return Verdict::NotUp(NodeStatus::Joining) };
-    let report = match (&node.report, node.status, node.schedulable) {
-        (Some(report), NodeStatus::Active, Schedulable::Open) => report,
-        (Some(_), NodeStatus::Active, schedulable) => return Verdict::NotOpen(schedulable),
-        (_, status, _) => return Verdict::NotUp(status),
-    };
-    if !report.runtimes.contains_key(&agent.spec.runtime) {
-        return Verdict::NoRuntime;
+    match (node.status, node.schedulable) {
+        (NodeStatus::Active, Schedulable::Open) => {}
+        (NodeStatus::Active, schedulable) => return Verdict::NotOpen(schedulable),
+        (status, _) => return Verdict::NotUp(status),
     }
-    if agent.spec.class == AgentClass::Strict && !report.unfit.is_empty() {
-        return Verdict::Unfit;
+    match plan::obstacle(node, &agent.spec) {
+        Some(PendingReason::NoRuntime) => return Verdict::NoRuntime,
+        Some(PendingReason::NoLabels) => return Verdict::NoLabels,
+        Some(_) => return Verdict::Unfit,
+        None => {}
     }
     match state.ports(id) {
         Some(ports) if ports.fits(agent.spec.ports) => {

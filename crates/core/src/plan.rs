@@ -50,8 +50,23 @@ fn keeps(node: &Node, spec: &AgentSpec) -> bool {
     fit || spec.class != AgentClass::Strict
 }
 
+fn labelled(node: &Node, spec: &AgentSpec) -> bool {
+    node.report.as_ref().is_some_and(|report| report.labels.have(&spec.node_labels))
+}
+
+/// Why a registered, open node cannot have an agent, room aside; none when it can.
+pub(crate) fn obstacle(node: &Node, spec: &AgentSpec) -> Option<PendingReason> {
+    if !runs(node, spec) {
+        return Some(PendingReason::NoRuntime);
+    }
+    if !labelled(node, spec) {
+        return Some(PendingReason::NoLabels);
+    }
+    (!keeps(node, spec)).then_some(PendingReason::NoFitNode)
+}
+
 fn suits(node: &Node, spec: &AgentSpec) -> bool {
-    runs(node, spec) && keeps(node, spec)
+    obstacle(node, spec).is_none()
 }
 
 impl<'a> Planner<'a> {
@@ -184,22 +199,27 @@ pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, N
         .collect()
 }
 
-/// Why no node can take an agent.
+/// Why no node can take an agent: what the nodes that come closest lack.
 pub fn why_pending(state: &State, spec: &AgentSpec) -> PendingReason {
-    let mut nodes = state.nodes().values().filter(|node| open(node)).peekable();
-    if nodes.peek().is_none() {
-        return PendingReason::NoNode;
+    let nodes = state.nodes().values().filter(|node| open(node));
+    let obstacles = nodes.map(|node| match obstacle(node, spec) {
+        Some(reason) => reason,
+        None if state.ports(node.id).is_some_and(|ports| ports.fits(spec.ports)) => {
+            PendingReason::NoNode
+        }
+        None => PendingReason::NoPorts,
+    });
+    obstacles.max_by_key(|reason| closeness(*reason)).unwrap_or(PendingReason::NoNode)
+}
+
+/// How close a node with this obstacle comes to taking an agent.
+fn closeness(obstacle: PendingReason) -> u8 {
+    match obstacle {
+        PendingReason::NoRuntime => 0,
+        PendingReason::NoLabels => 1,
+        PendingReason::NoFitNode => 2,
+        PendingReason::NoPorts => 3,
+        // Nothing stands in the way: the choice was made on an older view.
+        PendingReason::NoNode | PendingReason::MovesPaused => 4,
     }
-    let mut with_runtime = nodes.filter(|node| runs(node, spec)).peekable();
-    if with_runtime.peek().is_none() {
-        return PendingReason::NoRuntime;
-    }
-    let mut fit = with_runtime.filter(|node| keeps(node, spec)).peekable();
-    if fit.peek().is_none() {
-        return PendingReason::NoFitNode;
-    }
-    if fit.any(|node| state.ports(node.id).is_some_and(|ports| ports.fits(spec.ports))) {
-        return PendingReason::NoNode;
-    }
-    PendingReason::NoPorts
 }

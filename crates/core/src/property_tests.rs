@@ -35,11 +35,17 @@ fn init() -> Operation {
     })
 }
 
+/// One node in two is in the rack; few agents ask for it.
+fn rack(number: u16) -> Labels {
+    let label = (number == 1).then(|| ("rack".to_owned(), "r1".to_owned()));
+    Labels::new(label).unwrap()
+}
+
 fn report(ports: u16) -> NodeReport {
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + ports).unwrap(),
         runtimes: BTreeMap::from([(exec(), "-".to_owned())]),
-        labels: Labels::default(),
+        labels: rack(ports % 2),
         version: "0".into(),
         boot: "b".into(),
         degraded: Vec::new(),
@@ -118,6 +124,7 @@ fn spec(order: u32, number: u8) -> AgentSpec {
         limits: ResourceLimits::default(),
         class: AgentClass::ALL[usize::from(number) % 3],
         priority: i32::from(number) % 5,
+        node_labels: rack(u16::from(number % 7 == 5)),
     }
 }
 

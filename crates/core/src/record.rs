@@ -194,6 +194,8 @@ pub struct AgentSpec {
     pub class: AgentClass,
     /// The higher, the sooner it is placed and started when many wait.
     pub priority: i32,
+    /// Labels a node must have for it.
+    pub node_labels: Labels,
 }
 
 /// What the owner wants of an agent.
@@ -254,6 +256,8 @@ pub enum PendingReason {
     NoRuntime,
     /// No open node has a free block of the size.
     NoPorts,
+    /// No open node with its runtime has the labels it asks for.
+    NoLabels,
     /// It is strict, and the open nodes with its runtime cannot keep that.
     NoFitNode,
     /// Its node was lost while agents are not moved: see [`MovePolicy`].

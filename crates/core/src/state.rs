@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use fleet_types::{
-    AgentClass, AgentId, FleetName, NodeId, RequestId, Revision, Timestamp, TokenId,
+    AgentId, FleetName, NodeId, RequestId, Revision, Timestamp, TokenId,
     limits::REQUESTS_REMEMBERED_MAX,
 };
 
@@ -311,17 +311,10 @@ impl State {
         let Some(node) = node.filter(|n| n.status == NodeStatus::Active) else {
             return Err(crate::plan::why_pending(self, &agent.spec));
         };
-        let Some(report) = node.report.as_ref().filter(|_| node.schedulable == Schedulable::Open)
-        else {
+        if node.schedulable != Schedulable::Open {
             return Err(PendingReason::NoNode);
-        };
-        if !report.runtimes.contains_key(&agent.spec.runtime) {
-            return Err(PendingReason::NoRuntime);
         }
-        if agent.spec.class == AgentClass::Strict && !report.unfit.is_empty() {
-            return Err(PendingReason::NoFitNode);
-        }
-        Ok(node.id)
+        crate::plan::obstacle(node, &agent.spec).map_or(Ok(node.id), Err)
     }
 
     /// Takes an agent's placement away and frees its ports, recording why nothing of it runs.

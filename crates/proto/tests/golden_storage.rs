@@ -55,6 +55,7 @@ fn spec() -> core::AgentSpec {
         },
         class: AgentClass::Pinned,
         priority: -7,
+        node_labels: labels(),
     }
 }
 

@@ -294,6 +294,7 @@ impl World {
                 limits: ResourceLimits::default(),
                 class: AgentClass::Strict,
                 priority: 0,
+                node_labels: Labels::default(),
             };
             let draft = AgentDraft {
                 name: format!("a{name}").parse().expect("an agent name"),

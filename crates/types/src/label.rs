@@ -75,6 +75,11 @@ impl Labels {
         Ok(Self(labels))
     }
 
+    /// Whether all of `wanted` are among these.
+    pub fn have(&self, wanted: &Self) -> bool {
+        wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+    }
+
     /// The pairs, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))

@@ -156,6 +156,7 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         }),
         class: fleet_proto::convert::api::class(args.class).into(),
         priority: args.priority,
+        node_labels: args.node_labels.into_iter().collect(),
     };
     let desired = if args.stopped { DesiredState::Stopped } else { DesiredState::Running };
     let agent =

@@ -159,6 +159,10 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
         core::PendingReason::NoNode => "no node is up and open for placements".into(),
         core::PendingReason::NoRuntime => format!("no open node has runtime {}", spec.runtime),
         core::PendingReason::NoPorts => format!("no open node has {} free ports", spec.ports),
+        core::PendingReason::NoLabels => {
+            let labels = spec.node_labels.iter().map(|(k, v)| format!("{k}={v}"));
+            format!("no open node has {}", labels.collect::<Vec<_>>().join(" and "))
+        }
         core::PendingReason::NoFitNode => {
             "no open node keeps strict agents; `fleet-cluster node get` says why".into()
         }
@@ -204,6 +208,7 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
         }),
         class: class(spec.class).into(),
         priority: spec.priority,
+        node_labels: labels(&spec.node_labels),
     }
 }
 
@@ -334,6 +339,7 @@ pub fn parse_agent_spec(
         limits,
         class,
         priority: spec.priority,
+        node_labels: parse_labels("agent.spec.node_labels", spec.node_labels)?,
     })
 }
 

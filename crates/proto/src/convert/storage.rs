@@ -73,7 +73,7 @@ coded!(put_lifecycle, get_lifecycle, core::Lifecycle, "lifecycle",
 coded!(put_pending, get_pending, core::PendingReason, "pending reason",
     1 => core::PendingReason::NoNode, 2 => core::PendingReason::NoRuntime,
     3 => core::PendingReason::NoPorts, 4 => core::PendingReason::MovesPaused,
-    5 => core::PendingReason::NoFitNode);
+    5 => core::PendingReason::NoFitNode, 6 => core::PendingReason::NoLabels);
 coded!(put_class, get_class, AgentClass, "class",
     0 => AgentClass::Strict, 1 => AgentClass::Sticky, 2 => AgentClass::Pinned);
 coded!(put_rule, get_rule, core::MoveRule, "move rule",
@@ -164,6 +164,7 @@ fn put_spec(s: &core::AgentSpec) -> wire::AgentSpec {
         }),
         class: put_class(s.class),
         priority: s.priority,
+        node_labels: pairs(&s.node_labels),
     }
 }
 
@@ -185,6 +186,7 @@ fn get_spec(s: Option<wire::AgentSpec>) -> Result<core::AgentSpec> {
         }),
         class: get_class(s.class)?,
         priority: s.priority,
+        node_labels: labels(s.node_labels)?,
     })
 }
 

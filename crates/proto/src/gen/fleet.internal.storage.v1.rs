@@ -321,6 +321,12 @@ pub struct AgentSpec {
     /// The higher, the sooner it is placed and started.
     #[prost(sint32, tag = "9")]
     pub priority: i32,
+    /// Labels a node must have for it.
+    #[prost(btree_map = "string, string", tag = "10")]
+    pub node_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Upper bounds; 0 is none, or the runtime's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -260,6 +260,12 @@ pub struct AgentSpec {
     /// ones the oldest is first.
     #[prost(int32, tag = "9")]
     pub priority: i32,
+    /// Labels a node must have for it.
+    #[prost(btree_map = "string, string", tag = "10")]
+    pub node_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Nested message and enum types in `AgentSpec`.
 pub mod agent_spec {
@@ -559,7 +565,8 @@ pub struct NodeVerdict {
     /// Whether the agent is there, or could be.
     #[prost(bool, tag = "3")]
     pub suits: bool,
-    /// PLACED, SUITS, or why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME, UNFIT or NO_PORTS.
+    /// PLACED, SUITS, or why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME, NO_LABELS,
+    /// UNFIT or NO_PORTS.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     /// The same in words.
