@@ -34,7 +34,7 @@ impl Book {
         self.nonces.push((nonce, now_ms));
     }
 
-    /// Takes strict leases of up to `lease_ms` from now on, or of the usual length again.
+    /// Takes strict leases of up to `lease_ms` from now on, and of the usual length always.
     pub(crate) fn raise(&mut self, lease_ms: u64) -> Result<(), &'static str> {
         if lease_ms > *HOLD_MS.end() {
             return Err("a lease too long for any hold");

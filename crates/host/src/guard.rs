@@ -18,8 +18,10 @@ use crate::lease::Lease;
 
 /// How long the guard may take to answer; it does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often the watching thread looks.
+/// How often the watching thread looks; at agents that outlast the node's lease, where nobody waits
+/// to register again, more seldom.
 const LOOK: Duration = Duration::from_millis(20);
+const LOOK_LASTING: Duration = Duration::from_millis(200);
 
 struct Shared {
     socket: PathBuf,
@@ -90,7 +92,7 @@ impl Shared {
     fn watch(&self, class: AgentClass) {
         let mut said = String::new();
         loop {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(if class == AgentClass::Strict { LOOK } else { LOOK_LASTING });
             let lease = *self.lease.lock().expect("no holder panics");
             let announced = self.announced.borrow().is_some();
             if lease.is_some_and(|lease| boot_ms() >= lease.deadline_ms) {

@@ -159,10 +159,7 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
         core::PendingReason::NoNode => "no node is up and open for placements".into(),
         core::PendingReason::NoRuntime => format!("no open node has runtime {}", spec.runtime),
         core::PendingReason::NoPorts => format!("no open node has {} free ports", spec.ports),
-        core::PendingReason::NoLabels => {
-            let labels = spec.node_labels.iter().map(|(k, v)| format!("{k}={v}"));
-            format!("no open node has {}", labels.collect::<Vec<_>>().join(" and "))
-        }
+        core::PendingReason::NoLabels => format!("no open node has {}", node_labels(spec)),
         core::PendingReason::NoFitNode => {
             "no open node keeps strict agents; `fleet-cluster node get` says why".into()
         }
@@ -170,6 +167,12 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
             "its node was lost, and agents are not moved now".into()
         }
     }
+}
+
+/// The labels an agent asks for, in words.
+pub fn node_labels(spec: &core::AgentSpec) -> String {
+    let labels = spec.node_labels.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(" and ")
 }
 
 /// A class, as the API writes it.

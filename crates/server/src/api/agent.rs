@@ -4,8 +4,8 @@ use std::{ops::Bound, pin::Pin};
 
 use fleet_client::connect_node;
 use fleet_core::{
-    AgentDraft, AgentSpec, CreateAgents, DeleteAgent, Desired, NodeStatus, Operation,
-    PendingReason, Rejection, RestartAgent, SetAgentDesired, State,
+    AgentDraft, AgentSpec, CreateAgents, DeleteAgent, Desired, NodeStatus, Operation, Rejection,
+    RestartAgent, SetAgentDesired, State,
     explain::{Verdict, explain},
 };
 use fleet_host::overlay;
@@ -157,8 +157,8 @@ fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict)
             (false, "NO_RUNTIME", format!("runtime {} cannot run there", agent.spec.runtime))
         }
         Verdict::NoLabels => {
-            let why = convert::pending(PendingReason::NoLabels, &agent.spec);
-            (false, "NO_LABELS", why.replace("no open node has", "the node has not"))
+            let labels = convert::node_labels(&agent.spec);
+            (false, "NO_LABELS", format!("the node has not {labels}"))
         }
         Verdict::Unfit => {
             let why = node.and_then(|node| node.report.as_ref()).map(|r| r.unfit.join(", "));

@@ -37,11 +37,10 @@ fn parse(policy: &v1::MovePolicy) -> Result<MovePolicy, Status> {
 }
 
 impl Api {
-    /// Whether agents of lost nodes are placed elsewhere now.
-    fn moves(&self, state: &State) -> bool {
+    /// How many nodes may be lost and are not fenced yet.
+    pub(super) fn feared_lost(&self, state: &State) -> usize {
         let timing = state.cluster().map(|cluster| LeaseTiming::of(cluster.profile));
-        let feared = timing.map_or(0, |timing| self.leases.feared_lost(state, &timing));
-        plan::moves(state, feared)
+        timing.map_or(0, |timing| self.leases.feared_lost(state, &timing))
     }
 
     fn status(&self, state: &State) -> ClusterStatus {
@@ -55,7 +54,7 @@ impl Api {
             self.observed.complete(agent, &mut shown);
             *agents_by_state.entry(shown.state().as_str_name().to_owned()).or_insert(0) += 1;
         }
-        let (nodes, moves) = (state.nodes().values(), self.moves(state));
+        let (nodes, moves) = (state.nodes().values(), plan::moves(state, self.feared_lost(state)));
         let raft = self.raft.status();
         ClusterStatus {
             cluster_id: cluster.map(|c| c.id.to_string()).unwrap_or_default(),

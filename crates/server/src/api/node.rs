@@ -3,8 +3,8 @@
 use std::{ops::Bound, time::Duration};
 
 use fleet_core::{
-    Evidence, FenceNode, HoldChange, HoldNode, Operation, Rejection, RemoveNode, Schedulable,
-    SetSchedulable, State, explain, plan,
+    Evidence, FenceNode, HoldChange, HoldNode, NodeStatus, Operation, Rejection, RemoveNode,
+    Schedulable, SetSchedulable, State, explain, plan,
 };
 use fleet_proto::{
     convert::api as convert,
@@ -81,9 +81,9 @@ impl Api {
 }
 
 /// What would become of the agents of `node`, for people.
-fn loss(state: &State, node: NodeId) -> PlanNodeLossResponse {
+fn losses(state: &State, node: NodeId) -> Vec<AgentLoss> {
     let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
-    let losses = explain::loss(state, node).into_iter().map(|loss| {
+    let shown = |loss: explain::Loss| {
         let to = loss.to.and_then(|to| state.nodes().get(&to));
         let after = loss.class.fence_after_ms(&timing);
         let message = match (to, after) {
@@ -98,8 +98,8 @@ fn loss(state: &State, node: NodeId) -> PlanNodeLossResponse {
             after: after.map(convert::duration),
             message: message.into(),
         }
-    });
-    PlanNodeLossResponse { losses: losses.collect(), moves_paused: !plan::moves(state, 1) }
+    };
+    explain::loss(state, node).into_iter().map(shown).collect()
 }
 
 /// How long a node may take to have a longer lease: more than two renewals.
@@ -188,7 +188,12 @@ impl NodeService for Api {
         request: Request<PlanNodeLossRequest>,
     ) -> Result<Response<PlanNodeLossResponse>, Status> {
         let node = self.node_id(&request.into_inner().name).await?;
-        Ok(Response::new(self.raft.read(|state| loss(state, node))))
+        Ok(Response::new(self.raft.read(|state| {
+            let up = |node: &fleet_core::Node| node.status == NodeStatus::Active;
+            let lost = usize::from(state.nodes().get(&node).is_some_and(up));
+            let moves_paused = !plan::moves(state, self.feared_lost(state) + lost);
+            PlanNodeLossResponse { losses: losses(state, node), moves_paused }
+        })))
     }
 
     async fn hold_node(
