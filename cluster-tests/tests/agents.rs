@@ -111,37 +111,6 @@ fn one_that_waits_for_its_turn_to_start_says_so() {
 }
 
 #[test]
-fn a_taken_port_is_named_with_its_holder() {
-    let cluster = cluster();
-    let script = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 10245)); s.listen(); time.sleep(600)";
-    let mut holder = cluster.spawn_on(1, "python3", &["-c", script]);
-    until(10, "the foreign listener", || {
-        let listening = cluster.spawn_on(1, "sh", &["-c", "ss -tln | grep -q :10245"]).wait();
-        listening.unwrap().success().then_some(())
-    });
-    cluster.ok(&[
-        "agent",
-        "create",
-        "f/a",
-        "--runtime",
-        "exec",
-        "--no-wait",
-        "--",
-        "/bin/sleep",
-        "60",
-    ]);
-    let message = until(10, "a reason", || {
-        let message = cluster.agent("f/a")["stateMessage"].as_str().unwrap().to_owned();
-        message.contains("10245").then_some(message)
-    });
-    let pid = holder.id();
-    assert!(message.contains(&format!("port 10245 is taken by pid {pid} (python3)")), "{message}");
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    cluster.wait_ready("f/a", 1, 20);
-}
-
-#[test]
 fn agents_cannot_read_each_others_home() {
     let cluster = cluster();
     exec(&cluster, "f/a", "echo secret > $HOME/secret; exec sleep infinity");

@@ -15,6 +15,7 @@ use fleet_proto::v1::{
     agent::DesiredState, agent_service_client::AgentServiceClient,
     cluster_service_client::ClusterServiceClient, fleet_service_client::FleetServiceClient,
 };
+use fleet_types::limits::MESSAGE_BYTES_MAX;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
@@ -191,8 +192,14 @@ where
 impl Api {
     /// A client.
     pub(crate) fn writer(&self, client: usize) -> Writer {
-        let channel = self.channels[client % self.channels.len()].clone();
-        Writer { client, api: AgentServiceClient::new(channel) }
+        Writer { client, api: self.agents(client) }
+    }
+
+    /// A client of the agent service.
+    pub(crate) fn agents(&self, client: usize) -> AgentServiceClient<Channel> {
+        AgentServiceClient::new(self.channels[client % self.channels.len()].clone())
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(4 * MESSAGE_BYTES_MAX)
     }
 }
 
@@ -221,7 +228,9 @@ impl Writer {
             parent: "fleets/bench".into(),
             agent_id: name,
             agent: Some(agent),
-            request_id: String::new(),
+            // More than would survive a loss: that is not what is measured.
+            allow_overcommit: true,
+            ..CreateAgentRequest::default()
         };
         let agent = self.api.create_agent(request).await?.into_inner().agent.unwrap_or_default();
         if agent.placement.is_none() {

@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "figures go to standard output")]
 
+mod batch;
 mod etcd;
 mod failover;
 mod false_fences;
 mod fence;
 mod fleet;
+mod growth;
 mod load;
 mod node_lost;
 mod restart;
@@ -33,6 +35,10 @@ enum What {
     FalseFences,
     /// Lease not renewed: how long agents execute past its end
     Fence,
+    /// Ten thousand agents made and placed in batches
+    Batch,
+    /// Planning and state at growing sizes, without log or network
+    Growth,
     /// Daemon killed and started again: agents restarted, time to adopt them
     Restart,
     /// Beside supervisord, PM2, s6 and runit; see docs/benchmarks.md for what it needs
@@ -83,6 +89,8 @@ fn main() -> Result<()> {
             What::Failover => runtime.block_on(failover::run(&binary, args.kills))?,
             What::FalseFences => false_fences::run(&binary, args.minutes)?,
             What::Fence => fence::run(&binary, args.agents, 3)?,
+            What::Batch => runtime.block_on(batch::run(&binary, args.turns))?,
+            What::Growth => growth::run()?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::Supervisors => supervisors::run(&binary, args.agents)?,
             What::NodeLost => {

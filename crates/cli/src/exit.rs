@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use fleet_client::JoinError;
+use fleet_server::setup::SetupError;
 use tonic::{Code, Status};
 
 /// `status`: something is wrong.
@@ -48,6 +50,21 @@ fn causes(status: &Status) -> String {
     text
 }
 
+/// The exit code of an error.
+pub fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(status) = error.downcast_ref::<Status>() {
+        return of_status(status);
+    }
+    if error.downcast_ref::<TimedOut>().is_some() {
+        return 7;
+    }
+    match error.downcast_ref() {
+        Some(SetupError::Join(JoinError::Refused(_))) => 5,
+        Some(SetupError::Join(_)) => 3,
+        _ => 1,
+    }
+}
+
 /// Prints what went wrong, with its stable reason and the way out, and says how to exit.
 pub fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
     let error = match result {
@@ -63,17 +80,10 @@ pub fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
                 "hint: is a majority of the voters running? see `systemctl status fleet-cluster` there"
             );
         }
-        return ExitCode::from(of_status(status));
-    }
-    if error.downcast_ref::<TimedOut>().is_some() {
-        eprintln!("error: {error:#}");
-        return ExitCode::from(7);
-    }
-    if let Some(fleet_server::setup::SetupError::Join(join)) = error.downcast_ref() {
+    } else if let Some(SetupError::Join(join)) = error.downcast_ref() {
         eprintln!("error: {join} [{}]", join.reason());
-        let refused = matches!(join, fleet_client::JoinError::Refused(_));
-        return ExitCode::from(if refused { 5 } else { 3 });
+    } else {
+        eprintln!("error: {error:#}");
     }
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+    ExitCode::from(code_of(&error))
 }

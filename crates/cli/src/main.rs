@@ -62,6 +62,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             | Command::Fleet(_)
             | Command::Agent(_)
             | Command::Moves(_)
+            | Command::Placement(_)
+            | Command::Rebalance(_)
+            | Command::Events(_)
+            | Command::Plan(_)
+            | Command::Apply(_)
     );
     let result = carry_out(args).await;
     if talks && result.is_ok() {
@@ -81,6 +86,11 @@ async fn carry_out(args: Args) -> anyhow::Result<ExitCode> {
         Command::Fleet(command) => commands::fleet::run(&args.global, command).await,
         Command::Agent(command) => commands::agent::run(&args.global, command).await,
         Command::Moves(command) => commands::moves::run(&args.global, command).await,
+        Command::Placement(command) => commands::placement::run(&args.global, command).await,
+        Command::Rebalance(command) => commands::rebalance::run(&args.global, command).await,
+        Command::Events(command) => commands::events::run(&args.global, command).await,
+        Command::Plan(manifest) => commands::manifest::plan(&args.global, manifest).await,
+        Command::Apply(manifest) => commands::manifest::apply(&args.global, manifest).await,
         Command::Version => commands::version(),
         Command::Completion { shell } => commands::completion(shell),
     }

@@ -25,6 +25,20 @@ pub fn print(
     Ok(())
 }
 
+/// As [`print()`], of what is no message of the API.
+pub fn print_json(
+    format: Format,
+    json: impl FnOnce() -> serde_json::Value,
+    table: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Json => println!("{:#}", json()),
+        Format::Yaml => print!("{}", serde_yaml_ng::to_string(&json())?),
+        Format::Table | Format::Wide => println!("{}", table()),
+    }
+    Ok(())
+}
+
 /// Columns for people.
 pub fn columns(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();

@@ -64,19 +64,28 @@ fn dispatch(
         Operation::CreateToken(op) => commands::create_token::apply(state, revision, at, op),
         Operation::RevokeToken(op) => commands::revoke_token::apply(state, revision, op),
         Operation::AdmitNode(op) => commands::admit_node::apply(state, revision, at, op),
-        Operation::RegisterNode(op) => commands::register_node::apply(state, revision, op),
+        Operation::RegisterNode(op) => commands::register_node::apply(state, revision, at, op),
         Operation::FenceNode(op) => commands::fence_node::apply(state, revision, at, op),
-        Operation::SetSchedulable(op) => commands::set_schedulable::apply(state, revision, op),
+        Operation::SetSchedulable(op) => commands::set_schedulable::apply(state, revision, at, op),
         Operation::HoldNode(op) => commands::hold_node::apply(state, revision, op),
         Operation::SetMovePolicy(op) => commands::set_move_policy::apply(state, revision, op),
-        Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, op),
+        Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, at, op),
         Operation::CreateFleet(op) => commands::create_fleet::apply(state, revision, at, op),
         Operation::DeleteFleet(op) => commands::delete_fleet::apply(state, revision, op),
         Operation::CreateAgents(op) => commands::create_agents::apply(state, revision, at, op),
         Operation::SetAgentDesired(op) => commands::set_agent_desired::apply(state, revision, op),
         Operation::RestartAgent(op) => commands::restart_agent::apply(state, revision, op),
-        Operation::DeleteAgent(op) => commands::delete_agent::apply(state, revision, op),
+        Operation::DeleteAgent(op) => commands::delete_agent::apply(state, revision, at, op),
         Operation::PlaceAgents(op) => commands::place_agents::apply(state, revision, at, op),
         Operation::ConfirmStopped(op) => commands::confirm_stopped::apply(state, revision, at, op),
+        Operation::EvictAgents(op) => commands::evict_agents::apply(state, revision, at, op),
+        Operation::QuarantinePorts(op) => {
+            commands::quarantine_ports::apply(state, revision, at, op)
+        }
+        Operation::ReleasePorts(op) => commands::release_ports::apply(state, revision, op),
+        Operation::SetPlacementPolicy(op) => {
+            commands::set_placement_policy::apply(state, revision, op)
+        }
+        Operation::SetRole(op) => commands::set_role::apply(state, revision, at, op),
     }
 }

@@ -47,6 +47,10 @@ pub fn audit(state: &State) -> Vec<Violation> {
     for (node, agents) in by_node {
         audit_node(state, node, agents, &mut found);
     }
+    if state.events().len() > limits::EVENTS_MAX {
+        let detail = format!("{} events", state.events().len());
+        found.push(Violation { rule: "too many events kept", detail });
+    }
     if state.requests().len() > limits::REQUESTS_REMEMBERED_MAX {
         let detail = format!("{} requests", state.requests().len());
         found.push(Violation { rule: "too many requests remembered", detail });
@@ -66,6 +70,15 @@ fn audit_node(state: &State, id: NodeId, mut agents: Vec<&Agent>, found: &mut Ve
     let range = node.report.as_ref().map(|report| report.port_range);
     agents.sort_by_key(|agent| agent.placement.as_ref().map(|p| p.block));
     let mut last: Option<(u16, &AgentId)> = None;
+    for kept in state.quarantined(id) {
+        let inside = range.is_some_and(|range| {
+            kept.block.base >= range.first() && kept.block.last() <= range.last()
+        });
+        if !inside {
+            let detail = format!("{} of node {id}", kept.block);
+            found.push(Violation { rule: "quarantined ports outside the node's range", detail });
+        }
+    }
     for agent in agents {
         let Some(placement) = &agent.placement else { continue };
         let (base, size) = (placement.block.base, placement.block.size);
@@ -79,6 +92,9 @@ fn audit_node(state: &State, id: NodeId, mut agents: Vec<&Agent>, found: &mut Ve
             && base <= end
         {
             found.push(violation("blocks overlap", agent, &format!(" and {other}")));
+        }
+        if state.quarantined(id).any(|kept| kept.block.overlaps(placement.block)) {
+            found.push(violation("block is quarantined", agent, ""));
         }
         last = Some((base + (size - 1), &agent.id));
     }

@@ -4,11 +4,15 @@ use alloc::{string::String, vec::Vec};
 
 use fleet_types::{
     AgentClass, AgentId, AgentName, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile,
-    NodeId, NodeName, RequestId, Revision, Timestamp, TokenId,
+    NodeId, NodeName, PortBlock, RequestId, Revision, Timestamp, TokenId,
 };
 
-use crate::record::{
-    AgentSpec, Desired, Evidence, MovePolicy, NodeAddress, NodeReport, Role, Schedulable,
+use crate::{
+    event::Cause,
+    record::{
+        AgentSpec, Desired, Drain, Evidence, MovePolicy, NodeAddress, NodeReport, PlacementPolicy,
+        Role, Schedulable, Wants,
+    },
 };
 
 /// One command: an operation, the leader's time, and the caller's idempotency key.
@@ -50,6 +54,10 @@ pub enum Operation {
     SetSchedulable(SetSchedulable),
     /// Say when the agents of lost nodes are placed elsewhere.
     SetMovePolicy(SetMovePolicy),
+    /// Say how agents are placed.
+    SetPlacementPolicy(SetPlacementPolicy),
+    /// Give a node a vote, or take it.
+    SetRole(SetRole),
     /// Change how long a node's leases are.
     HoldNode(HoldNode),
     /// Forget a node for good.
@@ -70,6 +78,12 @@ pub enum Operation {
     PlaceAgents(PlaceAgents),
     /// Record that nothing of an agent runs on its node any more.
     ConfirmStopped(ConfirmStopped),
+    /// Ask agents to leave their nodes.
+    EvictAgents(EvictAgents),
+    /// Keep ports from agents that something else listens on, and give their agent others.
+    QuarantinePorts(QuarantinePorts),
+    /// Let agents have ports again that nothing uses any more.
+    ReleasePorts(ReleasePorts),
 }
 
 /// See [`Operation::InitCluster`].
@@ -189,6 +203,24 @@ pub struct SetMovePolicy {
     pub policy: MovePolicy,
 }
 
+/// See [`Operation::SetPlacementPolicy`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetPlacementPolicy {
+    /// What it becomes.
+    pub policy: PlacementPolicy,
+}
+
+/// See [`Operation::SetRole`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetRole {
+    /// The node.
+    pub node: NodeId,
+    /// What it becomes.
+    pub role: Role,
+    /// Whether the leader does it by itself.
+    pub automatic: bool,
+}
+
 /// See [`Operation::SetSchedulable`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetSchedulable {
@@ -196,6 +228,8 @@ pub struct SetSchedulable {
     pub node: NodeId,
     /// What it becomes.
     pub schedulable: Schedulable,
+    /// How its agents leave, when they shall; none for all at once.
+    pub drain: Option<Drain>,
 }
 
 /// See [`Operation::RemoveNode`].
@@ -214,6 +248,8 @@ pub struct CreateFleet {
     pub config: String,
     /// Its labels.
     pub labels: Labels,
+    /// Where its agents may be placed, where they state nothing else.
+    pub wants: Wants,
 }
 
 /// See [`Operation::DeleteFleet`].
@@ -236,6 +272,18 @@ pub struct AgentDraft {
     pub node: Option<NodeId>,
 }
 
+/// What agents that are made must fit into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// Nothing: what the log has from before there was a rule.
+    Unchecked,
+    /// What the nodes have: an agent that could run on none of them is refused.
+    Overcommit,
+    /// What is left after the loss of the largest node.
+    #[default]
+    SurviveLoss,
+}
+
 /// See [`Operation::CreateAgents`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateAgents {
@@ -243,6 +291,8 @@ pub struct CreateAgents {
     pub fleet: FleetName,
     /// The agents; all are made, or none.
     pub agents: Vec<AgentDraft>,
+    /// What they must fit into.
+    pub admission: Admission,
 }
 
 /// See [`Operation::SetAgentDesired`].
@@ -288,4 +338,50 @@ pub struct ConfirmStopped {
     pub epoch: Epoch,
     /// Where the agent goes next, if it is to move.
     pub next: Option<NodeId>,
+}
+
+/// An agent that is asked to leave its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its generation; at another one it is passed over.
+    pub generation: Generation,
+    /// Where it should go, if there is room when it has stopped.
+    pub to: Option<NodeId>,
+}
+
+/// See [`Operation::EvictAgents`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictAgents {
+    /// The agents. One that has moved, leaves already or is being deleted is passed over.
+    pub agents: Vec<Eviction>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// See [`Operation::QuarantinePorts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantinePorts {
+    /// The agent that cannot have its ports.
+    pub agent: AgentId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The node that says so.
+    pub node: NodeId,
+    /// The epoch it says so under.
+    pub epoch: Epoch,
+    /// Who listens there, in words.
+    pub by: String,
+}
+
+/// See [`Operation::ReleasePorts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleasePorts {
+    /// The node.
+    pub node: NodeId,
+    /// The epoch it says so under.
+    pub epoch: Epoch,
+    /// The blocks; those not kept from agents are passed over.
+    pub blocks: Vec<PortBlock>,
 }

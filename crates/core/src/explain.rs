@@ -8,6 +8,7 @@ use fleet_types::{AgentClass, AgentId, NodeId};
 use crate::{
     plan,
     record::{Agent, NodeStatus, PendingReason, Schedulable},
+    room::{Lack, Load},
     state::State,
 };
 
@@ -16,10 +17,12 @@ use crate::{
 pub enum Verdict {
     /// It is placed here.
     Here,
-    /// It could run here; the node has so many agents.
+    /// It could run here.
     Suits {
-        /// How many.
+        /// How many agents the node has.
         agents: usize,
+        /// How full it is.
+        load: Load,
     },
     /// The node has no lease.
     NotUp(NodeStatus),
@@ -31,11 +34,12 @@ pub enum Verdict {
     NoLabels,
     /// It is strict, and the node may end agents late.
     Unfit,
-    /// The node has no free block of its size.
-    NoPorts {
-        /// Ports that are free, but not in one aligned block.
-        free: u32,
-    },
+    /// The node has its runtime in an older version than it asks for.
+    OldRuntime,
+    /// It stands apart, and so does an agent of its fleet that the node has.
+    NotApart,
+    /// The node has not the room it asks for.
+    NoRoom(Lack),
 }
 
 /// What every node is to an agent, by number.
@@ -53,17 +57,21 @@ fn verdict(state: &State, agent: &Agent, id: NodeId) -> Verdict {
         (NodeStatus::Active, schedulable) => return Verdict::NotOpen(schedulable),
         (status, _) => return Verdict::NotUp(status),
     }
-    match plan::obstacle(node, &agent.spec) {
-        Some(PendingReason::NoRuntime) => return Verdict::NoRuntime,
-        Some(PendingReason::NoLabels) => return Verdict::NoLabels,
-        Some(_) => return Verdict::Unfit,
-        None => {}
-    }
-    match state.ports(id) {
-        Some(ports) if ports.fits(agent.spec.ports) => {
-            Verdict::Suits { agents: state.placed_on(id).len() }
+    let room = state.room(id);
+    match plan::obstacle(state, node, &agent.id.fleet, &agent.spec) {
+        Some(PendingReason::NoRuntime) => Verdict::NoRuntime,
+        Some(PendingReason::NoLabels) => Verdict::NoLabels,
+        Some(PendingReason::OldRuntime) => Verdict::OldRuntime,
+        Some(PendingReason::NoFitNode) => Verdict::Unfit,
+        Some(PendingReason::NotApart) => Verdict::NotApart,
+        Some(_) => {
+            let lack = room.and_then(|room| room.lacks(&agent.spec));
+            Verdict::NoRoom(lack.unwrap_or(Lack::Ports(0)))
         }
-        ports => Verdict::NoPorts { free: ports.map_or(0, |ports| ports.free_ports()) },
+        None => {
+            let load = room.map_or(0, |room| room.load());
+            Verdict::Suits { agents: state.placed_on(id).len(), load }
+        }
     }
 }
 

@@ -17,34 +17,45 @@
 
 extern crate alloc;
 
+pub mod admission;
 mod apply;
 mod audit;
 mod command;
 mod commands;
 mod digest;
+mod event;
 pub mod explain;
+mod index;
 pub mod plan;
 mod ports;
+pub mod rebalance;
 mod record;
 mod rejection;
+mod room;
 mod state;
+pub mod voters;
 
 pub use apply::{Outcome, apply};
 pub use audit::{Violation, audit};
 pub use command::{
-    AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet, CreateToken,
-    DeleteAgent, DeleteFleet, FenceNode, HoldChange, HoldNode, InitCluster, Operation, PlaceAgents,
-    RegisterNode, RemoveNode, Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy,
-    SetSchedulable,
+    Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,
+    CreateToken, DeleteAgent, DeleteFleet, EvictAgents, Eviction, FenceNode, HoldChange, HoldNode,
+    InitCluster, Operation, PlaceAgents, QuarantinePorts, RegisterNode, ReleasePorts, RemoveNode,
+    Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy, SetPlacementPolicy,
+    SetRole, SetSchedulable,
 };
+pub use event::{Cause, Event, What};
 pub use ports::BuddyAllocator;
 pub use record::{
-    Agent, AgentSpec, Cluster, Desired, Evidence, Fleet, Hold, JoinToken, Key, Lifecycle,
+    Agent, AgentSpec, Cluster, Desired, Drain, Evidence, Fleet, Hold, JoinToken, Key, Lifecycle,
     MovePolicy, MoveRule, Node, NodeAddress, NodeReport, NodeStatus, PendingReason, Placement,
-    Record, RequestRecord, Role, Schedulable,
+    PlacementPolicy, Quarantine, QuarantineCause, Record, RequestRecord, Role, Schedulable, Wants,
 };
 pub use rejection::{Kind, Rejection};
+pub use room::{FULL, Lack, Load, Room};
 pub use state::State;
 
+#[cfg(test)]
+mod placement_tests;
 #[cfg(test)]
 mod property_tests;

@@ -94,6 +94,22 @@ impl BuddyAllocator {
         self.free[order as usize].insert(narrow(base));
     }
 
+    /// The size of the largest free block; 0 when nothing is free.
+    pub fn largest(&self) -> u16 {
+        let order = self.free.iter().rposition(|bases| !bases.is_empty());
+        order.map_or(0, |order| 1 << order)
+    }
+
+    /// The free blocks, by their base.
+    pub fn free_blocks(&self) -> Vec<PortBlock> {
+        let sized = self.free.iter().zip(0_u32..);
+        let blocks =
+            sized.flat_map(|(bases, order)| bases.iter().map(move |base| (*base, 1 << order)));
+        let mut blocks: Vec<_> = blocks.map(|(base, size)| PortBlock { base, size }).collect();
+        blocks.sort_unstable();
+        blocks
+    }
+
     /// How many ports are free.
     pub fn free_ports(&self) -> u32 {
         self.free.iter().zip(0_u32..).map(|(bases, order)| narrow_len(bases) << order).sum()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use fleet_types::{
     AgentClass, AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
-    PortRange, RequestId, ResourceLimits, Revision, RuntimeName, Timestamp, TokenId,
+    PortRange, RequestId, ResourceLimits, Resources, Revision, RuntimeName, Timestamp, TokenId,
 };
 use proptest::prelude::*;
 
@@ -41,10 +41,12 @@ fn rack(number: u16) -> Labels {
     Labels::new(label).unwrap()
 }
 
-fn report(ports: u16) -> NodeReport {
+pub(crate) fn report(ports: u16) -> NodeReport {
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + ports).unwrap(),
         runtimes: BTreeMap::from([(exec(), "-".to_owned())]),
+        capacity: Resources { memory_bytes: u64::from(ports % 3) << 30, cpu_millis: 0 },
+        disk_bytes: 0,
         labels: rack(ports % 2),
         version: "0".into(),
         boot: "b".into(),
@@ -53,8 +55,10 @@ fn report(ports: u16) -> NodeReport {
     }
 }
 
-fn command(operation: Operation) -> Command {
-    Command { at: Timestamp(1_000), request: None, operation }
+const NOW: Timestamp = Timestamp(1_000);
+
+pub(crate) fn command(operation: Operation) -> Command {
+    Command { at: NOW, request: None, operation }
 }
 
 /// What a history is made of; numbers are taken modulo what exists.
@@ -76,6 +80,13 @@ enum Step {
     Delete { agent: usize },
     Place,
     Confirm { agent: usize, stale: bool },
+    Leave { agent: usize, to: usize },
+    Drains,
+    Rebalance,
+    Quarantine { agent: usize },
+    Release { node: usize },
+    Policy { memory: u16, voters: u8 },
+    SetRole { node: usize, voter: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -100,6 +111,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Place),
         4 => (any::<usize>(), any::<bool>())
             .prop_map(|(agent, stale)| Step::Confirm { agent, stale }),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(agent, to)| Step::Leave { agent, to }),
+        2 => Just(Step::Drains),
+        2 => Just(Step::Rebalance),
+        2 => any::<usize>().prop_map(|agent| Step::Quarantine { agent }),
+        4 => any::<usize>().prop_map(|node| Step::Release { node }),
+        1 => (0_u16..300, 2_u8..5).prop_map(|(memory, voters)| Step::Policy { memory, voters }),
+        1 => (any::<usize>(), any::<bool>())
+            .prop_map(|(node, voter)| Step::SetRole { node, voter }),
     ]
 }
 
@@ -108,12 +127,12 @@ fn pick<T: Clone>(items: impl Iterator<Item = T>, number: usize) -> Option<T> {
     items.get(number.checked_rem(items.len())?).cloned()
 }
 
-fn fleet(name: u8) -> FleetName {
+pub(crate) fn fleet(name: u8) -> FleetName {
     format!("f{name}").parse().unwrap()
 }
 
 /// An agent with 2 to the `order` ports.
-fn spec(order: u32, number: u8) -> AgentSpec {
+pub(crate) fn spec(order: u32, number: u8) -> AgentSpec {
     AgentSpec {
         runtime: exec(),
         config: String::new(),
@@ -124,7 +143,13 @@ fn spec(order: u32, number: u8) -> AgentSpec {
         limits: ResourceLimits::default(),
         class: AgentClass::ALL[usize::from(number) % 3],
         priority: i32::from(number) % 5,
-        node_labels: rack(u16::from(number % 7 == 5)),
+        wants: Wants {
+            requests: Resources { memory_bytes: u64::from(number % 4) << 28, cpu_millis: 0 },
+            node_labels: rack(u16::from(number % 7 == 5)),
+            runtime_version: None,
+            apart: number % 11 == 4,
+            spread_by: (number % 9 == 1).then(|| "rack".to_owned()),
+        },
     }
 }
 
@@ -170,6 +195,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
                 1 => Schedulable::Cordoned,
                 _ => Schedulable::Draining,
             },
+            drain: number.is_multiple_of(2).then_some(Drain { moves_max: 1, deadline: None }),
         }),
         Step::Moves { rule, percent } => Operation::SetMovePolicy(SetMovePolicy {
             policy: MovePolicy {
@@ -195,6 +221,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             fleet: fleet(name),
             config: String::new(),
             labels: Labels::default(),
+            wants: Wants::default(),
         }),
         Step::DeleteFleet { name } => Operation::DeleteFleet(DeleteFleet { fleet: fleet(name) }),
         Step::Agents { fleet: name, first, count, order, .. } => {
@@ -203,10 +230,12 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
                 name: format!("a{n}").parse::<AgentName>().unwrap(),
                 spec: spec(order, n),
                 desired: Desired::Running,
-                node: planner.choose(&spec(order, n)),
+                node: planner.choose(&fleet(name), &spec(order, n)),
             };
             let agents = (first..first + count).map(draft).collect();
-            Operation::CreateAgents(CreateAgents { fleet: fleet(name), agents })
+            let admission =
+                if count % 2 == 0 { Admission::Overcommit } else { Admission::SurviveLoss };
+            Operation::CreateAgents(CreateAgents { fleet: fleet(name), agents, admission })
         }
         Step::Desired { agent: n, run } => Operation::SetAgentDesired(SetAgentDesired {
             agent: agent(n)?,
@@ -222,9 +251,41 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let agent = &state.agents()[&id];
             let node = agent.placement.as_ref()?.node;
             let generation = if stale { Generation(0) } else { agent.generation };
-            let next = Planner::new(state).choose(&agent.spec);
+            let wanted = agent.placement.as_ref()?.next;
+            let next = Planner::new(state).choose_towards(wanted, &id.fleet, &agent.spec);
             let epoch = state.nodes()[&node].epoch;
             Operation::ConfirmStopped(ConfirmStopped { agent: id, generation, node, epoch, next })
+        }
+        Step::Leave { agent: n, to } => {
+            let agent = agent(n)?;
+            let generation = state.agents()[&agent].generation;
+            let to = node(to).map(|node| node.id);
+            let agents = vec![Eviction { agent, generation, to }];
+            Operation::EvictAgents(EvictAgents { agents, cause: Cause::Operator })
+        }
+        Step::Drains => Operation::EvictAgents(rebalance::drains(state, NOW).pop()?),
+        Step::Rebalance => Operation::EvictAgents(rebalance::automatic(state)?),
+        Step::Quarantine { agent: n } => {
+            let agent = agent(n)?;
+            let (generation, placement) =
+                (state.agents()[&agent].generation, state.agents()[&agent].placement.clone()?);
+            let (node, by) = (placement.node, "pid 7 (nginx) on port 10240".into());
+            let epoch = state.nodes()[&node].epoch;
+            Operation::QuarantinePorts(QuarantinePorts { agent, generation, node, epoch, by })
+        }
+        Step::Release { node: n } => {
+            let Node { id: node, epoch, .. } = node(n)?;
+            let blocks = state.quarantined(node).map(|kept| kept.block).collect();
+            Operation::ReleasePorts(ReleasePorts { node, epoch, blocks })
+        }
+        Step::Policy { memory: memory_percent, voters } => {
+            let policy = PlacementPolicy { memory_percent, voters, ..PlacementPolicy::default() };
+            Operation::SetPlacementPolicy(SetPlacementPolicy { policy })
+        }
+        Step::SetRole { node: n, voter } => {
+            let (node, automatic) = (node(n)?.id, false);
+            let role = if voter { Role::Voter } else { Role::Worker };
+            Operation::SetRole(SetRole { node, role, automatic })
         }
     };
     let mut command = command(operation);
@@ -279,7 +340,7 @@ proptest! {
             for agent in state.agents().values().filter(|agent| agent.placement.is_none()) {
                 let suits = |(_, verdict)| matches!(verdict, Verdict::Suits { .. });
                 let explained = explain(&state, agent).into_iter().any(suits);
-                let chosen = Planner::new(&state).choose(&agent.spec).is_some();
+                let chosen = Planner::new(&state).choose(&agent.id.fleet, &agent.spec).is_some();
                 prop_assert_eq!(chosen, explained, "what is said is not what is done");
             }
             // Apply from a snapshot goes on exactly as from the original.
@@ -309,44 +370,6 @@ proptest! {
             let whole: BTreeMap<Key, Record> = state.records().map(|r| (r.key(), r)).collect();
             prop_assert_eq!(&mirror, &whole);
         }
-    }
-
-    #[test]
-    fn placements_are_spread(nodes in 1_u64..8, agents in 1_u8..60) {
-        let mut state = State::default();
-        apply(&mut state, 1, &command(init())).unwrap();
-        let token = propose(&state, 1, &Step::Token { uses: 3 }).unwrap();
-        apply(&mut state, 2, &token).unwrap();
-        for n in 0..nodes {
-            let uses = CreateToken {
-                token: format!("{:012x}", 100 + n).parse().unwrap(),
-                secret_sha256: [7; 32],
-                role: Role::Worker,
-                ttl_ms: 10_000,
-                uses: 1,
-            };
-            apply(&mut state, 10 + 2 * n, &command(Operation::CreateToken(uses))).unwrap();
-            let admit = AdmitNode {
-                token: format!("{:012x}", 100 + n).parse().unwrap(),
-                secret_sha256: [7; 32],
-                name: format!("w{n}").parse().unwrap(),
-                address: address(n),
-                storage: format!("w{n}"),
-            };
-            apply(&mut state, 11 + 2 * n, &command(Operation::AdmitNode(admit))).unwrap();
-        }
-        let ids: Vec<NodeId> = state.nodes().keys().copied().collect();
-        for (n, node) in ids.iter().enumerate() {
-            let storage = state.nodes()[node].storage.clone();
-            let register = RegisterNode { node: *node, storage, held: None, report: report(255) };
-            apply(&mut state, 50 + n as u64, &command(Operation::RegisterNode(register))).unwrap();
-        }
-        proposed(&mut state, 90, &Step::Fleet { name: 0 });
-        let create = Step::Agents { fleet: 0, first: 0, count: agents, order: 0, key: None };
-        proposed(&mut state, 91, &create);
-        let loads: Vec<usize> = ids.iter().map(|id| state.placed_on(*id).len()).collect();
-        let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
-        prop_assert!(most - least <= 1, "{:?}", loads);
     }
 }
 
@@ -387,7 +410,7 @@ fn the_audit_sees_overlapping_blocks() {
 }
 
 /// Registered nodes, numbered by their order.
-fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
+pub(crate) fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
     let mut state = State::default();
     let mut run = |operation| {
         let index = 1 + state.nodes().len() as u64 * 10 + state.tokens().len() as u64;
@@ -420,8 +443,8 @@ fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
 /// A fleet with one agent for each spec, placed as given.
 fn with_agents(state: &mut State, agents: &[(AgentSpec, Option<NodeId>)]) -> Vec<AgentId> {
     let fleet: FleetName = fleet(0);
-    let (config, labels) = (String::new(), Labels::default());
-    let make = CreateFleet { fleet: fleet.clone(), config, labels };
+    let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
+    let make = CreateFleet { fleet: fleet.clone(), config, labels, wants };
     apply(state, 1_001, &command(Operation::CreateFleet(make))).unwrap();
     let drafts = agents.iter().enumerate().map(|(n, (spec, node))| AgentDraft {
         name: format!("a{n}").parse().unwrap(),
@@ -429,7 +452,8 @@ fn with_agents(state: &mut State, agents: &[(AgentSpec, Option<NodeId>)]) -> Vec
         desired: Desired::Running,
         node: *node,
     });
-    let make = CreateAgents { fleet, agents: drafts.collect() };
+    let admission = Admission::Unchecked;
+    let make = CreateAgents { fleet, agents: drafts.collect(), admission };
     apply(state, 1_002, &command(Operation::CreateAgents(make))).unwrap();
     state.agents().keys().cloned().collect()
 }

@@ -4,9 +4,11 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use fleet_types::{
     AgentClass, AgentId, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
-    NodeName, PortBlock, PortRange, RequestId, ResourceLimits, Revision, RuntimeName, Timestamp,
-    TokenId,
+    NodeName, PortBlock, PortRange, RequestId, ResourceLimits, Resources, Revision, RuntimeName,
+    Timestamp, TokenId, Version,
 };
+
+use crate::event::Event;
 
 /// The cluster itself: one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Cluster {
     pub next_uid: u32,
     /// When the agents of lost nodes are placed elsewhere.
     pub moves: MovePolicy,
+    /// How agents are placed.
+    pub placement: PlacementPolicy,
     /// When `init` ran.
     pub created: Timestamp,
     /// Last change.
@@ -51,6 +55,37 @@ impl Default for MovePolicy {
     /// Half of the nodes. Kubernetes slows evictions of a zone down past 55 %.
     fn default() -> Self {
         Self { rule: MoveRule::Automatic, lost_percent_max: 50 }
+    }
+}
+
+/// How agents are placed and moved, and how many nodes vote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacementPolicy {
+    /// How much of a node's memory may be promised to agents, in hundredths.
+    pub memory_percent: u16,
+    /// How much of a node's processor time, in hundredths.
+    pub cpu_percent: u16,
+    /// Whether agents are moved to nodes that have more room.
+    pub rebalance: bool,
+    /// How many agents may be on the move at once for that.
+    pub moves_max: u16,
+    /// How many nodes vote, once there are as many.
+    pub voters: u8,
+    /// A label, such as rack: nodes are chosen to vote so that they have many values of it.
+    pub voters_spread_by: Option<String>,
+}
+
+impl Default for PlacementPolicy {
+    /// Nothing is promised twice; few agents move at a time, for each is away while it does.
+    fn default() -> Self {
+        Self {
+            memory_percent: 100,
+            cpu_percent: 100,
+            rebalance: true,
+            moves_max: 2,
+            voters: 3,
+            voters_spread_by: None,
+        }
     }
 }
 
@@ -104,6 +139,10 @@ pub struct NodeReport {
     pub port_range: PortRange,
     /// Runtimes it can start, with the version found.
     pub runtimes: BTreeMap<RuntimeName, String>,
+    /// Memory and processor time it has; 0 is unknown, and no bound.
+    pub capacity: Resources,
+    /// What the file system of its agents' HOMEs holds, in bytes; 0 is unknown.
+    pub disk_bytes: u64,
     /// Labels from its configuration.
     pub labels: Labels,
     /// Version of its `fleet-cluster` binary.
@@ -127,6 +166,39 @@ pub struct Hold {
     pub ending: bool,
 }
 
+/// How agents leave a node that is drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// How many may be on the move at once; 0 for all.
+    pub moves_max: u32,
+    /// Until then an agent leaves only for a place that is free; at it all leave. None for never.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Why ports that no agent owns are kept from agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuarantineCause {
+    /// An agent owned them; sockets of it may be left.
+    Freed,
+    /// Something else listens there, in words: who, and on which port.
+    Foreign(String),
+}
+
+/// Ports of a node that are kept from agents until the node says that nothing uses them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// The node.
+    pub node: NodeId,
+    /// The ports.
+    pub block: PortBlock,
+    /// Why.
+    pub cause: QuarantineCause,
+    /// Since when.
+    pub since: Timestamp,
+    /// Last change.
+    pub revision: Revision,
+}
+
 /// A machine of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -138,6 +210,8 @@ pub struct Node {
     pub address: NodeAddress,
     /// Whether it votes.
     pub role: Role,
+    /// Whether it may be given a vote: its token allowed it, or an operator did.
+    pub may_vote: bool,
     /// Random id of its data directory; a wiped directory has another.
     pub storage: String,
     /// The token that admitted it; none for the first node.
@@ -150,6 +224,8 @@ pub struct Node {
     pub epoch: Epoch,
     /// Long leases it may have, if it may.
     pub hold: Option<Hold>,
+    /// How its agents leave, while they do.
+    pub drain: Option<Drain>,
     /// What it last said of itself; none before it registered.
     pub report: Option<NodeReport>,
     /// When it was admitted.
@@ -167,10 +243,47 @@ pub struct Fleet {
     pub config: String,
     /// Its labels.
     pub labels: Labels,
+    /// Where its agents may be placed, where they state nothing else when they are made.
+    pub wants: Wants,
     /// When it was created.
     pub created: Timestamp,
     /// Last change.
     pub revision: Revision,
+}
+
+/// Where an agent may be placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// What is kept free for it.
+    pub requests: Resources,
+    /// Labels a node must have for it.
+    pub node_labels: Labels,
+    /// The least version of its runtime: a HOME that a newer one wrote cannot be read by an older.
+    pub runtime_version: Option<Version>,
+    /// Whether it shares no node with another agent of its fleet that stands apart.
+    pub apart: bool,
+    /// A label, such as rack: agents of its fleet are spread over its values.
+    pub spread_by: Option<String>,
+}
+
+impl Wants {
+    /// These, with `others` for what is not stated.
+    #[must_use]
+    pub fn or(self, others: &Self) -> Self {
+        let pick = |own: u64, other: u64| if own == 0 { other } else { own };
+        let (own, other) = (self.requests, others.requests);
+        let stated = self.node_labels.iter().next().is_some();
+        Self {
+            requests: Resources {
+                memory_bytes: pick(own.memory_bytes, other.memory_bytes),
+                cpu_millis: pick(own.cpu_millis, other.cpu_millis),
+            },
+            node_labels: if stated { self.node_labels } else { others.node_labels.clone() },
+            runtime_version: self.runtime_version.or_else(|| others.runtime_version.clone()),
+            apart: self.apart || others.apart,
+            spread_by: self.spread_by.or_else(|| others.spread_by.clone()),
+        }
+    }
 }
 
 /// What an agent is, as its owner stated it.
@@ -194,8 +307,8 @@ pub struct AgentSpec {
     pub class: AgentClass,
     /// The higher, the sooner it is placed and started when many wait.
     pub priority: i32,
-    /// Labels a node must have for it.
-    pub node_labels: Labels,
+    /// Where it may be placed.
+    pub wants: Wants,
 }
 
 /// What the owner wants of an agent.
@@ -241,6 +354,8 @@ pub struct Placement {
     pub block: PortBlock,
     /// Set when it must stop there so that it can move.
     pub evicting: bool,
+    /// Where it should go then, if there is room.
+    pub next: Option<NodeId>,
     /// What allowed this placement.
     pub evidence: Evidence,
     /// When it was placed.
@@ -256,6 +371,14 @@ pub enum PendingReason {
     NoRuntime,
     /// No open node has a free block of the size.
     NoPorts,
+    /// No open node has the memory.
+    NoMemory,
+    /// No open node has the processor time.
+    NoCpu,
+    /// No open node has its runtime in the version it asks for.
+    OldRuntime,
+    /// Every open node has an agent of its fleet that stands apart too.
+    NotApart,
     /// No open node with its runtime has the labels it asks for.
     NoLabels,
     /// It is strict, and the open nodes with its runtime cannot keep that.
@@ -342,6 +465,10 @@ pub enum Key {
     Token(TokenId),
     /// A remembered request.
     Request(RequestId),
+    /// Ports that are kept from agents: of a node, from a port on.
+    Quarantine(NodeId, u16),
+    /// An event, by its serial number.
+    Event(u64),
 }
 
 /// Any record: the unit of storage and of snapshots.
@@ -359,6 +486,10 @@ pub enum Record {
     Token(JoinToken),
     /// A remembered request.
     Request(RequestRecord),
+    /// Ports that are kept from agents.
+    Quarantine(Quarantine),
+    /// An event.
+    Event(Event),
 }
 
 impl Record {
@@ -371,6 +502,8 @@ impl Record {
             Self::Agent(agent) => Key::Agent(agent.id.clone()),
             Self::Token(token) => Key::Token(token.id.clone()),
             Self::Request(request) => Key::Request(request.id.clone()),
+            Self::Quarantine(quarantine) => Key::Quarantine(quarantine.node, quarantine.block.base),
+            Self::Event(event) => Key::Event(event.serial),
         }
     }
 }

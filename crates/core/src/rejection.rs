@@ -58,6 +58,45 @@ pub enum Rejection {
     StorageMismatch(NodeId),
     /// Not a share of nodes, in hundredths.
     LostPercent(u8),
+    /// Not a share of what a node has, in hundredths.
+    OvercommitPercent(u16),
+    /// Not a number of agents to move at once.
+    RebalanceMoves(u16),
+    /// Not a number of voters.
+    VoterCount(u8),
+    /// No node could ever run such an agent.
+    NoNodeEver {
+        /// What it asks for.
+        what: &'static str,
+        /// How much.
+        asked: u64,
+        /// The most any node has.
+        most: u64,
+    },
+    /// The agents would not fit after the loss of the largest node.
+    NoRoomAfterLoss {
+        /// What there is not enough of.
+        what: &'static str,
+        /// How much they ask for.
+        asked: u64,
+        /// How much would be left.
+        left: u64,
+        /// The node that has most.
+        largest: NodeId,
+    },
+    /// What is asked for contradicts itself.
+    Contradiction(&'static str),
+    /// The node's agents have no other node to go to.
+    NowhereToGo(NodeId),
+    /// Too few voters that are up would be left.
+    QuorumAtRisk {
+        /// The node.
+        node: NodeId,
+        /// Voters left that are up.
+        up: usize,
+        /// Voters left.
+        voters: usize,
+    },
     /// The epoch is not the node's current one.
     StaleEpoch {
         /// The node.
@@ -124,6 +163,11 @@ impl Rejection {
         match self {
             R::TokenTerms
             | R::LostPercent(_)
+            | R::OvercommitPercent(_)
+            | R::RebalanceMoves(_)
+            | R::VoterCount(_)
+            | R::NoNodeEver { .. }
+            | R::Contradiction(_)
             | R::HoldLength(_)
             | R::NoAgents
             | R::BlockSize(_)
@@ -143,10 +187,12 @@ impl Rejection {
             | R::NodeNotActive(_)
             | R::NotHeld(_)
             | R::LastNode(_)
+            | R::NowhereToGo(_)
+            | R::QuorumAtRisk { .. }
             | R::FleetNotEmpty(_)
             | R::AgentDeleting(_)
             | R::NotStopping(_) => Kind::FailedPrecondition,
-            R::LimitReached { .. } => Kind::ResourceExhausted,
+            R::LimitReached { .. } | R::NoRoomAfterLoss { .. } => Kind::ResourceExhausted,
             R::StaleEpoch { .. } | R::StaleGeneration { .. } | R::StaleHold(_) => Kind::Aborted,
             R::TokenUnknown | R::TokenExpired | R::TokenUsedUp => Kind::PermissionDenied,
         }
@@ -161,6 +207,14 @@ impl Rejection {
             R::LimitReached { .. } => "LIMIT_REACHED",
             R::TokenTerms => "TOKEN_TERMS_INVALID",
             R::LostPercent(_) => "LOST_PERCENT_INVALID",
+            R::OvercommitPercent(_) => "OVERCOMMIT_PERCENT_INVALID",
+            R::RebalanceMoves(_) => "REBALANCE_MOVES_INVALID",
+            R::VoterCount(_) => "VOTER_COUNT_INVALID",
+            R::NoNodeEver { .. } => "REQUEST_TOO_LARGE",
+            R::NoRoomAfterLoss { .. } => "N_MINUS_ONE_VIOLATION",
+            R::Contradiction(_) => "CONSTRAINTS_CONTRADICT",
+            R::NowhereToGo(_) => "NOWHERE_TO_GO",
+            R::QuorumAtRisk { .. } => "QUORUM_AT_RISK",
             R::TokenExists(_) => "TOKEN_EXISTS",
             R::TokenUnknown => "TOKEN_UNKNOWN",
             R::TokenExpired => "TOKEN_EXPIRED",
@@ -203,9 +257,15 @@ impl Rejection {
             }
             R::NodeNotActive(n) | R::NotHeld(n) | R::StaleHold(n) => n.to_string(),
             R::HoldLength(ms) => ms.to_string(),
-            R::LastNode(node) | R::NodeNotEmpty { node, .. } | R::StaleEpoch { node, .. } => {
-                node.to_string()
-            }
+            R::LastNode(node)
+            | R::NowhereToGo(node)
+            | R::QuorumAtRisk { node, .. }
+            | R::NodeNotEmpty { node, .. }
+            | R::StaleEpoch { node, .. } => node.to_string(),
+            R::NoNodeEver { what, .. } | R::NoRoomAfterLoss { what, .. } => (*what).to_string(),
+            R::OvercommitPercent(percent) => percent.to_string(),
+            R::RebalanceMoves(moves) => moves.to_string(),
+            R::VoterCount(voters) => voters.to_string(),
             R::FleetExists(f) | R::FleetUnknown(f) | R::FleetNotEmpty(f) => f.to_string(),
             R::AgentExists(a) | R::AgentUnknown(a) | R::AgentDeleting(a) | R::NotStopping(a) => {
                 a.to_string()
@@ -236,6 +296,42 @@ impl fmt::Display for Rejection {
             R::LostPercent(percent) => {
                 write!(f, "{percent} % of the nodes is no share: use 0 to 100")
             }
+            R::OvercommitPercent(percent) => write!(
+                f,
+                "{percent} % of what a node has cannot be promised: use {} to {}",
+                limits::OVERCOMMIT_PERCENT.start(),
+                limits::OVERCOMMIT_PERCENT.end()
+            ),
+            R::RebalanceMoves(moves) => write!(
+                f,
+                "{moves} agents cannot be on the move at once: use {} to {}",
+                limits::REBALANCE_MOVES.start(),
+                limits::REBALANCE_MOVES.end()
+            ),
+            R::VoterCount(voters) => write!(f, "{voters} nodes cannot vote: use 3, 5 or 7"),
+            R::NoNodeEver { what, asked, most } => write!(
+                f,
+                "an agent asks for {asked} {what}, and no node has more than {most} to promise: ask \
+                 for less, add a larger node, or raise the overcommit factor with `fleet-cluster \
+                 placement set`"
+            ),
+            R::NoRoomAfterLoss { what, asked, left, largest } => write!(
+                f,
+                "the call asks for {asked} {what}, and {left} would be left for it if node \
+                 {largest} were lost: add a node, delete agents, or call with --allow-overcommit \
+                 (allow_overcommit)"
+            ),
+            R::Contradiction(why) => write!(f, "no node can ever suit the agent: {why}"),
+            R::NowhereToGo(node) => write!(
+                f,
+                "no other node is up and takes agents, so those of node {node} have nowhere to go; \
+                 add or uncordon a node first"
+            ),
+            R::QuorumAtRisk { node, up, voters } => write!(
+                f,
+                "without the vote of node {node}, {up} of {voters} voters would be up, which is no \
+                 majority; bring one back first"
+            ),
             R::TokenExists(id) => write!(f, "token {id} exists already"),
             R::TokenUnknown => f.write_str(
                 "the join token is not known here: it was revoked, mistyped or made by another \

@@ -1,19 +1,26 @@
 //! All records, the indexes derived from them, and the list of what the last commands changed.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use fleet_types::{
-    AgentId, FleetName, NodeId, RequestId, Revision, Timestamp, TokenId,
-    limits::REQUESTS_REMEMBERED_MAX,
+    AgentId, FleetName, NodeId, PortBlock, PortRange, RequestId, Revision, Timestamp, TokenId,
+    limits::{EVENTS_MAX, REQUESTS_REMEMBERED_MAX},
 };
 
 use crate::{
+    admission::Totals,
+    event::{Event, What},
+    index::Index,
     ports::BuddyAllocator,
     record::{
-        Agent, Cluster, Evidence, Fleet, JoinToken, Key, Node, NodeStatus, PendingReason,
-        Placement, Record, RequestRecord, Schedulable,
+        Agent, Cluster, Evidence, Fleet, JoinToken, Key, Node, PendingReason, Placement,
+        PlacementPolicy, Quarantine, QuarantineCause, Record, RequestRecord,
     },
     rejection::Rejection,
+    room::Room,
 };
 
 /// The replicated state. Read it through the accessors; only commands change it.
@@ -25,12 +32,19 @@ pub struct State {
     agents: BTreeMap<AgentId, Agent>,
     tokens: BTreeMap<TokenId, JoinToken>,
     requests: BTreeMap<RequestId, RequestRecord>,
+    quarantine: BTreeMap<(NodeId, u16), Quarantine>,
+    events: BTreeMap<u64, Event>,
     // Derived from the records; never stored.
     request_order: BTreeMap<u64, RequestId>,
-    ports: BTreeMap<NodeId, BuddyAllocator>,
-    placed: BTreeMap<NodeId, BTreeSet<AgentId>>,
-    unplaced: BTreeSet<AgentId>,
+    index: Index,
     changed: BTreeSet<Key>,
+}
+
+/// The time and revision of a command, which what it changes carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) at: Timestamp,
+    pub(crate) revision: Revision,
 }
 
 impl State {
@@ -40,37 +54,40 @@ impl State {
         for record in records {
             match record {
                 Record::Cluster(cluster) => state.cluster = Some(cluster),
-                Record::Node(node) => {
-                    state.nodes.insert(node.id, node);
-                }
-                Record::Fleet(fleet) => {
-                    state.fleets.insert(fleet.name.clone(), fleet);
-                }
-                Record::Agent(agent) => {
-                    state.agents.insert(agent.id.clone(), agent);
-                }
-                Record::Token(token) => {
-                    state.tokens.insert(token.id.clone(), token);
-                }
+                Record::Node(node) => drop(state.nodes.insert(node.id, node)),
+                Record::Fleet(fleet) => drop(state.fleets.insert(fleet.name.clone(), fleet)),
+                Record::Agent(agent) => drop(state.agents.insert(agent.id.clone(), agent)),
+                Record::Token(token) => drop(state.tokens.insert(token.id.clone(), token)),
                 Record::Request(request) => {
                     state.request_order.insert(request.serial, request.id.clone());
                     state.requests.insert(request.id.clone(), request);
                 }
+                Record::Quarantine(kept) => {
+                    state.quarantine.insert((kept.node, kept.block.base), kept);
+                }
+                Record::Event(event) => drop(state.events.insert(event.serial, event)),
             }
         }
-        let ranges = state.nodes.values().filter_map(|n| Some((n.id, n.report.as_ref()?)));
-        state.ports = ranges.map(|(id, r)| (id, BuddyAllocator::new(r.port_range))).collect();
+        let policy = state.placement_policy();
+        for node in state.nodes.values() {
+            state.index.put_node(node, &policy);
+        }
         for agent in state.agents.values() {
-            match &agent.placement {
-                Some(placement) => {
-                    if let Some(ports) = state.ports.get_mut(&placement.node) {
-                        ports.take_exactly(placement.block);
-                    }
-                    state.placed.entry(placement.node).or_default().insert(agent.id.clone());
-                }
-                None => {
-                    state.unplaced.insert(agent.id.clone());
-                }
+            state.index.totals.add_agent(&agent.spec);
+            let Some(placement) = &agent.placement else {
+                state.index.unplaced.insert(agent.id.clone());
+                continue;
+            };
+            if let Some(room) = state.index.rooms.get_mut(&placement.node) {
+                room.take_exactly(&agent.spec, placement.block);
+            }
+            if let Some(node) = state.nodes.get(&placement.node) {
+                state.index.place(&agent.id, &agent.spec, node);
+            }
+        }
+        for kept in state.quarantine.values() {
+            if let Some(room) = state.index.rooms.get_mut(&kept.node) {
+                room.keep_block(kept.block);
             }
         }
         state
@@ -84,7 +101,10 @@ impl State {
         let agents = self.agents.values().cloned().map(Record::Agent);
         let tokens = self.tokens.values().cloned().map(Record::Token);
         let requests = self.requests.values().cloned().map(Record::Request);
-        cluster.chain(nodes).chain(fleets).chain(agents).chain(tokens).chain(requests)
+        let quarantine = self.quarantine.values().cloned().map(Record::Quarantine);
+        let events = self.events.values().cloned().map(Record::Event);
+        let firsts = cluster.chain(nodes).chain(fleets).chain(agents);
+        firsts.chain(tokens).chain(requests).chain(quarantine).chain(events)
     }
 
     /// The record of a name, if there is one.
@@ -96,6 +116,10 @@ impl State {
             Key::Agent(id) => self.agents.get(id).cloned().map(Record::Agent),
             Key::Token(id) => self.tokens.get(id).cloned().map(Record::Token),
             Key::Request(id) => self.requests.get(id).cloned().map(Record::Request),
+            Key::Quarantine(node, base) => {
+                self.quarantine.get(&(*node, *base)).cloned().map(Record::Quarantine)
+            }
+            Key::Event(serial) => self.events.get(serial).cloned().map(Record::Event),
         }
     }
 
@@ -146,20 +170,48 @@ impl State {
         &self.requests
     }
 
+    /// What room a registered node has.
+    pub fn room(&self, node: NodeId) -> Option<&Room> {
+        self.index.rooms.get(&node)
+    }
+
     /// The free ports of a registered node.
     pub fn ports(&self, node: NodeId) -> Option<&BuddyAllocator> {
-        self.ports.get(&node)
+        self.room(node).map(Room::ports)
     }
 
     /// The agents placed on a node, by name.
     pub fn placed_on(&self, node: NodeId) -> impl ExactSizeIterator<Item = &AgentId> {
         static NONE: BTreeSet<AgentId> = BTreeSet::new();
-        self.placed.get(&node).unwrap_or(&NONE).iter()
+        self.index.placed.get(&node).unwrap_or(&NONE).iter()
     }
 
     /// The agents without a placement, by name.
     pub fn unplaced(&self) -> impl Iterator<Item = &AgentId> {
-        self.unplaced.iter()
+        self.index.unplaced.iter()
+    }
+
+    /// The ports of a node that are kept from agents, by number.
+    pub fn quarantined(&self, node: NodeId) -> impl Iterator<Item = &Quarantine> {
+        self.quarantine.range((node, 0)..=(node, u16::MAX)).map(|(_, kept)| kept)
+    }
+
+    /// What happened, the latest last.
+    pub fn events(&self) -> &BTreeMap<u64, Event> {
+        &self.events
+    }
+
+    /// How agents are placed.
+    pub fn placement_policy(&self) -> PlacementPolicy {
+        self.cluster.as_ref().map(|cluster| cluster.placement.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.index.totals
     }
 
     pub(crate) fn require_node(&self, id: NodeId) -> Result<&Node, Rejection> {
@@ -170,21 +222,55 @@ impl State {
         self.agents.get(id).ok_or_else(|| Rejection::AgentUnknown(id.clone()))
     }
 
+    /// Keeps an event, forgetting the oldest past the limit.
+    pub(crate) fn tell(
+        &mut self,
+        now: Moment,
+        node: Option<NodeId>,
+        agent: Option<AgentId>,
+        what: What,
+    ) {
+        let serial = self.events.last_key_value().map_or(0, |(last, _)| last + 1);
+        let Moment { at, revision } = now;
+        self.changed.insert(Key::Event(serial));
+        self.events.insert(serial, Event { serial, at, revision, node, agent, what });
+        while self.events.len() > EVENTS_MAX {
+            let Some((oldest, _)) = self.events.pop_first() else { break };
+            self.changed.insert(Key::Event(oldest));
+        }
+    }
+
     pub(crate) fn put_cluster(&mut self, cluster: Cluster) {
+        let before = self.placement_policy();
         self.changed.insert(Key::Cluster);
+        let policy = cluster.placement.clone();
         self.cluster = Some(cluster);
+        if policy != before {
+            for node in self.nodes.values() {
+                self.index.unlist(node);
+                self.index.put_node(node, &policy);
+            }
+        }
     }
 
     pub(crate) fn put_node(&mut self, node: Node) {
+        let policy = self.placement_policy();
         self.changed.insert(Key::Node(node.id));
+        if let Some(before) = self.nodes.get(&node.id) {
+            self.index.unlist(before);
+        }
+        self.index.put_node(&node, &policy);
         self.nodes.insert(node.id, node);
     }
 
     pub(crate) fn remove_node(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.remove(&id) else { return };
         self.changed.insert(Key::Node(id));
-        self.nodes.remove(&id);
-        self.ports.remove(&id);
-        self.placed.remove(&id);
+        self.index.remove_node(&node);
+        let kept: Vec<u16> = self.quarantined(id).map(|kept| kept.block.base).collect();
+        for base in kept {
+            self.forget_quarantine(id, base);
+        }
     }
 
     pub(crate) fn put_fleet(&mut self, fleet: Fleet) {
@@ -222,125 +308,160 @@ impl State {
 
     /// Gives a node the port range it reported, keeping what is taken. False, and nothing changed,
     /// when an agent's block would lie outside.
-    pub(crate) fn set_port_range(&mut self, node: NodeId, range: fleet_types::PortRange) -> bool {
-        if self.ports.get(&node).is_some_and(|ports| ports.range() == range) {
+    pub(crate) fn set_port_range(&mut self, node: NodeId, range: PortRange) -> bool {
+        if self.ports(node).is_none_or(|ports| ports.range() == range) {
             return true;
         }
-        let mut ports = BuddyAllocator::new(range);
-        let blocks = self.placed_on(node).filter_map(|id| self.agents.get(id));
-        let fits = blocks
-            .filter_map(|agent| agent.placement.as_ref())
-            .all(|placement| ports.take_exactly(placement.block));
-        if fits {
-            self.ports.insert(node, ports);
+        let placed = self.index.placed.get(&node).into_iter().flatten();
+        let owned: Vec<&Agent> = placed.filter_map(|id| self.agents.get(id)).collect();
+        let holds = |block: PortBlock| range.first() <= block.base && block.last() <= range.last();
+        let kept = self.quarantine.range((node, 0)..=(node, u16::MAX)).map(|(_, kept)| kept.block);
+        let (kept, outside): (Vec<_>, Vec<_>) = kept.partition(|block| holds(*block));
+        if !self.index.set_port_range(node, range, owned.into_iter(), kept.into_iter()) {
+            return false;
         }
-        fits
+        for block in outside {
+            self.forget_quarantine(node, block.base);
+        }
+        true
     }
 
-    /// Stores an agent without touching its placement.
+    fn forget_quarantine(&mut self, node: NodeId, base: u16) {
+        self.changed.insert(Key::Quarantine(node, base));
+        self.quarantine.remove(&(node, base));
+    }
+
+    /// Keeps a block that is taken, and owned by nobody any more, from agents.
+    fn quarantine(&mut self, node: NodeId, block: PortBlock, cause: QuarantineCause, now: Moment) {
+        let Moment { at: since, revision } = now;
+        self.changed.insert(Key::Quarantine(node, block.base));
+        self.quarantine
+            .insert((node, block.base), Quarantine { node, block, cause, since, revision });
+    }
+
+    /// Lets agents have a quarantined block again; nothing when it is not quarantined.
+    pub(crate) fn release_block(&mut self, node: NodeId, block: PortBlock) {
+        if self.quarantine.get(&(node, block.base)).is_some_and(|kept| kept.block == block) {
+            self.forget_quarantine(node, block.base);
+            if let Some(room) = self.index.rooms.get_mut(&node) {
+                room.free_block(block);
+            }
+        }
+    }
+
+    /// Stores an agent that is known, without touching its placement.
     pub(crate) fn put_agent(&mut self, agent: Agent) {
         self.changed.insert(Key::Agent(agent.id.clone()));
-        if agent.placement.is_none() {
-            self.unplaced.insert(agent.id.clone());
-        }
         self.agents.insert(agent.id.clone(), agent);
     }
 
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
     /// why not.
-    pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, at: Timestamp) {
-        self.find_place(&mut agent, node, at);
+    pub(crate) fn add_agent(&mut self, agent: Agent, node: Option<NodeId>, now: Moment) {
+        let id = agent.id.clone();
+        self.index.totals.add_agent(&agent.spec);
+        self.index.unplaced.insert(id.clone());
         self.put_agent(agent);
+        self.place(&id, node, now);
     }
 
     /// Places an unplaced agent on `node` if it may go there and has room; else records why not.
-    pub(crate) fn place(
-        &mut self,
-        id: &AgentId,
-        node: Option<NodeId>,
-        at: Timestamp,
-        revision: Revision,
-    ) {
+    pub(crate) fn place(&mut self, id: &AgentId, node: Option<NodeId>, now: Moment) {
         let Some((id, mut agent)) = self.agents.remove_entry(id) else { return };
-        if self.find_place(&mut agent, node, at) {
-            agent.revision = revision;
-            self.changed.insert(Key::Agent(id.clone()));
-            if agent.placement.is_some() {
-                self.unplaced.remove(&id);
+        let place = self.find_place(node, &agent);
+        let news = match place {
+            Ok((node, block)) => {
+                agent.generation = agent.generation.next();
+                let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
+                let (evicting, next, placed) = (false, None, now.at);
+                let told = evidence.clone();
+                agent.placement = Some(Placement { node, block, evicting, next, evidence, placed });
+                agent.pending = None;
+                if let Some(node) = self.nodes.get(&node) {
+                    self.index.place(&id, &agent.spec, node);
+                }
+                let generation = agent.generation;
+                let made = agent.created == now.at && agent.revision == now.revision;
+                // That it is made says where: no decision of the cluster's own.
+                (!made).then_some((Some(node), What::AgentPlaced { generation, evidence: told }))
             }
+            Err(reason) if agent.pending == Some(reason) => None,
+            Err(reason) => {
+                agent.pending = Some(reason);
+                Some((None, What::AgentPending { reason }))
+            }
+        };
+        if place.is_ok() || news.is_some() {
+            agent.revision = now.revision;
+            self.changed.insert(Key::Agent(id.clone()));
+        }
+        if let Some((node, what)) = news {
+            self.tell(now, node, Some(id.clone()), what);
         }
         self.agents.insert(id, agent);
     }
 
     /// Lets an agent that was just unplaced wait until agents are moved again.
-    pub(crate) fn hold(&mut self, id: &AgentId) {
-        if let Some(agent) = self.agents.get_mut(id) {
-            agent.pending = Some(PendingReason::MovesPaused);
-        }
+    pub(crate) fn hold(&mut self, id: &AgentId, now: Moment) {
+        let Some(agent) = self.agents.get_mut(id) else { return };
+        let reason = PendingReason::MovesPaused;
+        agent.pending = Some(reason);
+        self.tell(now, None, Some(id.clone()), What::AgentPending { reason });
     }
 
-    /// Gives an agent that is not among `agents` its placement, or the reason it has none. Whether
-    /// that changed it.
-    fn find_place(&mut self, agent: &mut Agent, node: Option<NodeId>, at: Timestamp) -> bool {
-        let block = match self.eligible(node, agent) {
-            Ok(node) => self
-                .ports
-                .get_mut(&node)
-                .and_then(|ports| ports.take(agent.spec.ports))
-                .map(|block| (node, block))
-                .ok_or(PendingReason::NoPorts),
-            Err(reason) => Err(reason),
+    /// Takes what an agent asks for on a node, if it may go there and it fits.
+    fn find_place(
+        &mut self,
+        node: Option<NodeId>,
+        agent: &Agent,
+    ) -> Result<(NodeId, PortBlock), PendingReason> {
+        let chosen = node.and_then(|id| self.nodes.get(&id)).filter(|n| crate::index::open(n));
+        let Some(node) = chosen else {
+            return Err(crate::plan::why_pending(self, &agent.id.fleet, &agent.spec));
         };
-        match block {
-            Ok((node, block)) => {
-                agent.generation = agent.generation.next();
-                let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
-                agent.placement =
-                    Some(Placement { node, block, evicting: false, evidence, placed: at });
-                agent.pending = None;
-                self.placed.entry(node).or_default().insert(agent.id.clone());
-            }
-            Err(reason) if agent.pending == Some(reason) => return false,
-            Err(reason) => agent.pending = Some(reason),
+        if let Some(reason) = crate::plan::obstacle(self, node, &agent.id.fleet, &agent.spec) {
+            return Err(reason);
         }
-        true
+        let id = node.id;
+        let room = self.index.rooms.get_mut(&id);
+        let block = room.and_then(|room| room.take(&agent.spec)).ok_or(PendingReason::NoPorts)?;
+        Ok((id, block))
     }
 
-    fn eligible(&self, node: Option<NodeId>, agent: &Agent) -> Result<NodeId, PendingReason> {
-        let node = node.and_then(|id| self.nodes.get(&id));
-        let Some(node) = node.filter(|n| n.status == NodeStatus::Active) else {
-            return Err(crate::plan::why_pending(self, &agent.spec));
-        };
-        if node.schedulable != Schedulable::Open {
-            return Err(PendingReason::NoNode);
-        }
-        crate::plan::obstacle(node, &agent.spec).map_or(Ok(node.id), Err)
+    /// Takes an agent's placement away, recording why nothing of it runs. Its ports are kept from
+    /// others until its node says that nothing uses them.
+    pub(crate) fn unplace(&mut self, id: &AgentId, evidence: Evidence, now: Moment) {
+        self.unplace_for(id, evidence, QuarantineCause::Freed, now);
     }
 
-    /// Takes an agent's placement away and frees its ports, recording why nothing of it runs.
-    pub(crate) fn unplace(&mut self, id: &AgentId, evidence: Evidence, revision: Revision) {
+    /// As [`State::unplace`]; its ports are kept from others for another reason.
+    pub(crate) fn unplace_for(
+        &mut self,
+        id: &AgentId,
+        evidence: Evidence,
+        cause: QuarantineCause,
+        now: Moment,
+    ) {
         let Some(agent) = self.agents.get_mut(id) else { return };
         let Some(placement) = agent.placement.take() else { return };
         agent.evidence = evidence;
         agent.former = Some((placement.node, agent.generation));
-        agent.revision = revision;
-        if let Some(ports) = self.ports.get_mut(&placement.node) {
-            ports.release(placement.block);
+        agent.revision = now.revision;
+        self.index.unplace(agent, placement.node, placement.block);
+        if let Some(node) = self.nodes.get(&placement.node) {
+            self.index.relist(node);
         }
-        if let Some(placed) = self.placed.get_mut(&placement.node) {
-            placed.remove(id);
-            if placed.is_empty() {
-                self.placed.remove(&placement.node);
-            }
-        }
-        self.unplaced.insert(id.clone());
         self.changed.insert(Key::Agent(id.clone()));
+        self.quarantine(placement.node, placement.block, cause, now);
     }
 
     /// Forgets an agent that has no placement.
-    pub(crate) fn remove_agent(&mut self, id: &AgentId) {
+    pub(crate) fn remove_agent(&mut self, id: &AgentId, now: Moment) {
         self.changed.insert(Key::Agent(id.clone()));
-        self.unplaced.remove(id);
-        self.agents.remove(id);
+        self.index.unplaced.remove(id);
+        if let Some(agent) = self.agents.remove(id) {
+            self.index.totals.remove_agent(&agent.spec);
+            self.tell(now, None, Some(id.clone()), What::AgentDeleted);
+        }
     }
 }

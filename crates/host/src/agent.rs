@@ -92,6 +92,8 @@ pub(crate) struct Task {
     watch: LogWatch,
     /// The line that says that another copy of its session is live.
     double_run: String,
+    /// Who listens on its ports, in words; empty for nobody.
+    ports_taken: String,
 }
 
 impl Task {
@@ -139,6 +141,7 @@ impl Task {
             measuring: None,
             watch,
             double_run: String::new(),
+            ports_taken: String::new(),
         }
     }
 
@@ -224,6 +227,7 @@ impl Task {
             || old.restarts != self.assignment.restarts;
         if old.generation != self.assignment.generation {
             self.starts = 0;
+            self.ports_taken.clear();
         }
         match (self.assignment.run, anew) {
             (false, _) => self.on(Event::Unwant),
@@ -302,9 +306,15 @@ impl Task {
                 self.plan = Some(plan);
                 self.starts += u32::from(!self.repair);
                 self.double_run.clear();
+                self.ports_taken.clear();
                 Event::Launched
             }
-            Err(Refusal { why, fatal }) => Event::LaunchFailed { why, fatal },
+            Err(Refusal { why, fatal, ports_taken }) => {
+                // It may have been given others while this was found out.
+                let taken = ports_taken == Some(block(&self.assignment));
+                self.ports_taken = if taken { why.clone() } else { String::new() };
+                Event::LaunchFailed { why, fatal }
+            }
         }
     }
 
@@ -422,6 +432,7 @@ impl Task {
             pid: self.child.as_ref().map_or(0, Child::pid),
             starts: self.starts,
             double_run: self.double_run.clone(),
+            ports_taken: self.ports_taken.clone(),
             gone: self.life.state() == State::Stopped && (self.removing || !self.assignment.run),
         });
     }

@@ -90,6 +90,11 @@ impl Governor {
         format!("waits for its turn to start: {before} before it{about}")
     }
 
+    /// How many may start at once, and how long one took of late; none before the first.
+    pub(crate) fn pace(&self) -> (usize, Option<Duration>) {
+        (self.width, self.line().start)
+    }
+
     fn leave(&self) {
         let mut line = self.line();
         line.starting -= 1;

@@ -5,6 +5,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use fleet_process::{Child, Group, GroupError, Launcher, Limiter, LogFile};
@@ -14,9 +15,9 @@ use fleet_proto::{
         host::parse_agent,
     },
     host::{AgentKey, AssignRequest, Assignment, Observation},
-    v1::Member,
+    v1::{Member, Role},
 };
-use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName};
+use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName, PortBlock};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinSet,
@@ -28,7 +29,8 @@ use crate::{
     guard::Guard,
     ledger::Ledger,
     log_watch::Pace,
-    provision::Site,
+    provision::{Site, port_block},
+    quarantine::Quarantine,
     runtimes::Runtimes,
     start_key::StartKey,
 };
@@ -172,6 +174,8 @@ pub struct Host {
     logs: PathBuf,
     log_bytes_max: u64,
     members: watch::Sender<Vec<Member>>,
+    quarantine: Arc<Quarantine>,
+    role: watch::Sender<Role>,
 }
 
 /// The name of an agent's control group.
@@ -237,6 +241,8 @@ impl Host {
             logs: options.data_dir.join("logs"),
             log_bytes_max: options.log_bytes_max,
             members: watch::channel(options.members).0,
+            quarantine: Arc::new(Quarantine::start()),
+            role: watch::channel(Role::Unspecified).0,
         };
         for class in AgentClass::ALL {
             host.adopt(class).await?;
@@ -315,9 +321,24 @@ impl Host {
         self.members.subscribe()
     }
 
+    /// This node's role, as the leader said last; unspecified before it did.
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
     /// What is observed.
     pub fn observed(&self) -> &Observed {
         &self.shared.observed
+    }
+
+    /// How many agents start at once, and how long a start took of late.
+    pub(crate) fn pace(&self) -> (usize, Option<Duration>) {
+        self.shared.governor.pace()
+    }
+
+    /// The ports kept from agents that nothing uses.
+    pub(crate) fn unused_ports(&self) -> watch::Receiver<Vec<PortBlock>> {
+        self.quarantine.unused()
     }
 
     /// The log of an agent.
@@ -361,6 +382,13 @@ impl Host {
                 members.clone_from(&request.members);
                 changed
             });
+        }
+        if request.role() != Role::Unspecified {
+            self.role.send_replace(request.role());
+        }
+        if let Some(quarantined) = &request.quarantined {
+            let blocks = quarantined.blocks.iter().map(|block| port_block(*block));
+            self.quarantine.keep(blocks.collect());
         }
         let mut state = self.state.lock().expect("no holder panics");
         let told = fold(&state.told, request);

@@ -18,6 +18,7 @@ mod log_watch;
 pub mod overlay;
 mod probe;
 mod provision;
+mod quarantine;
 pub mod renewal;
 pub mod reserve;
 pub mod runtimes;

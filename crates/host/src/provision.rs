@@ -10,6 +10,7 @@ use fleet_process::{Confinement, LaunchFile, LaunchSpec, LeaseCheck};
 use fleet_proto::{
     convert::api::{home, limits},
     host::Assignment,
+    v1,
 };
 use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock, ResourceLimits};
 use serde_json::Value;
@@ -39,10 +40,12 @@ pub(crate) struct Refusal {
     pub(crate) why: String,
     /// Whether trying again is pointless until someone changes something.
     pub(crate) fatal: bool,
+    /// The ports something else listens on.
+    pub(crate) ports_taken: Option<PortBlock>,
 }
 
 fn fatal(why: impl Into<String>) -> Refusal {
-    Refusal { why: why.into(), fatal: true }
+    Refusal { why: why.into(), fatal: true, ports_taken: None }
 }
 
 /// What stays the same for every agent of a node.
@@ -70,11 +73,15 @@ pub(crate) struct Plan {
     pub(crate) variables: Variables,
 }
 
-/// The ports of an assignment.
-pub(crate) fn block(assignment: &Assignment) -> PortBlock {
-    let block = assignment.block.unwrap_or_default();
+/// Ports as the leader writes them.
+pub(crate) fn port_block(block: v1::PortBlock) -> PortBlock {
     let narrow = |n: u32| u16::try_from(n).unwrap_or(0);
     PortBlock { base: narrow(block.base), size: narrow(block.size) }
+}
+
+/// The ports of an assignment.
+pub(crate) fn block(assignment: &Assignment) -> PortBlock {
+    port_block(assignment.block.unwrap_or_default())
 }
 
 impl Site {
@@ -134,8 +141,10 @@ impl Site {
         }
         environment.extend(spec.environment);
         let files = configuration(definition, &overlay, &variables)?;
-        make_home(&home, assignment.uid)
-            .map_err(|e| Refusal { why: format!("HOME {}: {e}", home.display()), fatal: false })?;
+        make_home(&home, assignment.uid).map_err(|e| {
+            let why = format!("HOME {}: {e}", home.display());
+            Refusal { why, fatal: false, ports_taken: None }
+        })?;
         let limits = limits(spec.limits).or(definition.limits.limits());
         let launch = LaunchSpec {
             groups: Vec::new(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use fleet_supervision::Policy;
-use fleet_types::{ResourceLimits, RuntimeName, limits::PORT_BLOCK_MAX};
+use fleet_types::{ResourceLimits, Resources, RuntimeName, limits::PORT_BLOCK_MAX};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -94,6 +94,27 @@ pub struct Definition {
     /// What an agent may use that states nothing else.
     #[serde(default)]
     pub limits: LimitsTable,
+    /// What is kept free for an agent that states nothing else.
+    #[serde(default)]
+    pub requests: RequestsTable,
+}
+
+/// Requests of a runtime; 0 is none.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RequestsTable {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    pub cpu_millis: u64,
+}
+
+impl RequestsTable {
+    /// The same.
+    pub fn requests(self) -> Resources {
+        let Self { memory_bytes, cpu_millis } = self;
+        Resources { memory_bytes, cpu_millis }
+    }
 }
 
 /// A program that may cure an agent that ended by itself.
@@ -300,6 +321,7 @@ fn parse(origin: &str, text: &str) -> Result<(RuntimeName, Definition), RuntimeE
         return Err(value(why));
     }
     definition.limits.limits().check().map_err(|e| value(format!("limits: {e}")))?;
+    definition.requests.requests().check().map_err(|e| value(format!("requests: {e}")))?;
     Ok((name, definition))
 }
 

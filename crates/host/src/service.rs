@@ -3,14 +3,14 @@
 use std::{pin::Pin, time::Duration};
 
 use fleet_proto::{
-    convert::host::parse_agent,
+    convert::{api::port_block, host::parse_agent},
     error::status,
     host::{
         AssignRequest, AssignResponse, Observation, TailLogsRequest, TailLogsResponse,
         WatchObservedRequest, WatchObservedResponse, agent_host_service_server::AgentHostService,
     },
 };
-use fleet_types::{Epoch, NodeId, Principal};
+use fleet_types::{Epoch, NodeId, PortBlock, Principal};
 use futures::{Stream, StreamExt, stream};
 use tokio::{runtime::Handle, sync::broadcast::error::RecvError};
 use tonic::{Code, Request, Response, Status};
@@ -72,8 +72,16 @@ fn refused(error: &AssignError) -> Status {
 type Watch = Pin<Box<dyn Stream<Item = Result<WatchObservedResponse, Status>> + Send>>;
 type Logs = Pin<Box<dyn Stream<Item = Result<TailLogsResponse, Status>> + Send>>;
 
-fn message(observations: Vec<Observation>) -> Result<WatchObservedResponse, Status> {
-    Ok(WatchObservedResponse { observations })
+fn message(host: &Host, observations: Vec<Observation>) -> Result<WatchObservedResponse, Status> {
+    let (at_once, start) = host.pace();
+    let start_ms = start.map_or(0, |start| u64::try_from(start.as_millis()).unwrap_or(u64::MAX));
+    let starts_at_once = u32::try_from(at_once).unwrap_or(u32::MAX);
+    Ok(WatchObservedResponse { observations, unused: Vec::new(), start_ms, starts_at_once })
+}
+
+fn unused(blocks: &[PortBlock]) -> Result<WatchObservedResponse, Status> {
+    let unused = blocks.iter().map(|block| port_block(*block)).collect();
+    Ok(WatchObservedResponse { unused, ..WatchObservedResponse::default() })
 }
 
 #[tonic::async_trait]
@@ -101,15 +109,26 @@ impl AgentHostService for Service {
             .check(about.term, NodeId(about.node_id), Epoch(about.epoch))
             .map_err(|e| refused(&e))?;
         let (all, changes) = self.host.observed().watch();
-        let first: Vec<_> =
-            all.chunks(OBSERVATIONS_PER_MESSAGE).map(|part| message(part.to_vec())).collect();
-        let rest = stream::unfold(changes, |mut changes| async move {
-            let mut news = match changes.recv().await {
+        let first =
+            all.chunks(OBSERVATIONS_PER_MESSAGE).map(|part| message(&self.host, part.to_vec()));
+        let first: Vec<_> = first.collect();
+        let mut ports = self.host.unused_ports();
+        ports.mark_changed();
+        let watch = (self.host.clone(), changes, ports);
+        let rest = stream::unfold(watch, |(host, mut changes, mut ports)| async move {
+            let received = tokio::select! {
+                received = changes.recv() => received,
+                Ok(()) = ports.changed() => {
+                    let unused = unused(&ports.borrow_and_update());
+                    return Some((unused, (host, changes, ports)));
+                }
+            };
+            let mut news = match received {
                 Ok(observation) => vec![observation],
                 // The watcher comes back and is sent everything.
                 Err(RecvError::Lagged(_)) => {
                     let lagged = Status::out_of_range("too slow; watch again");
-                    return Some((Err(lagged), changes));
+                    return Some((Err(lagged), (host, changes, ports)));
                 }
                 Err(RecvError::Closed) => return None,
             };
@@ -117,7 +136,7 @@ impl AgentHostService for Service {
                 let Ok(observation) = changes.try_recv() else { break };
                 news.push(observation);
             }
-            Some((message(news), changes))
+            Some((message(&host, news), (host, changes, ports)))
         });
         Ok(Response::new(Box::pin(stream::iter(first).chain(rest))))
     }

@@ -47,7 +47,7 @@ pub(crate) async fn launch(
     start: Start,
 ) -> Result<(Child, Arc<Plan>), Refusal> {
     let Start { id, assignment, number, repair, group, log } = start;
-    let passing = |why: String| Refusal { why, fatal: false };
+    let passing = |why: String| Refusal { why, fatal: false, ports_taken: None };
     empty(&group).await;
     group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
     let key = StartKey {
@@ -60,9 +60,12 @@ pub(crate) async fn launch(
     let site = host.clone();
     let prepared = tokio::task::spawn_blocking(move || {
         let plan = site.site.prepare(&id, &assignment)?;
-        let holders = holders(block(&assignment));
+        let block = block(&assignment);
+        let holders = holders(block);
         match holders.first() {
-            Some(holder) => Err(Refusal { why: holder.to_string(), fatal: false }),
+            Some(holder) => {
+                Err(Refusal { why: holder.to_string(), fatal: false, ports_taken: Some(block) })
+            }
             None => Ok(plan),
         }
     });

@@ -4,6 +4,7 @@
 //! group; what ended is what its pidfd says.
 #![deny(unsafe_code)]
 
+mod capacity;
 mod cgroup;
 mod child;
 mod launch;
@@ -13,12 +14,13 @@ mod ports;
 mod sandbox;
 mod usage;
 
+pub use capacity::{capacity, disk_bytes};
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
 pub use fleet_init::LAUNCH_FAILED;
 pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, become_agent};
 pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};
-pub use ports::{Holder, holders};
+pub use ports::{Holder, holders, unused};
 pub use sandbox::{Confinement, lacking};
 pub use usage::disk_usage;

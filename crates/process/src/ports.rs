@@ -1,10 +1,13 @@
 //! Who listens on a port.
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv6Addr, SocketAddrV6},
+};
 
 use fleet_types::PortBlock;
 use procfs::{
-    net::{TcpNetEntry, TcpState, tcp, tcp6},
+    net::{TcpNetEntry, TcpState, tcp, tcp6, udp, udp6},
     process::{FDTarget, all_processes},
 };
 use rustix::net::{
@@ -65,6 +68,20 @@ pub fn holders(block: PortBlock) -> Vec<Holder> {
     sockets.iter().map(|entry| holder(entry.local_address.port(), entry.inode)).collect()
 }
 
+/// Those of `blocks` of which no socket, open or closing, uses a port.
+pub fn unused(blocks: &[PortBlock]) -> Vec<PortBlock> {
+    if blocks.is_empty() {
+        return Vec::new();
+    }
+    let tables = [tcp(), tcp6()].map(Result::unwrap_or_default);
+    let streams = tables.into_iter().flatten().map(|entry| entry.local_address.port());
+    let tables = [udp(), udp6()].map(Result::unwrap_or_default);
+    let datagrams = tables.into_iter().flatten().map(|entry| entry.local_address.port());
+    let used: BTreeSet<u16> = streams.chain(datagrams).collect();
+    let idle = |block: &&PortBlock| used.range(block.base..=block.last()).next().is_none();
+    blocks.iter().filter(idle).copied().collect()
+}
+
 fn holder(port: u16, inode: u64) -> Holder {
     let owns = |process: &procfs::process::Process| {
         process.fd().is_ok_and(|mut fds| {
@@ -85,7 +102,9 @@ mod tests {
     fn a_listener_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let found = holders(PortBlock { base: port, size: 1 });
+        let block = PortBlock { base: port, size: 1 };
+        let found = holders(block);
+        assert_eq!(unused(&[block]), []);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].pid, i32::try_from(std::process::id()).ok());
         drop(listener);

@@ -12,7 +12,7 @@ use fleet_proto::convert::storage::{
 };
 use fleet_types::{
     AgentClass, AgentId, Epoch, Generation, Labels, LeaseProfile, NodeId, PortBlock, PortRange,
-    ResourceLimits, Revision, Timestamp,
+    ResourceLimits, Resources, Revision, Timestamp,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden_storage.txt");
@@ -30,6 +30,8 @@ fn report() -> core::NodeReport {
     core::NodeReport {
         port_range: PortRange::new(10_240, 32_767).unwrap(),
         runtimes: BTreeMap::from([("exec".parse().unwrap(), "-".to_owned())]),
+        capacity: Resources { memory_bytes: 1 << 36, cpu_millis: 16_000 },
+        disk_bytes: 1 << 40,
         labels: labels(),
         version: "0.1.0".into(),
         boot: "boot".into(),
@@ -55,7 +57,28 @@ fn spec() -> core::AgentSpec {
         },
         class: AgentClass::Pinned,
         priority: -7,
+        wants: wants(),
+    }
+}
+
+fn wants() -> core::Wants {
+    core::Wants {
+        requests: Resources { memory_bytes: 1 << 29, cpu_millis: 100 },
         node_labels: labels(),
+        runtime_version: Some("2026.9.6".parse().unwrap()),
+        apart: true,
+        spread_by: Some("zone".into()),
+    }
+}
+
+fn placement_policy() -> core::PlacementPolicy {
+    core::PlacementPolicy {
+        memory_percent: 120,
+        cpu_percent: 400,
+        rebalance: false,
+        moves_max: 4,
+        voters: 5,
+        voters_spread_by: Some("rack".into()),
     }
 }
 
@@ -63,11 +86,42 @@ fn agent() -> AgentId {
     "shop/support".parse().unwrap()
 }
 
+fn quarantine(cause: core::QuarantineCause) -> core::Record {
+    let (node, block) = (NodeId(5), PortBlock { base: 10_240, size: 16 });
+    let (since, revision) = (Timestamp(9), Revision(11));
+    core::Record::Quarantine(core::Quarantine { node, block, cause, since, revision })
+}
+
+fn event(what: core::What) -> core::Record {
+    let (at, revision, node) = (Timestamp(9), Revision(11), Some(NodeId(5)));
+    core::Record::Event(core::Event { serial: 3, at, revision, node, agent: Some(agent()), what })
+}
+
+fn happenings() -> Vec<core::What> {
+    use core::What;
+    let evidence = core::Evidence::LeaseExpired { waited_ms: 6_701 };
+    vec![
+        What::AgentPlaced { generation: Generation(3), evidence: evidence.clone() },
+        What::AgentPending { reason: core::PendingReason::NoMemory },
+        What::AgentEvicted { cause: core::Cause::Rebalance },
+        What::AgentKept,
+        What::AgentDeleted,
+        What::NodeAdmitted { role: core::Role::Voter },
+        What::NodeRegistered { epoch: Epoch(4) },
+        What::NodeFenced { evidence, agents: 7 },
+        What::NodeScheduling { schedulable: core::Schedulable::Cordoned },
+        What::NodeRemoved,
+        What::RoleChanged { role: core::Role::Voter, automatic: true },
+        What::PortsQuarantined { block: PortBlock { base: 10_240, size: 16 }, by: "nginx".into() },
+    ]
+}
+
 fn records() -> Vec<core::Record> {
     let placement = core::Placement {
         node: NodeId(5),
         block: PortBlock { base: 10_240, size: 16 },
         evicting: true,
+        next: Some(NodeId(6)),
         evidence: core::Evidence::LeaseExpired { waited_ms: 6_701 },
         placed: Timestamp(9),
     };
@@ -101,6 +155,7 @@ fn records() -> Vec<core::Record> {
             profile: LeaseProfile::Fast,
             next_uid: 2_000_001,
             moves: core::MovePolicy { rule: core::MoveRule::Never, lost_percent_max: 40 },
+            placement: placement_policy(),
             created: Timestamp(1),
             revision: Revision(2),
         }),
@@ -109,12 +164,14 @@ fn records() -> Vec<core::Record> {
             name: "n2".parse().unwrap(),
             address: address(),
             role: core::Role::Worker,
+            may_vote: true,
             storage: "s".into(),
             token: Some("0123456789ab".parse().unwrap()),
             status: core::NodeStatus::Fenced,
             schedulable: core::Schedulable::Draining,
             epoch: Epoch(4),
             hold: Some(core::Hold { lease_ms: 600_000, since: Revision(8), ending: true }),
+            drain: Some(core::Drain { moves_max: 4, deadline: Some(Timestamp(77)) }),
             report: Some(report()),
             joined: Timestamp(3),
             revision: Revision(6),
@@ -123,6 +180,7 @@ fn records() -> Vec<core::Record> {
             name: "shop".parse().unwrap(),
             config: "{}".into(),
             labels: labels(),
+            wants: wants(),
             created: Timestamp(4),
             revision: Revision(7),
         }),
@@ -143,7 +201,12 @@ fn records() -> Vec<core::Record> {
             serial: 13,
             revision: Revision(14),
         }),
+        quarantine(core::QuarantineCause::Freed),
+        quarantine(core::QuarantineCause::Foreign("nginx".into())),
     ]
+    .into_iter()
+    .chain(happenings().into_iter().map(event))
+    .collect()
 }
 
 fn operations() -> Vec<Op> {
@@ -194,12 +257,17 @@ fn operations() -> Vec<Op> {
         Op::SetMovePolicy(core::SetMovePolicy {
             policy: core::MovePolicy { rule: core::MoveRule::Always, lost_percent_max: 50 },
         }),
-        Op::SetSchedulable(core::SetSchedulable { node, schedulable: core::Schedulable::Cordoned }),
+        Op::SetSchedulable(core::SetSchedulable {
+            node,
+            schedulable: core::Schedulable::Draining,
+            drain: Some(core::Drain { moves_max: 4, deadline: None }),
+        }),
         Op::RemoveNode(core::RemoveNode { node }),
         Op::CreateFleet(core::CreateFleet {
             fleet: fleet.clone(),
             config: "{}".into(),
             labels: labels(),
+            wants: wants(),
         }),
         Op::DeleteFleet(core::DeleteFleet { fleet: fleet.clone() }),
         Op::CreateAgents(core::CreateAgents {
@@ -210,6 +278,7 @@ fn operations() -> Vec<Op> {
                 desired: core::Desired::Running,
                 node: Some(node),
             }],
+            admission: core::Admission::SurviveLoss,
         }),
         Op::SetAgentDesired(core::SetAgentDesired {
             agent: agent(),
@@ -225,6 +294,28 @@ fn operations() -> Vec<Op> {
             epoch: Epoch(4),
             next: Some(NodeId(1)),
         }),
+        Op::SetPlacementPolicy(core::SetPlacementPolicy { policy: placement_policy() }),
+        Op::EvictAgents(core::EvictAgents {
+            agents: vec![core::Eviction {
+                agent: agent(),
+                generation: Generation(3),
+                to: Some(node),
+            }],
+            cause: core::Cause::Drain,
+        }),
+        Op::QuarantinePorts(core::QuarantinePorts {
+            agent: agent(),
+            generation: Generation(3),
+            node,
+            epoch: Epoch(4),
+            by: "nginx".into(),
+        }),
+        Op::ReleasePorts(core::ReleasePorts {
+            node,
+            epoch: Epoch(4),
+            blocks: vec![PortBlock { base: 10_240, size: 16 }],
+        }),
+        Op::SetRole(core::SetRole { node, role: core::Role::Worker, automatic: true }),
     ]
 }
 

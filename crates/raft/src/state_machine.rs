@@ -61,6 +61,8 @@ fn stored_key(key: &Key) -> Vec<u8> {
         Key::Agent(id) => ('a', id.to_string()),
         Key::Token(id) => ('t', id.to_string()),
         Key::Request(id) => ('r', id.to_string()),
+        Key::Quarantine(node, base) => ('q', format!("{:020}/{base:05}", node.0)),
+        Key::Event(serial) => ('e', format!("{serial:020}")),
     };
     format!("{kind}{name}").into_bytes()
 }

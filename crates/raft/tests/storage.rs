@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use fleet_core::{CreateFleet, InitCluster, NodeAddress, Operation, State};
+use fleet_core::{CreateFleet, InitCluster, NodeAddress, Operation, State, Wants};
 use fleet_proto::raft::raft_service_server::RaftServiceServer;
 use fleet_raft::{LogLimits, Node, OpenError, RaftConfig};
 use fleet_types::{Labels, LeaseProfile, LeaseTiming, NodeId, Principal, Timestamp};
@@ -83,7 +83,8 @@ async fn propose(node: &Node, operation: Operation) {
 async fn fleets(node: &Node, range: std::ops::Range<u32>) {
     for number in range {
         let fleet = format!("f{number}").parse().unwrap();
-        let create = CreateFleet { fleet, config: String::new(), labels: Labels::default() };
+        let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
+        let create = CreateFleet { fleet, config, labels, wants };
         propose(node, Operation::CreateFleet(create)).await;
     }
 }

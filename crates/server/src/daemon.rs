@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,10 +14,13 @@ use fleet_host::{
     Host, HostOptions, Kept, disk::DiskProbe, egress, guard::Guard, renewal::Renewal,
     reserve::reserve, runtimes::Runtimes, service::Service as HostService,
 };
-use fleet_process::{Group, Launcher, Limiter, lacking};
+use fleet_process::{Group, Launcher, Limiter, capacity, disk_bytes, lacking};
 use fleet_proto::{
     DESCRIPTORS,
-    convert::api::{labels, port_range},
+    convert::{
+        api::{HOMES, labels, port_range},
+        placement::resources,
+    },
     host::{
         RegisterRequest, agent_host_service_server::AgentHostServiceServer,
         registration_service_server::RegistrationServiceServer,
@@ -30,6 +34,7 @@ use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId, limits};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{service::RoutesBuilder, transport::Channel};
@@ -42,8 +47,9 @@ use crate::{
     lease_service,
     leases::Leases,
     listen::{bind, serve},
+    office,
     proposer::{Proposer, not_leader},
-    registration,
+    registration::{self, Office},
     session::Session,
 };
 
@@ -55,6 +61,15 @@ const GUARD: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long open calls may take to end on a clean stop.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// It is to start anew, for its node has another role. Its agents go on.
+    Anew,
+}
 
 /// A running node.
 struct Daemon {
@@ -70,7 +85,7 @@ struct Daemon {
 ///
 /// # Errors
 /// When it cannot start, or has to stop because its storage failed.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config) -> Result<Ended> {
     let data = DataDir::new(&config.data_dir);
     let me = data.load()?;
     let identity = data.identity(&me.cluster)?;
@@ -87,7 +102,7 @@ struct Voting {
 }
 
 impl Daemon {
-    async fn run(self) -> Result<()> {
+    async fn run(self) -> Result<Ended> {
         let runtimes = Runtimes::load(&self.config.runtime_dirs, &self.config.runtime_variables)?;
         let leases = Arc::new(Leases::default());
         let voting = if self.me.voter { Some(self.vote(&leases, &runtimes).await?) } else { None };
@@ -107,7 +122,7 @@ impl Daemon {
         voting: Option<&Voting>,
         leases: &Arc<Leases>,
         runtimes: Runtimes,
-    ) -> Result<()> {
+    ) -> Result<Ended> {
         let range = self.config.port_range()?;
         let own_labels = self.config.labels()?;
         let (available, missing) = runtimes.available();
@@ -139,17 +154,31 @@ impl Daemon {
             held_epoch: 0,
             degraded,
             unfit: guard.unfit().into_iter().collect(),
+            capacity: Some(resources(capacity())),
+            disk_bytes: disk_bytes(Path::new(HOMES)),
         };
         if let Some(voting) = voting {
             self.bootstrap(voting).await?;
         }
         let (ready, session) = self.hold_lease(&host, guards, about)?;
-        self.remember_members(&host);
-        self.until_told_to_end(voting, ready).await?;
+        let remembering = self.remember_members(&host);
+        let ended = tokio::select! {
+            told = self.until_told_to_end(voting, ready) => told.map(|()| Ended::Told)?,
+            secrets = office::changed(&self.me, &self.identity, &host) => {
+                // Else it could write down the old role over the new.
+                remembering.abort();
+                let _ = remembering.await;
+                let members = host.members().borrow().clone();
+                let me = NodeFile { members, ..self.me.clone() };
+                self.data.change_role(&me, secrets.as_ref())?;
+                tracing::info!(node.id = me.node.0, votes = secrets.is_some(), "role changed");
+                Ended::Anew
+            }
+        };
         // The lease is still renewed while agents drain, but none is asked for anew.
         session.abort();
-        self.end(voting, &host).await;
-        Ok(())
+        self.end(voting, &host, ended).await;
+        Ok(ended)
     }
 
     async fn vote(&self, leases: &Arc<Leases>, runtimes: &Runtimes) -> Result<Voting> {
@@ -262,7 +291,11 @@ impl Daemon {
                 .max_decoding_message_size(16 * limits::MESSAGE_BYTES_MAX),
         );
         let proposer = voting.map(|voting| voting.proposer.clone());
-        let register = registration::Service { proposer, leases: leases.clone() };
+        let office = voting.map(|voting| Office {
+            raft: voting.raft.clone(),
+            secrets: voting.api.secrets.clone(),
+        });
+        let register = registration::Service { proposer, leases: leases.clone(), office };
         peer.add_service(RegistrationServiceServer::new(register));
         if let Some(raft) = &raft {
             peer.add_service(
@@ -452,7 +485,7 @@ impl Daemon {
     }
 
     /// Keeps the members on disk, so that the node finds its cluster after a restart.
-    fn remember_members(&self, host: &Host) {
+    fn remember_members(&self, host: &Host) -> JoinHandle<()> {
         let (data, me, mut members) = (self.data.clone(), self.me.clone(), host.members());
         tokio::spawn(async move {
             while members.changed().await.is_ok() {
@@ -461,7 +494,7 @@ impl Daemon {
                     tracing::warn!(%error, "the members of the cluster were not written down");
                 }
             }
-        });
+        })
     }
 
     async fn until_told_to_end(
@@ -497,12 +530,13 @@ impl Daemon {
         }
     }
 
-    async fn end(&self, voting: Option<&Voting>, host: &Host) {
-        tracing::info!("ending");
+    async fn end(&self, voting: Option<&Voting>, host: &Host, ended: Ended) {
+        tracing::info!(?ended, "ending");
         if let Some(voting) = voting {
             voting.raft.transfer_leadership(HANDOVER).await;
         }
         match self.config.on_shutdown {
+            _ if ended == Ended::Anew => tracing::info!("the agents go on"),
             OnShutdown::Keep if !system_stops() => tracing::info!("the agents go on"),
             OnShutdown::Keep | OnShutdown::Stop => host.stop_all().await,
             OnShutdown::Kill => host.kill_all().await,

@@ -19,7 +19,7 @@ use std::{
 
 use fleet_client::{Identity, private_file};
 use fleet_core::NodeAddress;
-use fleet_proto::v1::Member;
+use fleet_proto::v1::{self, Member};
 use fleet_types::{ClusterId, LeaseProfile, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,22 @@ pub struct VoterSecrets {
     pub ca_key_pem: String,
     /// Key from which agents' gateway tokens are derived.
     pub agent_token_key: [u8; 32],
+}
+
+impl VoterSecrets {
+    /// As they travel to a new voter.
+    pub fn to_wire(&self) -> v1::VoterSecrets {
+        v1::VoterSecrets {
+            ca_key_pem: self.ca_key_pem.clone(),
+            agent_token_key: const_hex::encode(self.agent_token_key),
+        }
+    }
+
+    /// As they came; none when they are malformed.
+    pub fn from_wire(secrets: v1::VoterSecrets) -> Option<Self> {
+        let agent_token_key = const_hex::decode_to_array(secrets.agent_token_key).ok()?;
+        Some(Self { ca_key_pem: secrets.ca_key_pem, agent_token_key })
+    }
 }
 
 /// A node's data directory.
@@ -239,8 +255,36 @@ impl DataDir {
         self.write("node.crt", &identity.certificate_pem)?;
         self.write("ca.crt", &identity.ca_pem)?;
         if let Some(secrets) = secrets {
-            self.write("ca.key", &secrets.ca_key_pem)?;
-            self.write("agent-token.key", &const_hex::encode(secrets.agent_token_key))?;
+            self.save_secrets(secrets)?;
+        }
+        Ok(())
+    }
+
+    fn save_secrets(&self, secrets: &VoterSecrets) -> Result<(), DataDirError> {
+        self.write("ca.key", &secrets.ca_key_pem)?;
+        self.write("agent-token.key", &const_hex::encode(secrets.agent_token_key))
+    }
+
+    /// Makes the node a voter, with what voters hold, or a worker, without it. A worker that was a
+    /// voter keeps its log: what it voted for must not be forgotten if it votes again.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn change_role(
+        &self,
+        node: &NodeFile,
+        secrets: Option<&VoterSecrets>,
+    ) -> Result<(), DataDirError> {
+        if let Some(secrets) = secrets {
+            self.save_secrets(secrets)?;
+        }
+        let voter = secrets.is_some();
+        // It is first only as long as it votes: the cluster is made.
+        self.save(&NodeFile { voter, first: node.first && voter, ..node.clone() })?;
+        if !voter {
+            for name in ["ca.key", "agent-token.key"] {
+                fs::remove_file(self.path.join(name)).map_err(self.failed(name))?;
+            }
         }
         Ok(())
     }

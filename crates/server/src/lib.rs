@@ -13,6 +13,7 @@ mod leader;
 mod lease_service;
 mod leases;
 mod listen;
+mod office;
 pub mod pki;
 mod proposer;
 mod registration;
@@ -20,4 +21,4 @@ pub mod secrets;
 mod session;
 pub mod setup;
 
-pub use daemon::run;
+pub use daemon::{Ended, run};

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use fleet_core::{NodeReport, Operation, Outcome, RegisterNode};
+use fleet_core::{NodeReport, Operation, Outcome, RegisterNode, Role};
 use fleet_proto::{
     convert::api::parse_labels,
     error::{invalid_field, status},
-    host::{RegisterRequest, RegisterResponse, registration_service_server::RegistrationService},
+    host::{
+        RegisterRequest, RegisterResponse, TakeOfficeRequest, TakeOfficeResponse,
+        registration_service_server::RegistrationService,
+    },
 };
+use fleet_raft::Node;
 use fleet_runtime::clock::raw_ms;
-use fleet_types::{Epoch, NodeId, PortRange, Principal};
+use fleet_types::{Epoch, NodeId, PortRange, Principal, Resources};
 use tonic::{Code, Request, Response, Status};
 
-use crate::{leases::Leases, proposer::Proposer};
+use crate::{data_dir::VoterSecrets, leases::Leases, proposer::Proposer};
 
 /// Most things a node may say it lacks, and the bytes of one.
 const DEGRADED_MAX: usize = 8;
@@ -24,6 +28,27 @@ pub struct Service {
     pub proposer: Option<Proposer>,
     /// The table.
     pub leases: Arc<Leases>,
+    /// What voters hold; none on a worker.
+    pub office: Option<Office>,
+}
+
+/// What is given to a node that was made a voter.
+pub struct Office {
+    /// Consensus.
+    pub raft: Node,
+    /// What every voter holds.
+    pub secrets: VoterSecrets,
+}
+
+fn not_leader() -> Status {
+    status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[])
+}
+
+/// The caller, who acts for itself only.
+fn caller<T>(request: &Request<T>, node: NodeId) -> Result<(), Status> {
+    let caller = request.extensions().get::<Principal>().copied();
+    let own = caller == Some(Principal::Node(node));
+    own.then_some(()).ok_or_else(|| Status::permission_denied("a node acts for itself only"))
 }
 
 fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
@@ -41,7 +66,11 @@ fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
             return Err(invalid_field("DEGRADED_INVALID", field, &lacks.to_string(), limit));
         }
     }
+    let fleet_proto::v1::Resources { memory_bytes, cpu_millis } =
+        request.capacity.unwrap_or_default();
     Ok(NodeReport {
+        capacity: Resources { memory_bytes, cpu_millis },
+        disk_bytes: request.disk_bytes,
         port_range: PortRange::new(narrow(range.first), narrow(range.last)).map_err(invalid)?,
         runtimes: runtimes.collect::<Result<_, Status>>()?,
         labels: parse_labels("labels", request.labels)?,
@@ -58,13 +87,9 @@ impl RegistrationService for Service {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
-        let caller = request.extensions().get::<Principal>().copied();
+        let node = NodeId(request.get_ref().node_id);
+        caller(&request, node)?;
         let request = request.into_inner();
-        let node = NodeId(request.node_id);
-        if caller != Some(Principal::Node(node)) {
-            return Err(Status::permission_denied("a node registers itself only"));
-        }
-        let not_leader = || status(Code::Unavailable, "NOT_LEADER", "this node does not lead", &[]);
         let proposer = self.proposer.as_ref().ok_or_else(not_leader)?;
         let storage = request.storage_id.clone();
         let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
@@ -78,5 +103,24 @@ impl RegistrationService for Service {
             }
             other => Err(Status::internal(format!("registering ended in {other:?}"))),
         }
+    }
+
+    async fn take_office(
+        &self,
+        request: Request<TakeOfficeRequest>,
+    ) -> Result<Response<TakeOfficeResponse>, Status> {
+        let node = NodeId(request.get_ref().node_id);
+        caller(&request, node)?;
+        let Office { raft, secrets } = self.office.as_ref().ok_or_else(not_leader)?;
+        raft.linearize().await.map_err(|_| not_leader())?;
+        let voter = raft
+            .read(|state| state.nodes().get(&node).is_some_and(|node| node.role == Role::Voter));
+        if !voter {
+            let message = format!("node {node} is no voter");
+            return Err(status(Code::PermissionDenied, "NOT_A_VOTER", message, &[]));
+        }
+        tracing::info!(node.id = node.0, "a new voter is given what voters hold");
+        let voter_secrets = Some(secrets.to_wire());
+        Ok(Response::new(TakeOfficeResponse { voter_secrets }))
     }
 }

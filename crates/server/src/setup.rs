@@ -162,11 +162,9 @@ pub async fn join_cluster(
     let voter = answer.role() == Role::Voter;
     let profile = answer.profile.parse().map_err(|_| SetupError::Answer("profile"))?;
     let secrets = match answer.voter_secrets {
-        Some(secrets) => Some(VoterSecrets {
-            ca_key_pem: secrets.ca_key_pem,
-            agent_token_key: const_hex::decode_to_array(secrets.agent_token_key)
-                .map_err(|_| SetupError::Answer("agent token key"))?,
-        }),
+        Some(secrets) => {
+            Some(VoterSecrets::from_wire(secrets).ok_or(SetupError::Answer("agent token key"))?)
+        }
         None if voter => return Err(SetupError::Answer("voter secrets")),
         None => None,
     };

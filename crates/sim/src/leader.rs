@@ -140,7 +140,7 @@ impl Leader {
                 generation: *generation,
                 node,
                 epoch: state.nodes().get(&node)?.epoch,
-                next: planner.choose(&agent.spec),
+                next: planner.choose_towards(placement.next, &id.fleet, &agent.spec),
             }))
         })
     }

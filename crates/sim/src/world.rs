@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use fleet_core::{
-    AdmitNode, AgentDraft, AgentSpec, Command, CreateAgents, CreateFleet, CreateToken, DeleteAgent,
-    Desired, InitCluster, NodeAddress, NodeReport, NodeStatus, Operation, RegisterNode, Role,
-    Schedulable, SetAgentDesired, SetSchedulable, State, apply,
+    Admission, AdmitNode, AgentDraft, AgentSpec, Command, CreateAgents, CreateFleet, CreateToken,
+    DeleteAgent, Desired, Drain, InitCluster, NodeAddress, NodeReport, NodeStatus, Operation,
+    RegisterNode, ReleasePorts, Role, Schedulable, SetAgentDesired, SetSchedulable, State, Wants,
+    apply,
     plan::{self, Planner},
+    rebalance,
 };
 use fleet_types::{
-    AgentClass, AgentId, Epoch, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange,
-    ResourceLimits, RuntimeName, Timestamp,
+    AgentClass, AgentId, Epoch, FleetName, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange,
+    ResourceLimits, Resources, RuntimeName, Timestamp,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,6 +29,8 @@ use crate::{
 const STEP_MS: u64 = 50;
 /// Longest delay of a message, in milliseconds.
 const DELAY_MS_MAX: u64 = 8_000;
+/// How often agents are asked to leave for drains and balance, in milliseconds.
+const LEAVE_MS: u64 = 1_000;
 /// How long the world may take to settle once the faults end, in milliseconds.
 const SETTLE_MS: u64 = 120_000;
 /// Clocks run this many thousandths fast or slow at most: the two lease margins together cover
@@ -168,6 +172,7 @@ impl World {
             fleet: "f".parse().expect("a fleet name"),
             config: String::new(),
             labels: Labels::default(),
+            wants: Wants::default(),
         }));
         for n in 2..=self.options.machines {
             let token = format!("{n:012x}").parse::<fleet_types::TokenId>().expect("a token id");
@@ -294,16 +299,17 @@ impl World {
                 limits: ResourceLimits::default(),
                 class: AgentClass::Strict,
                 priority: 0,
-                node_labels: Labels::default(),
+                wants: Wants::default(),
             };
+            let fleet: FleetName = "f".parse().expect("a fleet name");
             let draft = AgentDraft {
                 name: format!("a{name}").parse().expect("an agent name"),
-                node: planner.choose(&spec),
+                node: planner.choose(&fleet, &spec),
                 spec,
                 desired: Desired::Running,
             };
-            let fleet = "f".parse().expect("a fleet name");
-            let create = Operation::CreateAgents(CreateAgents { fleet, agents: vec![draft] });
+            let (agents, admission) = (vec![draft], Admission::SurviveLoss);
+            let create = Operation::CreateAgents(CreateAgents { fleet, agents, admission });
             self.send(|| Message::Propose(create.clone()));
         }
         let agents: Vec<AgentId> = self.state.agents().keys().cloned().collect();
@@ -325,7 +331,9 @@ impl World {
                 1 => Schedulable::Draining,
                 _ => Schedulable::Open,
             };
-            self.commit(Operation::SetSchedulable(SetSchedulable { node, schedulable }));
+            let drain = self.rng.random::<bool>().then_some(Drain { moves_max: 1, deadline: None });
+            let set = SetSchedulable { node, schedulable, drain };
+            self.commit(Operation::SetSchedulable(set));
         }
     }
 
@@ -333,7 +341,8 @@ impl World {
         let nodes: Vec<NodeId> = self.state.nodes().keys().copied().collect();
         for node in nodes {
             let schedulable = Schedulable::Open;
-            self.commit(Operation::SetSchedulable(SetSchedulable { node, schedulable }));
+            let set = SetSchedulable { node, schedulable, drain: None };
+            self.commit(Operation::SetSchedulable(set));
         }
     }
 
@@ -401,6 +410,21 @@ impl World {
         if let Some(place) = place {
             self.commit(place);
         }
+        if self.now_ms.is_multiple_of(LEAVE_MS) {
+            let drains = rebalance::drains(&self.state, Timestamp(self.now_ms));
+            for evict in drains.into_iter().chain(rebalance::automatic(&self.state)) {
+                self.commit(Operation::EvictAgents(evict));
+            }
+        }
+    }
+
+    /// A machine says that nothing uses the ports that are kept from agents.
+    fn release(&mut self, node: NodeId) {
+        let blocks: Vec<_> = self.state.quarantined(node).map(|kept| kept.block).collect();
+        let epoch = self.state.nodes().get(&node).map_or(Epoch(0), |node| node.epoch);
+        if !blocks.is_empty() {
+            self.commit(Operation::ReleasePorts(ReleasePorts { node, epoch, blocks }));
+        }
     }
 
     fn host(&mut self, n: usize) {
@@ -436,6 +460,9 @@ impl World {
         {
             self.commit(confirm);
         }
+        if registered && self.rng.random_range(0..40) == 0 {
+            self.release(id);
+        }
         let state = &self.state;
         self.machines[n]
             .processes
@@ -448,6 +475,8 @@ impl World {
         let report = NodeReport {
             port_range: PortRange::new(10_240, 10_751).expect("a port range"),
             runtimes: BTreeMap::from([(exec(), "-".to_owned())]),
+            capacity: Resources::default(),
+            disk_bytes: 0,
             labels: Labels::default(),
             version: "sim".into(),
             boot: "boot".into(),

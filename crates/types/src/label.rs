@@ -80,6 +80,11 @@ impl Labels {
         wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
     }
 
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
     /// The pairs, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))

@@ -17,6 +17,7 @@ mod port;
 mod principal;
 mod resources;
 mod time;
+mod version;
 
 pub use class::{AgentClass, UnknownClass};
 pub use id::{ClusterId, Epoch, Generation, InvalidId, NodeId, RequestId, Revision, TokenId};
@@ -25,5 +26,6 @@ pub use lease::{LeaseProfile, LeaseTiming, UnknownProfile};
 pub use name::{AgentId, AgentName, FleetName, InvalidName, NodeName, RuntimeName};
 pub use port::{InvalidPortRange, PortBlock, PortRange};
 pub use principal::Principal;
-pub use resources::{InvalidLimit, ResourceLimits};
+pub use resources::{InvalidLimit, ResourceLimits, Resources};
 pub use time::Timestamp;
+pub use version::{InvalidVersion, Version};

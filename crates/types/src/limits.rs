@@ -44,8 +44,16 @@ pub const PORT_BLOCK_MAX: u16 = 1_024;
 pub const HOLD_MS: core::ops::RangeInclusive<u64> = 10_000..=3_600_000;
 /// Priorities an agent may have.
 pub const PRIORITIES: core::ops::RangeInclusive<i32> = -1_000..=1_000;
-/// Voters a cluster grows to by itself.
-pub const VOTERS_TARGET: usize = 3;
+/// How many nodes may be set to vote. An even number stands no more losses than the odd one below.
+pub const VOTERS: [u8; 3] = [3, 5, 7];
+/// How much of what a node has may be promised to agents, in hundredths.
+pub const OVERCOMMIT_PERCENT: core::ops::RangeInclusive<u16> = 1..=1_000;
+/// Agents that may be on the move at once for balance.
+pub const REBALANCE_MOVES: core::ops::RangeInclusive<u16> = 1..=1_000;
+/// Most agents one command asks to leave their nodes.
+pub const EVICTIONS_MAX: usize = 1_000;
+/// Events that are kept; the oldest is forgotten first.
+pub const EVENTS_MAX: usize = 100_000;
 /// Records a list call returns when the caller names no page size.
 pub const PAGE_SIZE_DEFAULT: usize = 500;
 /// Most records a list call returns at once.

@@ -1,6 +1,53 @@
-//! What an agent may use of its machine.
+//! What an agent asks of its machine, and what it may use of it.
 
 use core::fmt;
+
+/// Memory and processor time: of a node what it has, of an agent what is kept free for it. 0 is
+/// unknown of a node, and none of an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Resources {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    pub cpu_millis: u64,
+}
+
+impl Resources {
+    /// These and `other`.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            cpu_millis: self.cpu_millis + other.cpu_millis,
+        }
+    }
+
+    /// These without `other`, which is part of them.
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes - other.memory_bytes,
+            cpu_millis: self.cpu_millis - other.cpu_millis,
+        }
+    }
+
+    /// Checks that an agent may ask for this much.
+    ///
+    /// # Errors
+    /// The first that is out of bounds.
+    pub fn check(&self) -> Result<(), InvalidLimit> {
+        let bounds = [
+            ("memory_bytes", self.memory_bytes, 1 << 50),
+            ("cpu_millis", self.cpu_millis, 1_024_000),
+        ];
+        for (what, value, max) in bounds {
+            if value > max {
+                return Err(InvalidLimit { what, value, min: 0, max });
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Upper bounds; 0 is none, or the runtime's where an agent states it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -63,7 +63,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("fleet-sim", &["fleet-types", "fleet-core", "fleet-supervision"]),
     ("xtask", &["fleet-sim"]),
-    ("fleet-bench", &["fleet-types", "fleet-client", "fleet-proto", "cluster-tests"]),
+    ("fleet-bench", &["fleet-types", "fleet-core", "fleet-client", "fleet-proto", "cluster-tests"]),
     ("cluster-tests", &[]),
 ];
 

@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use fleet_client::Client;
 use fleet_proto::v1::{
     self, AgentSpec, CreateAgentRequest, DeleteAgentRequest, ExplainAgentRequest, GetAgentRequest,
-    GetAgentResponse, ListAgentsRequest, ListAgentsResponse, RestartAgentRequest,
-    StartAgentRequest, StopAgentRequest, TailAgentLogsRequest,
+    GetAgentResponse, ListAgentsRequest, ListAgentsResponse, ListEventsRequest, MoveAgentRequest,
+    RestartAgentRequest, StartAgentRequest, StopAgentRequest, TailAgentLogsRequest,
     agent::{DesiredState, State},
     agent_service_client::AgentServiceClient,
 };
@@ -16,12 +16,13 @@ use tonic::Code;
 
 use crate::{
     args::{Agent, CreateAgent, Format, Global, Wait},
+    commands::{events, placement::requests},
     output::{age, columns, print, short},
     session::{client, read_text, request_id, wait_for},
 };
 
 /// `fleets/demo/agents/a1` as `demo/a1`.
-fn display(name: &str) -> String {
+pub fn display(name: &str) -> String {
     name.trim_start_matches("fleets/").replace("/agents/", "/")
 }
 
@@ -156,7 +157,11 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         }),
         class: fleet_proto::convert::api::class(args.class).into(),
         priority: args.priority,
-        node_labels: args.node_labels.into_iter().collect(),
+        requests: requests(&args.wants),
+        node_labels: args.wants.node_labels.into_iter().collect(),
+        runtime_version: args.wants.runtime_version,
+        apart: args.wants.apart,
+        spread_by: args.wants.spread_by,
     };
     let desired = if args.stopped { DesiredState::Stopped } else { DesiredState::Running };
     let agent =
@@ -166,6 +171,8 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         agent_id: id.agent.to_string(),
         agent: Some(agent),
         request_id: request_id(),
+        allow_overcommit: args.allow_overcommit,
+        validate_only: args.dry_run,
     };
     let mut answer = client
         .call(|channel| {
@@ -173,11 +180,37 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
             async move { AgentServiceClient::new(channel).create_agent(request).await }
         })
         .await?;
-    if !args.wait.no_wait && !args.stopped {
+    if !args.wait.no_wait && !args.stopped && !args.dry_run {
         answer.agent = Some(wait_until(client, &name, args.wait, State::Ready).await?);
     }
     let shown: Vec<_> = answer.agent.clone().into_iter().collect();
     print(global.output, "CreateAgentResponse", &answer, |wide| table(&shown, wide))
+}
+
+async fn move_to(client: &Client, agent: &str, to: Option<&str>, wait: Wait) -> Result<()> {
+    let (_, name) = resource(agent)?;
+    let before = get(client, &name).await?.agent.unwrap_or_default();
+    let node = to.map(|node| format!("nodes/{node}")).unwrap_or_default();
+    let request = MoveAgentRequest { name: name.clone(), node, request_id: request_id() };
+    client
+        .call(|channel| {
+            let request = request.clone();
+            async move { AgentServiceClient::new(channel).move_agent(request).await }
+        })
+        .await?;
+    if wait.no_wait {
+        return Ok(());
+    }
+    let look = || async {
+        let now = get(client, &name).await?.agent.unwrap_or_default();
+        if now.generation > before.generation && now.placement.is_some() {
+            return Ok(Ok(now));
+        }
+        Ok(Err(format!("{} {}", short(now.state().as_str_name()), now.state_message)))
+    };
+    let now = wait_for(wait.timeout, &format!("agent {agent} has not moved"), look).await?;
+    eprintln!("agent {agent} is on {}", now.placement.unwrap_or_default().node_display_name);
+    Ok(())
 }
 
 async fn delete(client: &Client, agent: &str, wait: Wait) -> Result<()> {
@@ -222,7 +255,8 @@ async fn logs(client: &Client, agent: &str, follow: bool, lines: u32) -> Result<
     Ok(())
 }
 
-async fn list(client: &Client, fleet: Option<&str>) -> Result<ListAgentsResponse> {
+/// All agents, or those of a fleet.
+pub async fn list(client: &Client, fleet: Option<&str>) -> Result<ListAgentsResponse> {
     let parent = format!("fleets/{}", fleet.unwrap_or("-"));
     let mut all = ListAgentsResponse::default();
     loop {
@@ -263,7 +297,7 @@ macro_rules! act {
 pub async fn run(global: &Global, command: Agent) -> Result<ExitCode> {
     let client = client(global)?;
     match command {
-        Agent::Create(args) => create(global, &client, args).await?,
+        Agent::Create(args) => create(global, &client, *args).await?,
         Agent::List { fleet } => {
             let all = list(&client, fleet.as_deref()).await?;
             print(global.output, "ListAgentsResponse", &all, |wide| table(&all.agents, wide))?;
@@ -275,6 +309,12 @@ pub async fn run(global: &Global, command: Agent) -> Result<ExitCode> {
             print(global.output, "GetAgentResponse", &answer, |_| sheet(&shown))?;
         }
         Agent::Explain { agent } => explain(global, &client, &agent).await?,
+        Agent::Move { agent, to, wait } => move_to(&client, &agent, to.as_deref(), wait).await?,
+        Agent::Events { agent, limit } => {
+            let (_, agent) = resource(&agent)?;
+            let request = ListEventsRequest { agent, ..ListEventsRequest::default() };
+            events::show(global, &client, request, limit).await?;
+        }
         Agent::Start { agent, wait } => {
             act!(client, agent, wait, StartAgentRequest, start_agent, State::Ready);
         }

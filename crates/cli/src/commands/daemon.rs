@@ -1,9 +1,14 @@
 //! `run`.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use fleet_runtime::{Config, telemetry};
+use fleet_server::Ended;
 
 use crate::args::{CONFIG, Run};
 
@@ -21,6 +26,16 @@ pub async fn run(args: Run) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::start(&config.log);
-    fleet_server::run(config).await?;
-    Ok(ExitCode::SUCCESS)
+    match fleet_server::run(config).await? {
+        Ended::Told => Ok(ExitCode::SUCCESS),
+        Ended::Anew => start_anew(),
+    }
+}
+
+/// Becomes the daemon once more, in the same process: whoever watches over it sees no end.
+fn start_anew() -> Result<ExitCode> {
+    // By this name even a program that was replaced or removed is found.
+    let mut command = Command::new("/proc/self/exe");
+    let error = command.arg0("fleet-cluster").args(std::env::args_os().skip(1)).exec();
+    Err(error).context("starting anew failed")
 }

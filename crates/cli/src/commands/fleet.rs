@@ -10,6 +10,7 @@ use fleet_proto::v1::{
 
 use crate::{
     args::{Fleet, Global},
+    commands::placement::requests,
     output::{age, columns, last, print},
     session::{client, read_text, request_id},
 };
@@ -31,11 +32,16 @@ fn table(fleets: &[v1::Fleet]) -> String {
 pub async fn run(global: &Global, command: Fleet) -> Result<ExitCode> {
     let client = client(global)?;
     match command {
-        Fleet::Create { name, config_file, labels } => {
+        Fleet::Create { name, config_file, labels, wants } => {
             let config_json = config_file.map(|path| read_text(&path)).transpose()?;
             let fleet = v1::Fleet {
                 config_json: config_json.unwrap_or_default(),
                 labels: labels.into_iter().collect(),
+                requests: requests(&wants),
+                node_labels: wants.node_labels.into_iter().collect(),
+                runtime_version: wants.runtime_version,
+                apart: wants.apart,
+                spread_by: wants.spread_by,
                 ..v1::Fleet::default()
             };
             let fleet_id = name.clone();

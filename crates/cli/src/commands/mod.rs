@@ -2,9 +2,13 @@
 
 pub mod agent;
 pub mod daemon;
+pub mod events;
 pub mod fleet;
+pub mod manifest;
 pub mod moves;
 pub mod node;
+pub mod placement;
+pub mod rebalance;
 pub mod setup;
 pub mod status;
 pub mod token;

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use fleet_client::Client;
 use fleet_proto::v1::{
-    self, ConfirmNodeDeadRequest, CordonNodeRequest, DrainNodeRequest, GetNodeRequest,
-    GetNodeResponse, HoldNodeRequest, ListNodesRequest, ListNodesResponse, PlanNodeLossRequest,
+    self, ConfirmNodeDeadRequest, CordonNodeRequest, DemoteNodeRequest, DrainNodeRequest,
+    GetNodeRequest, GetNodeResponse, HoldNodeRequest, ListEventsRequest, ListNodePortsRequest,
+    ListNodesRequest, ListNodesResponse, PlanNodeLossRequest, PromoteNodeRequest,
     ReleaseNodeRequest, RemoveNodeRequest, UncordonNodeRequest,
     node_service_client::NodeServiceClient,
 };
 
 use crate::{
     args::{Global, Node, Wait},
+    commands::{agent::display, events},
     output::{age, columns, last, print, short},
     session::{client, request_id, wait_for},
 };
@@ -23,11 +25,21 @@ fn lease(node: &v1::Node) -> String {
     format!("{}.{}s", ms / 1_000, ms % 1_000 / 100)
 }
 
+/// How much of something is promised, for people.
+fn of(promised: Option<u64>, most: Option<u64>, unit: &str) -> String {
+    match (promised, most) {
+        (Some(promised), Some(0)) => format!("{promised}{unit}"),
+        (Some(promised), Some(most)) => format!("{promised}/{most}{unit}"),
+        _ => "-".into(),
+    }
+}
+
 /// Nodes as columns.
 pub fn table(nodes: &[v1::Node], wide: bool) -> String {
-    let mut header = vec!["NODE", "NAME", "ROLE", "STATE", "LEASE", "AGENTS", "ADDRESS"];
+    let mut header = vec!["NODE", "NAME", "ROLE", "STATE", "LEASE", "AGENTS", "LOAD", "ADDRESS"];
     if wide {
-        header.extend(["EPOCH", "SCHEDULABLE", "FREE PORTS", "RUNTIMES", "VERSION", "AGE"]);
+        header.extend(["EPOCH", "SCHEDULABLE", "FREE PORTS", "MEMORY", "CORES", "LABELS"]);
+        header.extend(["RUNTIMES", "VERSION", "AGE"]);
     }
     let rows = nodes.iter().map(|node| {
         let schedulable = short(node.schedulable().as_str_name());
@@ -42,14 +54,20 @@ pub fn table(nodes: &[v1::Node], wide: bool) -> String {
             state,
             lease(node),
             node.agents.to_string(),
+            format!("{}%", node.load_percent),
             node.api_address.clone(),
         ];
         if wide {
             let runtimes: Vec<_> = node.runtimes.iter().map(|(k, v)| format!("{k} {v}")).collect();
+            let labels: Vec<_> = node.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let (promised, most) = (node.promised, node.promisable);
             row.extend([
                 node.epoch.to_string(),
                 schedulable,
                 node.free_ports.to_string(),
+                of(promised.map(|r| r.memory_bytes >> 20), most.map(|r| r.memory_bytes >> 20), "M"),
+                of(promised.map(|r| r.cpu_millis), most.map(|r| r.cpu_millis), "m"),
+                labels.join(","),
                 runtimes.join(", "),
                 node.version.clone(),
                 age(node.create_time.as_ref()),
@@ -91,8 +109,20 @@ async fn get(client: &Client, node: &str) -> Result<GetNodeResponse> {
     Ok(answer.await?)
 }
 
-async fn drain(client: &Client, node: &str, wait: Wait) -> Result<()> {
-    let request = DrainNodeRequest { name: name(node), request_id: request_id() };
+async fn drain(
+    client: &Client,
+    node: &str,
+    at_once: u32,
+    deadline: Option<u64>,
+    wait: Wait,
+) -> Result<()> {
+    let seconds = deadline.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+    let request = DrainNodeRequest {
+        name: name(node),
+        request_id: request_id(),
+        moves_at_once: at_once,
+        deadline: seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+    };
     client
         .call(|channel| {
             let request = request.clone();
@@ -102,11 +132,51 @@ async fn drain(client: &Client, node: &str, wait: Wait) -> Result<()> {
     if wait.no_wait {
         return Ok(());
     }
-    let look = || async {
-        let left = get(client, node).await?.node.unwrap_or_default().agents;
-        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} agents are left")) })
+    let said = std::cell::Cell::new((u32::MAX, 0));
+    let said = &said;
+    let look = || async move {
+        let shown = get(client, node).await?.node.unwrap_or_default();
+        let drain = shown.drain.unwrap_or_default();
+        let now = (drain.agents_left, drain.agents_leaving);
+        if shown.agents == 0 {
+            return Ok(Ok(()));
+        }
+        if said.replace(now) != now {
+            eprintln!("node {node}: {} agents are left, {} of them leave", now.0, now.1);
+        }
+        let stuck = now.1 == 0;
+        let why = if stuck { "; no other node has room for them, see `agent explain`" } else { "" };
+        Ok(Err(format!("{} agents are left{why}", now.0)))
     };
     wait_for(wait.timeout, &format!("node {node} is not drained"), look).await
+}
+
+async fn ports(global: &Global, client: &Client, node: &str) -> Result<()> {
+    let request = ListNodePortsRequest { name: name(node) };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).list_node_ports(request).await }
+    });
+    let answer = call.await?;
+    print(global.output, "ListNodePortsResponse", &answer, |_| {
+        let rows = answer.ports.iter().map(|ports| {
+            let block = ports.block.unwrap_or_default();
+            let since = ports.since.as_ref().map_or_else(String::new, |at| age(Some(at)));
+            vec![
+                format!("{}-{}", block.base, block.base + block.size - 1),
+                block.size.to_string(),
+                short(ports.r#use().as_str_name()),
+                display(&ports.agent),
+                since,
+                ports.message.clone(),
+            ]
+        });
+        let table = columns(&["PORTS", "SIZE", "USE", "AGENT", "SINCE", "WHY"], rows);
+        format!(
+            "{table}\n\n{} owned, {} free, {} kept from agents; fragmentation {} %",
+            answer.owned, answer.free, answer.quarantined, answer.fragmentation_percent
+        )
+    })
 }
 
 async fn plan_loss(global: &Global, client: &Client, node: &str) -> Result<()> {
@@ -121,9 +191,11 @@ async fn plan_loss(global: &Global, client: &Client, node: &str) -> Result<()> {
             let agent = loss.agent.trim_start_matches("fleets/").replace("/agents/", "/");
             let after =
                 loss.after.map_or_else(|| "-".into(), |after| format!("{} s", after.seconds));
-            vec![agent, loss.node_display_name.clone(), after, loss.message.clone()]
+            let ready = loss.ready_after.map(|ready| format!("about {} s", ready.seconds));
+            let ready = ready.unwrap_or_else(|| "-".into());
+            vec![agent, loss.node_display_name.clone(), after, ready, loss.message.clone()]
         });
-        let losses = columns(&["AGENT", "GOES TO", "AFTER", "WHY NOT"], rows);
+        let losses = columns(&["AGENT", "GOES TO", "AFTER", "READY AFTER", "WHY NOT"], rows);
         if answer.moves_paused {
             format!("{losses}\n\nnone moves: too many nodes are lost, or the rule says never")
         } else {
@@ -156,6 +228,47 @@ async fn release(client: &Client, node: &str, request_id: String) -> Result<()> 
     });
     call.await?;
     eprintln!("node {node} gets leases of the usual length again");
+    Ok(())
+}
+
+async fn promote(client: &Client, node: &str) -> Result<()> {
+    let request = PromoteNodeRequest { name: name(node), request_id: request_id() };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).promote_node(request).await }
+    });
+    call.await?;
+    Ok(())
+}
+
+async fn demote(client: &Client, node: &str) -> Result<()> {
+    let request = DemoteNodeRequest { name: name(node), request_id: request_id() };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).demote_node(request).await }
+    });
+    call.await?;
+    Ok(())
+}
+
+async fn remove(client: &Client, node: &str) -> Result<()> {
+    let request = RemoveNodeRequest { name: name(node), request_id: request_id() };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).remove_node(request).await }
+    });
+    call.await?;
+    Ok(())
+}
+
+async fn confirm_dead(client: &Client, node: &str, powered_off: bool) -> Result<()> {
+    let request =
+        ConfirmNodeDeadRequest { name: name(node), powered_off, request_id: request_id() };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { NodeServiceClient::new(channel).confirm_node_dead(request).await }
+    });
+    call.await?;
     Ok(())
 }
 
@@ -193,36 +306,33 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
                 .await?;
             eprintln!("node {node} takes agents again");
         }
-        Node::Drain { node, wait } => {
-            drain(&client, &node, wait).await?;
+        Node::Ports { node } => ports(global, &client, &node).await?,
+        Node::Events { node, limit } => {
+            let request = ListEventsRequest { node: name(&node), ..ListEventsRequest::default() };
+            events::show(global, &client, request, limit).await?;
+        }
+        Node::Drain { node, at_once, deadline, wait } => {
+            drain(&client, &node, at_once, deadline, wait).await?;
             let done = if wait.no_wait { "is being drained" } else { "is drained" };
             eprintln!("node {node} {done}");
         }
+        Node::Promote { node } => {
+            promote(&client, &node).await?;
+            eprintln!("node {node} votes once it has caught up");
+        }
+        Node::Demote { node } => {
+            demote(&client, &node).await?;
+            eprintln!("node {node} votes no more");
+        }
         Node::Remove { node } => {
-            let request = RemoveNodeRequest { name: name(&node), request_id };
-            client
-                .call(|channel| {
-                    let request = request.clone();
-                    async move { NodeServiceClient::new(channel).remove_node(request).await }
-                })
-                .await?;
+            remove(&client, &node).await?;
             eprintln!("node {node} is forgotten");
         }
         Node::PlanLoss { node } => plan_loss(global, &client, &node).await?,
         Node::Hold { node, seconds } => hold(&client, &node, seconds, request_id).await?,
         Node::Release { node } => release(&client, &node, request_id).await?,
         Node::ConfirmDead { node, i_have_powered_it_off } => {
-            let request = ConfirmNodeDeadRequest {
-                name: name(&node),
-                powered_off: i_have_powered_it_off,
-                request_id,
-            };
-            client
-                .call(|channel| {
-                    let request = request.clone();
-                    async move { NodeServiceClient::new(channel).confirm_node_dead(request).await }
-                })
-                .await?;
+            confirm_dead(&client, &node, i_have_powered_it_off).await?;
             eprintln!("node {node} is fenced; its agents are placed elsewhere");
         }
     }

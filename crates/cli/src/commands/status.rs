@@ -9,7 +9,7 @@ use fleet_proto::v1::{
 
 use crate::{
     args::Global,
-    commands::node,
+    commands::{node, placement},
     exit,
     output::{age, last, print, short},
     session::client,
@@ -35,6 +35,10 @@ fn table(status: &ClusterStatus, wide: bool) -> String {
     let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "\nagents: {}{states}", status.agents);
+    let room: Vec<String> = status.headroom.iter().map(placement::left).collect();
+    if !room.is_empty() {
+        let _ = writeln!(text, "room if the largest node is lost: {}", room.join(", "));
+    }
     if status.problems.is_empty() {
         text.push_str("\nnothing is wrong");
     }

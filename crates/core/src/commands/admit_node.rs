@@ -1,14 +1,13 @@
 //! Admits a node that shows a join token. Its number is the log index, so it is never reused.
 
-use fleet_types::{
-    Epoch, NodeId, Revision, Timestamp,
-    limits::{NODES_MAX, VOTERS_TARGET},
-};
+use fleet_types::{Epoch, NodeId, Revision, Timestamp, limits::NODES_MAX};
 
 use crate::{
     Outcome, Rejection, State,
     command::AdmitNode,
+    event::What,
     record::{Node, NodeStatus, Role, Schedulable},
+    state::Moment,
 };
 
 pub(crate) fn apply(
@@ -43,9 +42,10 @@ pub(crate) fn apply(
     }
     let voters = state.nodes().values().filter(|n| n.role == Role::Voter).count();
     let role = match token.role {
-        Role::Voter if voters < VOTERS_TARGET => Role::Voter,
+        Role::Voter if voters < usize::from(state.placement_policy().voters) => Role::Voter,
         Role::Voter | Role::Worker => Role::Worker,
     };
+    let may_vote = token.role == Role::Voter;
     let mut token = token.clone();
     token.uses_left -= 1;
     token.revision = revision;
@@ -56,15 +56,18 @@ pub(crate) fn apply(
         name: op.name.clone(),
         address: op.address.clone(),
         role,
+        may_vote,
         storage: op.storage.clone(),
         token: Some(op.token.clone()),
         status: NodeStatus::Joining,
         schedulable: Schedulable::Open,
         epoch: Epoch(0),
         hold: None,
+        drain: None,
         report: None,
         joined: at,
         revision,
     });
+    state.tell(Moment { at, revision }, Some(id), None, What::NodeAdmitted { role });
     Ok(Outcome::NodeAdmitted { node: id, role })
 }

@@ -6,6 +6,7 @@ use crate::{
     Outcome, Rejection, State,
     command::ConfirmStopped,
     record::{Evidence, Lifecycle},
+    state::Moment,
 };
 
 pub(crate) fn apply(
@@ -28,11 +29,12 @@ pub(crate) fn apply(
     if !deleting && !placement.evicting {
         return Err(Rejection::NotStopping(op.agent.clone()));
     }
-    state.unplace(&op.agent, Evidence::ConfirmedEmpty, revision);
+    let now = Moment { at, revision };
+    state.unplace(&op.agent, Evidence::ConfirmedEmpty, now);
     if deleting {
-        state.remove_agent(&op.agent);
+        state.remove_agent(&op.agent, now);
     } else {
-        state.place(&op.agent, op.next, at, revision);
+        state.place(&op.agent, op.next, now);
     }
     Ok(Outcome::Done(revision))
 }

@@ -9,9 +9,10 @@ use fleet_types::{
 };
 
 use crate::{
-    Outcome, Rejection, State,
+    Outcome, Rejection, State, admission,
     command::{AgentDraft, CreateAgents},
-    record::{Agent, Evidence, Lifecycle},
+    record::{Agent, Evidence, Lifecycle, Wants},
+    state::Moment,
 };
 
 pub(crate) fn apply(
@@ -41,6 +42,7 @@ pub(crate) fn apply(
             return Err(Rejection::AgentExists(id));
         }
     }
+    admission::check(state, op)?;
 
     for draft in &op.agents {
         let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
@@ -60,7 +62,7 @@ pub(crate) fn apply(
             revision,
         };
         cluster.next_uid += 1;
-        state.add_agent(agent, draft.node, at);
+        state.add_agent(agent, draft.node, Moment { at, revision });
     }
     cluster.revision = revision;
     state.put_cluster(cluster);
@@ -75,5 +77,22 @@ fn check(draft: &AgentDraft) -> Result<(), Rejection> {
     if draft.spec.config.len() > CONFIG_BYTES_MAX {
         return Err(Rejection::LimitReached { what: "bytes of config", limit: CONFIG_BYTES_MAX });
     }
-    draft.spec.limits.check().map_err(Rejection::Limits)
+    draft.spec.limits.check().map_err(Rejection::Limits)?;
+    check_wants(&draft.spec.wants)?;
+    let (asked, most) = (draft.spec.wants.requests.memory_bytes, draft.spec.limits.memory_bytes);
+    if most > 0 && asked > most {
+        return Err(Rejection::Contradiction("it asks for more memory than it may use"));
+    }
+    Ok(())
+}
+
+/// Refuses what no node can satisfy because it contradicts itself.
+pub(crate) fn check_wants(wants: &Wants) -> Result<(), Rejection> {
+    wants.requests.check().map_err(Rejection::Limits)?;
+    if wants.spread_by.as_ref().is_some_and(|key| wants.node_labels.get(key).is_some()) {
+        return Err(Rejection::Contradiction(
+            "it is spread by a label of which it asks for one value",
+        ));
+    }
+    Ok(())
 }

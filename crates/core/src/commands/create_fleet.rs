@@ -22,10 +22,12 @@ pub(crate) fn apply(
     if op.config.len() > CONFIG_BYTES_MAX {
         return Err(Rejection::LimitReached { what: "bytes of config", limit: CONFIG_BYTES_MAX });
     }
+    super::create_agents::check_wants(&op.wants)?;
     state.put_fleet(Fleet {
         name: op.fleet.clone(),
         config: op.config.clone(),
         labels: op.labels.clone(),
+        wants: op.wants.clone(),
         created: at,
         revision,
     });

@@ -10,7 +10,9 @@ use fleet_types::{AgentClass, AgentId, NodeId, Revision, Timestamp};
 use crate::{
     Outcome, Rejection, State,
     command::FenceNode,
+    event::What,
     record::{Lifecycle, NodeStatus},
+    state::Moment,
 };
 
 pub(crate) fn apply(
@@ -35,15 +37,18 @@ pub(crate) fn apply(
     let moves: BTreeMap<&AgentId, NodeId> = op.moves.iter().map(|(a, n)| (a, *n)).collect();
     let gone = |id: &&AgentId| state.agents().get(*id).is_some_and(|a| a.spec.class <= op.reach);
     let lost: Vec<AgentId> = state.placed_on(op.node).filter(gone).cloned().collect();
+    let now = Moment { at, revision };
+    let (evidence, agents) = (op.evidence.clone(), lost.len() as u64);
+    state.tell(now, Some(op.node), None, What::NodeFenced { evidence, agents });
     for id in lost {
-        state.unplace(&id, op.evidence.clone(), revision);
+        state.unplace(&id, op.evidence.clone(), now);
         let deleting = state.agents().get(&id).is_some_and(|a| a.lifecycle == Lifecycle::Deleting);
         if deleting {
-            state.remove_agent(&id);
+            state.remove_agent(&id, now);
         } else {
             match moves.get(&id) {
-                None if op.paused => state.hold(&id),
-                node => state.place(&id, node.copied(), at, revision),
+                None if op.paused => state.hold(&id, now),
+                node => state.place(&id, node.copied(), now),
             }
         }
     }

@@ -5,7 +5,7 @@ use fleet_types::{Epoch, Revision, Timestamp, limits::AGENT_UID_FIRST};
 use crate::{
     Outcome, Rejection, State,
     command::InitCluster,
-    record::{Cluster, MovePolicy, Node, NodeStatus, Role, Schedulable},
+    record::{Cluster, MovePolicy, Node, NodeStatus, PlacementPolicy, Role, Schedulable},
 };
 
 pub(crate) fn apply(
@@ -22,6 +22,7 @@ pub(crate) fn apply(
         profile: op.profile,
         next_uid: AGENT_UID_FIRST,
         moves: MovePolicy::default(),
+        placement: PlacementPolicy::default(),
         created: at,
         revision,
     });
@@ -30,12 +31,14 @@ pub(crate) fn apply(
         name: op.name.clone(),
         address: op.address.clone(),
         role: Role::Voter,
+        may_vote: true,
         storage: op.storage.clone(),
         token: None,
         status: NodeStatus::Joining,
         schedulable: Schedulable::Open,
         epoch: Epoch(0),
         hold: None,
+        drain: None,
         report: None,
         joined: at,
         revision,

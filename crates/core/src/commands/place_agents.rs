@@ -3,7 +3,7 @@
 
 use fleet_types::{Revision, Timestamp};
 
-use crate::{Outcome, Rejection, State, command::PlaceAgents};
+use crate::{Outcome, Rejection, State, command::PlaceAgents, state::Moment};
 
 pub(crate) fn apply(
     state: &mut State,
@@ -13,7 +13,7 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Rejection> {
     for (id, node) in &op.moves {
         if state.agents().get(id).is_some_and(|agent| agent.placement.is_none()) {
-            state.place(id, Some(*node), at, revision);
+            state.place(id, Some(*node), Moment { at, revision });
         }
     }
     Ok(Outcome::Done(revision))

@@ -5,17 +5,21 @@
 
 use alloc::vec::Vec;
 
-use fleet_types::{AgentClass, Revision};
+use fleet_types::{AgentClass, Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
     command::RegisterNode,
-    record::{NodeStatus, Placement},
+    commands::evict_agents,
+    event::{Cause, What},
+    record::NodeStatus,
+    state::Moment,
 };
 
 pub(crate) fn apply(
     state: &mut State,
     revision: Revision,
+    at: Timestamp,
     op: &RegisterNode,
 ) -> Result<Outcome, Rejection> {
     let mut node = state.require_node(op.node)?.clone();
@@ -37,13 +41,13 @@ pub(crate) fn apply(
     node.revision = revision;
     let epoch = node.epoch;
     state.put_node(node);
+    let now = Moment { at, revision };
+    state.tell(now, Some(op.node), None, What::NodeRegistered { epoch });
     if !op.report.unfit.is_empty() {
         let agents = state.placed_on(op.node).filter_map(|id| state.agents().get(id));
         let strict = agents.filter(|agent| agent.spec.class == AgentClass::Strict);
-        for mut agent in strict.cloned().collect::<Vec<_>>() {
-            agent.placement = agent.placement.map(|old| Placement { evicting: true, ..old });
-            agent.revision = revision;
-            state.put_agent(agent);
+        for agent in strict.map(|agent| agent.id.clone()).collect::<Vec<_>>() {
+            evict_agents::evict(state, &agent, None, Cause::UnfitNode, now);
         }
     }
     Ok(Outcome::NodeRegistered { epoch })

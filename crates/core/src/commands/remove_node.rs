@@ -1,22 +1,25 @@
 //! Forgets a node for good. Its number is never used again.
 
-use fleet_types::Revision;
+use fleet_types::{Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
     command::RemoveNode,
+    commands::set_role,
+    event::What,
     record::{NodeStatus, Role},
+    state::Moment,
 };
 
 pub(crate) fn apply(
     state: &mut State,
     revision: Revision,
+    at: Timestamp,
     op: &RemoveNode,
 ) -> Result<Outcome, Rejection> {
     let node = state.require_node(op.node)?;
-    let other_voter = state.nodes().values().any(|n| n.id != op.node && n.role == Role::Voter);
-    if !other_voter {
-        return Err(Rejection::LastNode(op.node));
+    if node.role == Role::Voter {
+        set_role::check_quorum(state, op.node)?;
     }
     let agents = state.placed_on(op.node).len();
     if agents > 0 {
@@ -26,5 +29,6 @@ pub(crate) fn apply(
         return Err(Rejection::NodeActive(op.node));
     }
     state.remove_node(op.node);
+    state.tell(Moment { at, revision }, Some(op.node), None, What::NodeRemoved);
     Ok(Outcome::Done(revision))
 }

@@ -1,34 +1,48 @@
-//! Cordons, drains or reopens a node. Draining asks every agent there to stop, so that it can
-//! move; reopening lets those that have not stopped yet stay.
+//! Cordons, drains or reopens a node. A drain that names a pace leaves it to the leader to ask
+//! agents to leave; one that names none asks all at once. Reopening lets those that have not
+//! stopped yet stay.
 
 use alloc::vec::Vec;
 
-use fleet_types::{AgentId, Revision};
+use fleet_types::{AgentId, Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
     command::SetSchedulable,
-    record::{Lifecycle, Schedulable},
+    commands::evict_agents,
+    event::{Cause, What},
+    index::open,
+    record::Schedulable,
+    state::Moment,
 };
 
 pub(crate) fn apply(
     state: &mut State,
     revision: Revision,
+    at: Timestamp,
     op: &SetSchedulable,
 ) -> Result<Outcome, Rejection> {
+    let now = Moment { at, revision };
     let mut node = state.require_node(op.node)?.clone();
+    let draining = op.schedulable == Schedulable::Draining;
+    let others = state.nodes().values().any(|other| other.id != op.node && open(other));
+    if draining && !others && state.placed_on(op.node).len() > 0 {
+        return Err(Rejection::NowhereToGo(op.node));
+    }
     node.schedulable = op.schedulable;
+    node.drain = op.drain.filter(|_| draining);
     node.revision = revision;
     state.put_node(node);
-    let evicting = op.schedulable == Schedulable::Draining;
+    let schedulable = op.schedulable;
+    state.tell(now, Some(op.node), None, What::NodeScheduling { schedulable });
     let agents: Vec<AgentId> = state.placed_on(op.node).cloned().collect();
     for id in agents {
-        let mut agent = state.require_agent(&id)?.clone();
-        let Some(placement) = agent.placement.as_mut() else { continue };
-        if placement.evicting != evicting && agent.lifecycle == Lifecycle::Live {
-            placement.evicting = evicting;
-            agent.revision = revision;
-            state.put_agent(agent);
+        match op.schedulable {
+            Schedulable::Draining if op.drain.is_none() => {
+                evict_agents::evict(state, &id, None, Cause::Drain, now);
+            }
+            Schedulable::Draining => {}
+            Schedulable::Open | Schedulable::Cordoned => evict_agents::keep(state, &id, now),
         }
     }
     Ok(Outcome::Done(revision))

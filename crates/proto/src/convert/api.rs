@@ -12,6 +12,7 @@ use fleet_types::{
 };
 use tonic::Status;
 
+use super::placement::{self, Stated};
 use crate::{error::invalid_field, resource, v1};
 
 /// A moment as the API writes it.
@@ -75,7 +76,7 @@ pub fn node(
     lease_age_ms: Option<u64>,
     votes: bool,
 ) -> v1::Node {
-    let report = node.report.as_ref();
+    let (report, room) = (node.report.as_ref(), state.room(node.id));
     v1::Node {
         name: format!("nodes/{}", node.id),
         display_name: node.name.to_string(),
@@ -104,11 +105,19 @@ pub fn node(
         unfit: report.map(|r| r.unfit.clone()).unwrap_or_default(),
         hold: node.hold.map(|hold| duration(hold.lease_ms)),
         hold_ending: node.hold.is_some_and(|hold| hold.ending),
+        capacity: report.map(|r| placement::resources(r.capacity)),
+        promisable: room.map(|room| placement::resources(room.limit())),
+        promised: room.map(|room| placement::resources(room.promised())),
+        disk_bytes: report.map_or(0, |r| r.disk_bytes),
+        load_percent: placement::percent(room.map_or(0, core::Room::load)),
+        quarantined_ports: state.quarantined(node.id).map(|kept| u32::from(kept.block.size)).sum(),
+        largest_free_block: room.map_or(0, |room| room.ports().largest().into()),
+        drain: placement::drain(state, node),
         agents: count(state.placed_on(node.id).len()),
         lease_age: lease_age_ms.map(duration),
         create_time: Some(timestamp(node.joined)),
         revision: node.revision.0,
-        free_ports: state.ports(node.id).map_or(0, core::BuddyAllocator::free_ports),
+        free_ports: room.map_or(0, |room| room.ports().free_ports()),
         votes,
     }
 }
@@ -127,6 +136,11 @@ pub fn fleet(state: &core::State, fleet: &core::Fleet) -> v1::Fleet {
         agents: count(state.fleet_agents(&fleet.name).count()),
         create_time: Some(timestamp(fleet.created)),
         revision: fleet.revision.0,
+        requests: placement::stated(fleet.wants.requests),
+        node_labels: labels(&fleet.wants.node_labels),
+        runtime_version: placement::version(&fleet.wants),
+        apart: fleet.wants.apart,
+        spread_by: fleet.wants.spread_by.clone().unwrap_or_default(),
     }
 }
 
@@ -160,6 +174,19 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
         core::PendingReason::NoRuntime => format!("no open node has runtime {}", spec.runtime),
         core::PendingReason::NoPorts => format!("no open node has {} free ports", spec.ports),
         core::PendingReason::NoLabels => format!("no open node has {}", node_labels(spec)),
+        core::PendingReason::NoMemory => {
+            format!("no open node has {} left", memory(spec.wants.requests.memory_bytes))
+        }
+        core::PendingReason::NoCpu => {
+            format!("no open node has {} left", cores(spec.wants.requests.cpu_millis))
+        }
+        core::PendingReason::OldRuntime => {
+            let version = placement::version(&spec.wants);
+            format!("no open node has runtime {} {version} or newer", spec.runtime)
+        }
+        core::PendingReason::NotApart => {
+            "it stands apart, and every open node has another of its fleet".into()
+        }
         core::PendingReason::NoFitNode => {
             "no open node keeps strict agents; `fleet-cluster node get` says why".into()
         }
@@ -169,9 +196,19 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
     }
 }
 
+/// An amount of memory, for people.
+pub fn memory(bytes: u64) -> String {
+    format!("{} MiB of memory", bytes >> 20)
+}
+
+/// An amount of processor time, for people.
+pub fn cores(millis: u64) -> String {
+    format!("{}.{:03} cores", millis / 1_000, millis % 1_000)
+}
+
 /// The labels an agent asks for, in words.
 pub fn node_labels(spec: &core::AgentSpec) -> String {
-    let labels = spec.node_labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let labels = spec.wants.node_labels.iter().map(|(key, value)| format!("{key}={value}"));
     labels.collect::<Vec<_>>().join(" and ")
 }
 
@@ -211,7 +248,11 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
         }),
         class: class(spec.class).into(),
         priority: spec.priority,
-        node_labels: labels(&spec.node_labels),
+        node_labels: labels(&spec.wants.node_labels),
+        requests: placement::stated(spec.wants.requests),
+        runtime_version: placement::version(&spec.wants),
+        apart: spec.wants.apart,
+        spread_by: spec.wants.spread_by.clone().unwrap_or_default(),
     }
 }
 
@@ -233,6 +274,7 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
         place_time: Some(timestamp(p.placed)),
         evidence: evidence(&p.evidence),
         evicting: p.evicting,
+        next_node: p.next.map(|node| format!("nodes/{node}")).unwrap_or_default(),
     });
     let message = match agent.pending {
         Some(reason) => pending(reason, &agent.spec),
@@ -332,6 +374,7 @@ pub fn parse_agent_spec(
         let why = format!("use {} to {}", PRIORITIES.start(), PRIORITIES.end());
         return Err(invalid_field("PRIORITY_INVALID", field, &value, why));
     }
+    let wants = placement::parse_wants("agent.spec", &Stated::from(&spec))?;
     Ok(core::AgentSpec {
         runtime,
         config: parse_config("agent.spec.config_json", spec.config_json)?,
@@ -342,7 +385,7 @@ pub fn parse_agent_spec(
         limits,
         class,
         priority: spec.priority,
-        node_labels: parse_labels("agent.spec.node_labels", spec.node_labels)?,
+        wants,
     })
 }
 

@@ -3,4 +3,5 @@
 
 pub mod api;
 pub mod host;
+pub mod placement;
 pub mod storage;

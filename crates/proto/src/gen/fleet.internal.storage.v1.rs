@@ -99,7 +99,7 @@ pub struct SnapshotMeta {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
     /// Which.
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<record::Kind>,
 }
 /// Nested message and enum types in `Record`.
@@ -125,6 +125,12 @@ pub mod record {
         /// A remembered request.
         #[prost(message, tag = "6")]
         Request(super::RequestRecord),
+        /// Ports that are kept from agents.
+        #[prost(message, tag = "7")]
+        Quarantine(super::QuarantineRecord),
+        /// Something that happened.
+        #[prost(message, tag = "8")]
+        Event(super::EventRecord),
     }
 }
 /// The cluster.
@@ -149,6 +155,31 @@ pub struct ClusterRecord {
     /// a choice.
     #[prost(message, optional, tag = "6")]
     pub moves: ::core::option::Option<MovePolicy>,
+    /// How agents are placed; absent in what was stored before there was a choice.
+    #[prost(message, optional, tag = "7")]
+    pub placement: ::core::option::Option<PlacementPolicy>,
+}
+/// How agents are placed and moved, and how many nodes vote.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlacementPolicy {
+    /// How much of a node's memory may be promised, in hundredths.
+    #[prost(uint32, tag = "1")]
+    pub memory_percent: u32,
+    /// How much of its processor time, in hundredths.
+    #[prost(uint32, tag = "2")]
+    pub cpu_percent: u32,
+    /// Whether agents are moved to nodes with more room.
+    #[prost(bool, tag = "3")]
+    pub rebalance: bool,
+    /// How many may be on the move at once for that.
+    #[prost(uint32, tag = "4")]
+    pub moves_max: u32,
+    /// How many nodes vote.
+    #[prost(uint32, tag = "5")]
+    pub voters: u32,
+    /// A label over whose values voters are spread; empty for none.
+    #[prost(string, tag = "6")]
+    pub voters_spread_by: ::prost::alloc::string::String,
 }
 /// When the agents of lost nodes are placed elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -206,6 +237,32 @@ pub struct NodeReport {
     /// Why strict agents are not to be kept there.
     #[prost(string, repeated, tag = "8")]
     pub unfit: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What it has; absent is unknown.
+    #[prost(message, optional, tag = "9")]
+    pub capacity: ::core::option::Option<Resources>,
+    /// What the file system of its agents' HOMEs holds, in bytes; 0 is unknown.
+    #[prost(uint64, tag = "10")]
+    pub disk_bytes: u64,
+}
+/// Memory and processor time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Resources {
+    /// Memory, in bytes.
+    #[prost(uint64, tag = "1")]
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    #[prost(uint64, tag = "2")]
+    pub cpu_millis: u64,
+}
+/// How agents leave a node that is drained.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Drain {
+    /// How many may be on the move at once; 0 for all.
+    #[prost(uint32, tag = "1")]
+    pub moves_max: u32,
+    /// When all leave, milliseconds since 1970; 0 for never.
+    #[prost(uint64, tag = "2")]
+    pub deadline_ms: u64,
 }
 /// A node.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -249,6 +306,12 @@ pub struct NodeRecord {
     /// Long leases it may have; absent when it may not.
     #[prost(message, optional, tag = "13")]
     pub hold: ::core::option::Option<Hold>,
+    /// How its agents leave, while they do.
+    #[prost(message, optional, tag = "14")]
+    pub drain: ::core::option::Option<Drain>,
+    /// Whether it may be given a vote.
+    #[prost(bool, tag = "15")]
+    pub may_vote: bool,
 }
 /// Long leases for a node whose daemon may be away for a time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -284,6 +347,31 @@ pub struct FleetRecord {
     /// Last change.
     #[prost(uint64, tag = "5")]
     pub revision: u64,
+    /// Where its agents may be placed, where they state nothing else.
+    #[prost(message, optional, tag = "6")]
+    pub wants: ::core::option::Option<Wants>,
+}
+/// Where an agent may be placed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Wants {
+    /// What is kept free for it.
+    #[prost(message, optional, tag = "1")]
+    pub requests: ::core::option::Option<Resources>,
+    /// Labels a node must have for it.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub node_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The least version of its runtime; empty for any.
+    #[prost(string, tag = "3")]
+    pub runtime_version: ::prost::alloc::string::String,
+    /// Whether it shares no node with another such agent of its fleet.
+    #[prost(bool, tag = "4")]
+    pub apart: bool,
+    /// A label over whose values its fleet is spread; empty for none.
+    #[prost(string, tag = "5")]
+    pub spread_by: ::prost::alloc::string::String,
 }
 /// What an agent is.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -321,12 +409,15 @@ pub struct AgentSpec {
     /// The higher, the sooner it is placed and started.
     #[prost(sint32, tag = "9")]
     pub priority: i32,
-    /// Labels a node must have for it.
+    /// Labels a node must have for it, in what was stored before there was `wants`.
     #[prost(btree_map = "string, string", tag = "10")]
     pub node_labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Where it may be placed.
+    #[prost(message, optional, tag = "11")]
+    pub wants: ::core::option::Option<Wants>,
 }
 /// Upper bounds; 0 is none, or the runtime's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -394,6 +485,9 @@ pub struct PlacementRecord {
     /// Placed at, milliseconds since 1970.
     #[prost(uint64, tag = "6")]
     pub placed_ms: u64,
+    /// Where it should go when it must stop to move; 0 for anywhere.
+    #[prost(uint64, tag = "7")]
+    pub next: u64,
 }
 /// An agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -425,7 +519,8 @@ pub struct AgentRecord {
     /// Placement.
     #[prost(message, optional, tag = "9")]
     pub placement: ::core::option::Option<PlacementRecord>,
-    /// 0 none, 1 no node, 2 no runtime, 3 no ports.
+    /// 0 none, 1 no node, 2 no runtime, 3 no ports, 4 moves paused, 5 no fit node, 6 no labels,
+    /// 7 no memory, 8 no processor time, 9 old runtime, 10 not apart.
     #[prost(uint32, tag = "10")]
     pub pending: u32,
     /// What proved the last copy gone.
@@ -492,6 +587,142 @@ pub struct RequestRecord {
     #[prost(uint64, tag = "4")]
     pub revision: u64,
 }
+/// Ports of a node that are kept from agents.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuarantineRecord {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// First port.
+    #[prost(uint32, tag = "2")]
+    pub port_base: u32,
+    /// Ports.
+    #[prost(uint32, tag = "3")]
+    pub port_size: u32,
+    /// Who listens there, in words; empty when an agent had them.
+    #[prost(string, tag = "4")]
+    pub foreign: ::prost::alloc::string::String,
+    /// Since, milliseconds since 1970.
+    #[prost(uint64, tag = "5")]
+    pub since_ms: u64,
+    /// Last change.
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+}
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventRecord {
+    /// Its place among all.
+    #[prost(uint64, tag = "1")]
+    pub serial: u64,
+    /// When, milliseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub at_ms: u64,
+    /// The revision that made it.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+    /// The node it is about; 0 for none.
+    #[prost(uint64, tag = "4")]
+    pub node: u64,
+    /// Fleet name of the agent it is about; empty for none.
+    #[prost(string, tag = "5")]
+    pub fleet: ::prost::alloc::string::String,
+    /// Its agent name.
+    #[prost(string, tag = "6")]
+    pub agent: ::prost::alloc::string::String,
+    /// What.
+    #[prost(
+        oneof = "event_record::What",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+    )]
+    pub what: ::core::option::Option<event_record::What>,
+}
+/// Nested message and enum types in `EventRecord`.
+pub mod event_record {
+    /// What.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// The agent was placed.
+        #[prost(message, tag = "10")]
+        AgentPlaced(super::AgentPlaced),
+        /// The agent has no place, for a reason as in AgentRecord.pending.
+        #[prost(uint32, tag = "11")]
+        AgentPending(u32),
+        /// The agent is asked to leave: 1 operator, 2 drain, 3 rebalance, 4 unfit node, 5 ports taken.
+        #[prost(uint32, tag = "12")]
+        AgentEvicted(u32),
+        /// The agent stays after all.
+        #[prost(bool, tag = "13")]
+        AgentKept(bool),
+        /// The agent was deleted.
+        #[prost(bool, tag = "14")]
+        AgentDeleted(bool),
+        /// The node was admitted, in a role as in NodeRecord.role.
+        #[prost(uint32, tag = "15")]
+        NodeAdmitted(u32),
+        /// The node registered, under this epoch.
+        #[prost(uint64, tag = "16")]
+        NodeRegistered(u64),
+        /// The node was fenced.
+        #[prost(message, tag = "17")]
+        NodeFenced(super::NodeFenced),
+        /// The node takes agents or not, as in NodeRecord.schedulable.
+        #[prost(uint32, tag = "18")]
+        NodeScheduling(u32),
+        /// The node was removed.
+        #[prost(bool, tag = "19")]
+        NodeRemoved(bool),
+        /// The node's role changed.
+        #[prost(message, tag = "20")]
+        RoleChanged(super::RoleChanged),
+        /// Ports are kept from agents.
+        #[prost(message, tag = "21")]
+        PortsQuarantined(super::PortsQuarantined),
+    }
+}
+/// An agent was placed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentPlaced {
+    /// At this generation.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// What proved that no older copy ran.
+    #[prost(message, optional, tag = "2")]
+    pub evidence: ::core::option::Option<Evidence>,
+}
+/// A node was fenced.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeFenced {
+    /// What proved that nothing of it ran.
+    #[prost(message, optional, tag = "1")]
+    pub evidence: ::core::option::Option<Evidence>,
+    /// Agents that left it.
+    #[prost(uint64, tag = "2")]
+    pub agents: u64,
+}
+/// A node's role changed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleChanged {
+    /// 1 voter, 2 worker.
+    #[prost(uint32, tag = "1")]
+    pub role: u32,
+    /// Whether the leader did it by itself.
+    #[prost(bool, tag = "2")]
+    pub automatic: bool,
+}
+/// Ports are kept from agents.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortsQuarantined {
+    /// First port.
+    #[prost(uint32, tag = "1")]
+    pub port_base: u32,
+    /// Ports.
+    #[prost(uint32, tag = "2")]
+    pub port_size: u32,
+    /// Who listens there, in words.
+    #[prost(string, tag = "3")]
+    pub by: ::prost::alloc::string::String,
+}
 /// The commands of one log entry, applied in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Batch {
@@ -514,7 +745,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "command::Operation",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
     )]
     pub operation: ::core::option::Option<command::Operation>,
 }
@@ -577,6 +808,21 @@ pub mod command {
         /// Change how long a node's leases are.
         #[prost(message, tag = "27")]
         HoldNode(super::HoldNode),
+        /// Say how agents are placed.
+        #[prost(message, tag = "28")]
+        SetPlacementPolicy(super::PlacementPolicy),
+        /// Ask agents to leave their nodes.
+        #[prost(message, tag = "29")]
+        EvictAgents(super::EvictAgents),
+        /// Keep ports from agents.
+        #[prost(message, tag = "30")]
+        QuarantinePorts(super::QuarantinePorts),
+        /// Let agents have ports again.
+        #[prost(message, tag = "31")]
+        ReleasePorts(super::ReleasePorts),
+        /// Give a node a vote, or take it.
+        #[prost(message, tag = "32")]
+        SetRole(super::SetRole),
     }
 }
 /// Names an agent.
@@ -732,6 +978,9 @@ pub struct SetSchedulable {
     /// 1 open, 2 cordoned, 3 draining.
     #[prost(uint32, tag = "2")]
     pub schedulable: u32,
+    /// How its agents leave; absent for all at once.
+    #[prost(message, optional, tag = "3")]
+    pub drain: ::core::option::Option<Drain>,
 }
 /// Make a fleet.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -748,6 +997,9 @@ pub struct CreateFleet {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Where its agents may be placed, where they state nothing else.
+    #[prost(message, optional, tag = "4")]
+    pub wants: ::core::option::Option<Wants>,
 }
 /// Make agents.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -758,6 +1010,10 @@ pub struct CreateAgents {
     /// The agents.
     #[prost(message, repeated, tag = "2")]
     pub agents: ::prost::alloc::vec::Vec<AgentDraft>,
+    /// What they must fit into: 0 nothing, 1 what the nodes have, 2 what is left after the loss of the
+    /// largest.
+    #[prost(uint32, tag = "3")]
+    pub admission: u32,
 }
 /// An agent to be made.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -810,4 +1066,82 @@ pub struct ConfirmStopped {
     /// Where it goes next; 0 for nowhere.
     #[prost(uint64, tag = "5")]
     pub next: u64,
+}
+/// An agent that is asked to leave its node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Eviction {
+    /// The agent.
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentRef>,
+    /// Its generation.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Where it should go; 0 for anywhere.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+}
+/// Ask agents to leave their nodes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EvictAgents {
+    /// The agents.
+    #[prost(message, repeated, tag = "1")]
+    pub agents: ::prost::alloc::vec::Vec<Eviction>,
+    /// Why, as in EventRecord.agent_evicted.
+    #[prost(uint32, tag = "2")]
+    pub cause: u32,
+}
+/// Keep ports from agents that something else listens on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuarantinePorts {
+    /// The agent that cannot have them.
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentRef>,
+    /// Its generation.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// The node that says so.
+    #[prost(uint64, tag = "3")]
+    pub node: u64,
+    /// The epoch it says so under.
+    #[prost(uint64, tag = "4")]
+    pub epoch: u64,
+    /// Who listens there, in words.
+    #[prost(string, tag = "5")]
+    pub by: ::prost::alloc::string::String,
+}
+/// Ports in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortBlock {
+    /// First port.
+    #[prost(uint32, tag = "1")]
+    pub base: u32,
+    /// Ports.
+    #[prost(uint32, tag = "2")]
+    pub size: u32,
+}
+/// Let agents have ports again that nothing uses any more.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReleasePorts {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The epoch it says so under.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The blocks.
+    #[prost(message, repeated, tag = "3")]
+    pub blocks: ::prost::alloc::vec::Vec<PortBlock>,
+}
+/// Give a node a vote, or take it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRole {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// 1 voter, 2 worker.
+    #[prost(uint32, tag = "2")]
+    pub role: u32,
+    /// Whether the leader does it by itself.
+    #[prost(bool, tag = "3")]
+    pub automatic: bool,
 }

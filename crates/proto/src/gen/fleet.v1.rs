@@ -19,6 +19,17 @@ pub struct PortRange {
     #[prost(uint32, tag = "2")]
     pub last: u32,
 }
+/// Memory and processor time: of a node what it has, of an agent what is kept free for it. 0 is
+/// unknown of a node, and none of an agent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Resources {
+    /// Memory, in bytes.
+    #[prost(uint64, tag = "1")]
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of a core.
+    #[prost(uint64, tag = "2")]
+    pub cpu_millis: u64,
+}
 /// Whether a node votes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -266,6 +277,20 @@ pub struct AgentSpec {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// What is kept free for it on its node; 0 for the fleet's, or else the runtime's.
+    #[prost(message, optional, tag = "11")]
+    pub requests: ::core::option::Option<Resources>,
+    /// The least version its runtime must have on its node, like "2026.9.6"; empty for the fleet's. A
+    /// HOME that a newer version wrote may be unreadable for an older one.
+    #[prost(string, tag = "12")]
+    pub runtime_version: ::prost::alloc::string::String,
+    /// Whether it shares no node with another agent of its fleet that stands apart.
+    #[prost(bool, tag = "13")]
+    pub apart: bool,
+    /// The key of a node label, such as "rack": the agents of its fleet are spread over its values, as
+    /// far as there is room. Empty for the fleet's.
+    #[prost(string, tag = "14")]
+    pub spread_by: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `AgentSpec`.
 pub mod agent_spec {
@@ -358,6 +383,9 @@ pub struct Placement {
     /// Whether it is being moved off.
     #[prost(bool, tag = "6")]
     pub evicting: bool,
+    /// Where it should go then: "nodes/{number}"; empty for anywhere.
+    #[prost(string, tag = "7")]
+    pub next_node: ::prost::alloc::string::String,
 }
 /// Where an agent ran before.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -387,6 +415,12 @@ pub struct CreateAgentRequest {
     /// Idempotency key: the same call with the same key is carried out once.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
+    /// Whether it may be made although not all agents would fit after the loss of the largest node.
+    #[prost(bool, tag = "5")]
+    pub allow_overcommit: bool,
+    /// Only check: answers what would be made and where it would be placed, and makes nothing.
+    #[prost(bool, tag = "6")]
+    pub validate_only: bool,
 }
 /// Response of AgentService.CreateAgent.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -401,12 +435,18 @@ pub struct BatchCreateAgentsRequest {
     /// "fleets/{fleet}"; every request of the batch must name it or nothing.
     #[prost(string, tag = "1")]
     pub parent: ::prost::alloc::string::String,
-    /// At most 1000. Their request_id is ignored.
+    /// At most 1000. Their request_id, allow_overcommit and validate_only are ignored.
     #[prost(message, repeated, tag = "2")]
     pub requests: ::prost::alloc::vec::Vec<CreateAgentRequest>,
     /// Idempotency key of the whole call.
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
+    /// Whether they may be made although not all agents would fit after the loss of the largest node.
+    #[prost(bool, tag = "4")]
+    pub allow_overcommit: bool,
+    /// Only check: answers what would be made and where it would be placed, and makes nothing.
+    #[prost(bool, tag = "5")]
+    pub validate_only: bool,
 }
 /// Response of AgentService.BatchCreateAgents.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -451,6 +491,27 @@ pub struct ListAgentsResponse {
     /// Pass it to get the next page; empty on the last.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+}
+/// Request for AgentService.MoveAgent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MoveAgentRequest {
+    /// "fleets/{fleet}/agents/{agent}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Where to: "nodes/{node}"; empty for the best other. If it has no room when the agent has
+    /// stopped, the agent goes elsewhere.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Idempotency key.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of AgentService.MoveAgent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MoveAgentResponse {
+    /// The agent as it is now; it leaves after the answer.
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<Agent>,
 }
 /// Request for AgentService.StartAgent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -565,8 +626,8 @@ pub struct NodeVerdict {
     /// Whether the agent is there, or could be.
     #[prost(bool, tag = "3")]
     pub suits: bool,
-    /// PLACED, SUITS, or why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME, NO_LABELS,
-    /// UNFIT or NO_PORTS.
+    /// PLACED, SUITS, or why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME, OLD_RUNTIME, NO_LABELS,
+    /// UNFIT, NOT_APART, NO_PORTS, NO_MEMORY or NO_CPU.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     /// The same in words.
@@ -790,6 +851,31 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("fleet.v1.AgentService", "ListAgents"));
             self.inner.unary(req, path, codec).await
         }
+        /// Moves the agent to another node: it stops, and starts there once nothing of it runs here.
+        pub async fn move_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MoveAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MoveAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.AgentService/MoveAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.AgentService", "MoveAgent"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Wants the agent to run.
         pub async fn start_agent(
             &mut self,
@@ -968,6 +1054,14 @@ pub mod agent_service_server {
             request: tonic::Request<super::ListAgentsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListAgentsResponse>,
+            tonic::Status,
+        >;
+        /// Moves the agent to another node: it stops, and starts there once nothing of it runs here.
+        async fn move_agent(
+            &self,
+            request: tonic::Request<super::MoveAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MoveAgentResponse>,
             tonic::Status,
         >;
         /// Wants the agent to run.
@@ -1305,6 +1399,51 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAgentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.AgentService/MoveAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct MoveAgentSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::MoveAgentRequest>
+                    for MoveAgentSvc<T> {
+                        type Response = super::MoveAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MoveAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::move_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MoveAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2049,6 +2188,31 @@ pub struct Node {
     /// only.
     #[prost(bool, tag = "21")]
     pub hold_ending: bool,
+    /// What it has. Output only.
+    #[prost(message, optional, tag = "22")]
+    pub capacity: ::core::option::Option<Resources>,
+    /// What may be promised of it to agents, by the cluster's placement policy. Output only.
+    #[prost(message, optional, tag = "23")]
+    pub promisable: ::core::option::Option<Resources>,
+    /// What is promised to the agents placed there. Output only.
+    #[prost(message, optional, tag = "24")]
+    pub promised: ::core::option::Option<Resources>,
+    /// What the file system of its agents' HOMEs holds, in bytes; 0 is unknown. Output only.
+    #[prost(uint64, tag = "25")]
+    pub disk_bytes: u64,
+    /// How full it is, in hundredths: the largest share of ports, memory or processor time that agents
+    /// have. Output only.
+    #[prost(uint32, tag = "26")]
+    pub load_percent: u32,
+    /// Ports that nobody owns and that are kept from agents for now. Output only.
+    #[prost(uint32, tag = "27")]
+    pub quarantined_ports: u32,
+    /// The largest block of ports that is free. Output only.
+    #[prost(uint32, tag = "28")]
+    pub largest_free_block: u32,
+    /// How its agents leave, while it is drained. Output only.
+    #[prost(message, optional, tag = "29")]
+    pub drain: ::core::option::Option<Drain>,
 }
 /// Nested message and enum types in `Node`.
 pub mod node {
@@ -2147,6 +2311,22 @@ pub mod node {
         }
     }
 }
+/// How agents leave a node that is drained.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Drain {
+    /// How many are on the move at once; 0 for all.
+    #[prost(uint32, tag = "1")]
+    pub moves_at_once: u32,
+    /// When all leave, whether another node has room for them or not; absent for never.
+    #[prost(message, optional, tag = "2")]
+    pub deadline: ::core::option::Option<::prost_types::Timestamp>,
+    /// Agents that are still there.
+    #[prost(uint32, tag = "3")]
+    pub agents_left: u32,
+    /// Those of them that are on their way.
+    #[prost(uint32, tag = "4")]
+    pub agents_leaving: u32,
+}
 /// Request for NodeService.GetNode.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetNodeRequest {
@@ -2224,6 +2404,13 @@ pub struct DrainNodeRequest {
     /// Idempotency key.
     #[prost(string, tag = "2")]
     pub request_id: ::prost::alloc::string::String,
+    /// How many agents may be on the move at once; 0 for all. Each is away while it moves.
+    #[prost(uint32, tag = "3")]
+    pub moves_at_once: u32,
+    /// After this long all leave. Before, an agent leaves only for a place that is free. Absent for
+    /// never.
+    #[prost(message, optional, tag = "4")]
+    pub deadline: ::core::option::Option<::prost_types::Duration>,
 }
 /// Response of NodeService.DrainNode.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2245,6 +2432,40 @@ pub struct RemoveNodeRequest {
 /// Response of NodeService.RemoveNode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeResponse {}
+/// Request for NodeService.PromoteNode.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PromoteNodeRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Idempotency key.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of NodeService.PromoteNode.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromoteNodeResponse {
+    /// The node; it votes once it has caught up.
+    #[prost(message, optional, tag = "1")]
+    pub node: ::core::option::Option<Node>,
+}
+/// Request for NodeService.DemoteNode.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DemoteNodeRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Idempotency key.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of NodeService.DemoteNode.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DemoteNodeResponse {
+    /// The node.
+    #[prost(message, optional, tag = "1")]
+    pub node: ::core::option::Option<Node>,
+}
 /// Request for NodeService.ConfirmNodeDead.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConfirmNodeDeadRequest {
@@ -2337,6 +2558,106 @@ pub struct AgentLoss {
     /// Why it would go nowhere, in words; empty when it would.
     #[prost(string, tag = "5")]
     pub message: ::prost::alloc::string::String,
+    /// About how long after the node was last heard it would be ready, from what starts took on that
+    /// node of late; absent when none was seen.
+    #[prost(message, optional, tag = "6")]
+    pub ready_after: ::core::option::Option<::prost_types::Duration>,
+}
+/// Request for NodeService.ListNodePorts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNodePortsRequest {
+    /// "nodes/{node}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of NodeService.ListNodePorts.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNodePortsResponse {
+    /// All ports of the node's range, by number.
+    #[prost(message, repeated, tag = "1")]
+    pub ports: ::prost::alloc::vec::Vec<NodePorts>,
+    /// Ports that agents own.
+    #[prost(uint32, tag = "2")]
+    pub owned: u32,
+    /// Ports that are free.
+    #[prost(uint32, tag = "3")]
+    pub free: u32,
+    /// Ports that are kept from agents.
+    #[prost(uint32, tag = "4")]
+    pub quarantined: u32,
+    /// How much of what is free lies outside the largest free block, in hundredths: at 0 it is in one
+    /// piece.
+    #[prost(uint32, tag = "5")]
+    pub fragmentation_percent: u32,
+}
+/// Ports in a row, and what they are used for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodePorts {
+    /// Which.
+    #[prost(message, optional, tag = "1")]
+    pub block: ::core::option::Option<PortBlock>,
+    /// Whether an agent may have them.
+    #[prost(enumeration = "node_ports::Use", tag = "2")]
+    pub r#use: i32,
+    /// The agent that owns them: "fleets/{fleet}/agents/{agent}"; empty for none.
+    #[prost(string, tag = "3")]
+    pub agent: ::prost::alloc::string::String,
+    /// Why they are kept from agents, in words; empty when they are not.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    /// Since when they are kept from agents.
+    #[prost(message, optional, tag = "5")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nested message and enum types in `NodePorts`.
+pub mod node_ports {
+    /// Whether an agent may have ports.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Use {
+        /// Not given.
+        Unspecified = 0,
+        /// Nobody owns them.
+        Free = 1,
+        /// An agent owns them.
+        Owned = 2,
+        /// Sockets of an agent that left may use them, or something else does.
+        Quarantined = 3,
+    }
+    impl Use {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "USE_UNSPECIFIED",
+                Self::Free => "USE_FREE",
+                Self::Owned => "USE_OWNED",
+                Self::Quarantined => "USE_QUARANTINED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "USE_UNSPECIFIED" => Some(Self::Unspecified),
+                "USE_FREE" => Some(Self::Free),
+                "USE_OWNED" => Some(Self::Owned),
+                "USE_QUARANTINED" => Some(Self::Quarantined),
+                _ => None,
+            }
+        }
+    }
 }
 /// Generated client implementations.
 pub mod node_service_client {
@@ -2530,7 +2851,8 @@ pub mod node_service_client {
                 .insert(GrpcMethod::new("fleet.v1.NodeService", "UncordonNode"));
             self.inner.unary(req, path, codec).await
         }
-        /// Allows no new placements on a node and moves its agents off.
+        /// Allows no new placements on a node and moves its agents off, some at a time. Refused when no
+        /// other node takes agents.
         pub async fn drain_node(
             &mut self,
             request: impl tonic::IntoRequest<super::DrainNodeRequest>,
@@ -2553,6 +2875,31 @@ pub mod node_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("fleet.v1.NodeService", "DrainNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The ports of a node: who owns which, what is free, and what is kept from agents.
+        pub async fn list_node_ports(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNodePortsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodePortsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/ListNodePorts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "ListNodePorts"));
             self.inner.unary(req, path, codec).await
         }
         /// Forgets a node for good. It must be empty and its daemon stopped.
@@ -2578,6 +2925,57 @@ pub mod node_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("fleet.v1.NodeService", "RemoveNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives a node a vote. Its daemon starts anew for it; its agents go on.
+        pub async fn promote_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PromoteNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PromoteNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/PromoteNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "PromoteNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes a node's vote. It is not given one again by itself. Refused when the voters that are left
+        /// and up would be no majority.
+        pub async fn demote_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DemoteNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DemoteNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.NodeService/DemoteNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.NodeService", "DemoteNode"));
             self.inner.unary(req, path, codec).await
         }
         /// Takes the caller's word that a node's machine has no power, and places its agents elsewhere at
@@ -2728,12 +3126,21 @@ pub mod node_service_server {
             tonic::Response<super::UncordonNodeResponse>,
             tonic::Status,
         >;
-        /// Allows no new placements on a node and moves its agents off.
+        /// Allows no new placements on a node and moves its agents off, some at a time. Refused when no
+        /// other node takes agents.
         async fn drain_node(
             &self,
             request: tonic::Request<super::DrainNodeRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DrainNodeResponse>,
+            tonic::Status,
+        >;
+        /// The ports of a node: who owns which, what is free, and what is kept from agents.
+        async fn list_node_ports(
+            &self,
+            request: tonic::Request<super::ListNodePortsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodePortsResponse>,
             tonic::Status,
         >;
         /// Forgets a node for good. It must be empty and its daemon stopped.
@@ -2742,6 +3149,23 @@ pub mod node_service_server {
             request: tonic::Request<super::RemoveNodeRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RemoveNodeResponse>,
+            tonic::Status,
+        >;
+        /// Gives a node a vote. Its daemon starts anew for it; its agents go on.
+        async fn promote_node(
+            &self,
+            request: tonic::Request<super::PromoteNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PromoteNodeResponse>,
+            tonic::Status,
+        >;
+        /// Takes a node's vote. It is not given one again by itself. Refused when the voters that are left
+        /// and up would be no majority.
+        async fn demote_node(
+            &self,
+            request: tonic::Request<super::DemoteNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DemoteNodeResponse>,
             tonic::Status,
         >;
         /// Takes the caller's word that a node's machine has no power, and places its agents elsewhere at
@@ -3083,6 +3507,51 @@ pub mod node_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/fleet.v1.NodeService/ListNodePorts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNodePortsSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::ListNodePortsRequest>
+                    for ListNodePortsSvc<T> {
+                        type Response = super::ListNodePortsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListNodePortsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::list_node_ports(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNodePortsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/fleet.v1.NodeService/RemoveNode" => {
                     #[allow(non_camel_case_types)]
                     struct RemoveNodeSvc<T: NodeService>(pub Arc<T>);
@@ -3113,6 +3582,96 @@ pub mod node_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.NodeService/PromoteNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct PromoteNodeSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::PromoteNodeRequest>
+                    for PromoteNodeSvc<T> {
+                        type Response = super::PromoteNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PromoteNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::promote_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PromoteNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.NodeService/DemoteNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct DemoteNodeSvc<T: NodeService>(pub Arc<T>);
+                    impl<
+                        T: NodeService,
+                    > tonic::server::UnaryService<super::DemoteNodeRequest>
+                    for DemoteNodeSvc<T> {
+                        type Response = super::DemoteNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DemoteNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeService>::demote_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DemoteNodeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3435,6 +3994,119 @@ pub mod move_policy {
         }
     }
 }
+/// Request for ClusterService.SetPlacementPolicy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetPlacementPolicyRequest {
+    /// What it becomes, whole.
+    #[prost(message, optional, tag = "1")]
+    pub placement_policy: ::core::option::Option<PlacementPolicy>,
+    /// Makes a retry safe: the same id and content change nothing twice.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of ClusterService.SetPlacementPolicy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetPlacementPolicyResponse {
+    /// What it is now.
+    #[prost(message, optional, tag = "1")]
+    pub placement_policy: ::core::option::Option<PlacementPolicy>,
+}
+/// How agents are placed and moved, and how many nodes vote.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlacementPolicy {
+    /// How much of a node's memory may be promised to agents, in hundredths: 1 to 1000.
+    #[prost(uint32, tag = "1")]
+    pub memory_percent: u32,
+    /// How much of a node's processor time, in hundredths: 1 to 1000.
+    #[prost(uint32, tag = "2")]
+    pub cpu_percent: u32,
+    /// Whether agents are moved by themselves to nodes that have more room.
+    #[prost(bool, tag = "3")]
+    pub rebalance: bool,
+    /// How many agents may be on the move at once for that: 1 to 1000.
+    #[prost(uint32, tag = "4")]
+    pub moves_at_once: u32,
+    /// How many nodes vote, once there are as many: 3, 5 or 7. A voter that is lost is replaced by
+    /// another node after a while.
+    #[prost(uint32, tag = "5")]
+    pub voters: u32,
+    /// The key of a node label, such as "rack": nodes are chosen to vote so that they have many values
+    /// of it. Empty for none.
+    #[prost(string, tag = "6")]
+    pub voters_spread_by: ::prost::alloc::string::String,
+}
+/// Request for ClusterService.PlanRebalance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanRebalanceRequest {
+    /// Most moves to plan; 0 for 1000.
+    #[prost(uint32, tag = "1")]
+    pub moves_max: u32,
+}
+/// Response of ClusterService.PlanRebalance.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanRebalanceResponse {
+    /// The moves, in the order they would be made; empty when none is worth its price.
+    #[prost(message, repeated, tag = "1")]
+    pub moves: ::prost::alloc::vec::Vec<AgentMove>,
+    /// The difference between the fullest and the emptiest node, in hundredths of a whole.
+    #[prost(uint32, tag = "2")]
+    pub imbalance_percent: u32,
+}
+/// An agent that would have more room elsewhere.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentMove {
+    /// "fleets/{fleet}/agents/{agent}".
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// Where it is: "nodes/{number}".
+    #[prost(string, tag = "2")]
+    pub from_node: ::prost::alloc::string::String,
+    /// That node's own name.
+    #[prost(string, tag = "3")]
+    pub from_display_name: ::prost::alloc::string::String,
+    /// Where it would go: "nodes/{number}".
+    #[prost(string, tag = "4")]
+    pub to_node: ::prost::alloc::string::String,
+    /// That node's own name.
+    #[prost(string, tag = "5")]
+    pub to_display_name: ::prost::alloc::string::String,
+}
+/// Request for ClusterService.StartRebalance.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartRebalanceRequest {
+    /// Most agents to move; 0 for as many as may be on the move at once by the policy.
+    #[prost(uint32, tag = "1")]
+    pub moves_max: u32,
+    /// Idempotency key.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of ClusterService.StartRebalance.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartRebalanceResponse {
+    /// The moves that begin now.
+    #[prost(message, repeated, tag = "1")]
+    pub moves: ::prost::alloc::vec::Vec<AgentMove>,
+}
+/// How much more of something agents may ask for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Headroom {
+    /// Of what: "memory_bytes", "cpu_millis" or "ports".
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    /// What all agents ask for.
+    #[prost(uint64, tag = "2")]
+    pub asked: u64,
+    /// What the nodes have without the largest.
+    #[prost(uint64, tag = "3")]
+    pub has: u64,
+    /// What is left for more agents; 0 when they ask for more than would be left.
+    #[prost(uint64, tag = "4")]
+    pub left: u64,
+    /// The node that has most of it: "nodes/{number}".
+    #[prost(string, tag = "5")]
+    pub largest_node: ::prost::alloc::string::String,
+}
 /// The state of the cluster at one moment, as its leader sees it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClusterStatus {
@@ -3477,6 +4149,16 @@ pub struct ClusterStatus {
     /// Whether they wait now, because of that policy.
     #[prost(bool, tag = "12")]
     pub moves_paused: bool,
+    /// How agents are placed.
+    #[prost(message, optional, tag = "13")]
+    pub placement_policy: ::core::option::Option<PlacementPolicy>,
+    /// What more agents may ask for so that all fit after the loss of the largest node. Empty for what
+    /// has no bound, and for a cluster of one node.
+    #[prost(message, repeated, tag = "14")]
+    pub headroom: ::prost::alloc::vec::Vec<Headroom>,
+    /// The difference between the fullest and the emptiest node, in hundredths of a whole.
+    #[prost(uint32, tag = "15")]
+    pub imbalance_percent: u32,
 }
 /// Something an operator should know.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3633,6 +4315,83 @@ pub mod cluster_service_client {
                 .insert(GrpcMethod::new("fleet.v1.ClusterService", "SetMovePolicy"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says how agents are placed, whether they are moved for balance, and how many nodes vote.
+        pub async fn set_placement_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetPlacementPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetPlacementPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.ClusterService/SetPlacementPolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("fleet.v1.ClusterService", "SetPlacementPolicy"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Which agents would be moved to nodes with more room. Changes nothing.
+        pub async fn plan_rebalance(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanRebalanceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanRebalanceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.ClusterService/PlanRebalance",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.ClusterService", "PlanRebalance"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Moves agents to nodes with more room now, whatever the policy says.
+        pub async fn start_rebalance(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartRebalanceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartRebalanceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.ClusterService/StartRebalance",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.ClusterService", "StartRebalance"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3662,6 +4421,30 @@ pub mod cluster_service_server {
             request: tonic::Request<super::SetMovePolicyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SetMovePolicyResponse>,
+            tonic::Status,
+        >;
+        /// Says how agents are placed, whether they are moved for balance, and how many nodes vote.
+        async fn set_placement_policy(
+            &self,
+            request: tonic::Request<super::SetPlacementPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetPlacementPolicyResponse>,
+            tonic::Status,
+        >;
+        /// Which agents would be moved to nodes with more room. Changes nothing.
+        async fn plan_rebalance(
+            &self,
+            request: tonic::Request<super::PlanRebalanceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanRebalanceResponse>,
+            tonic::Status,
+        >;
+        /// Moves agents to nodes with more room now, whatever the policy says.
+        async fn start_rebalance(
+            &self,
+            request: tonic::Request<super::StartRebalanceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartRebalanceResponse>,
             tonic::Status,
         >;
     }
@@ -3834,6 +4617,143 @@ pub mod cluster_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/fleet.v1.ClusterService/SetPlacementPolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetPlacementPolicySvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::SetPlacementPolicyRequest>
+                    for SetPlacementPolicySvc<T> {
+                        type Response = super::SetPlacementPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetPlacementPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::set_placement_policy(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetPlacementPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.ClusterService/PlanRebalance" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanRebalanceSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::PlanRebalanceRequest>
+                    for PlanRebalanceSvc<T> {
+                        type Response = super::PlanRebalanceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanRebalanceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::plan_rebalance(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanRebalanceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.ClusterService/StartRebalance" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartRebalanceSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::StartRebalanceRequest>
+                    for StartRebalanceSvc<T> {
+                        type Response = super::StartRebalanceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartRebalanceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::start_rebalance(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartRebalanceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -3874,6 +4794,370 @@ pub mod cluster_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Event {
+    /// Resource name: "events/{number}"; later ones have larger numbers.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// When, by the leader's calendar.
+    #[prost(message, optional, tag = "2")]
+    pub event_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The revision that made it.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+    /// What, as a stable code: AGENT_PLACED, AGENT_PENDING, AGENT_EVICTED, AGENT_KEPT, AGENT_DELETED,
+    /// NODE_ADMITTED, NODE_REGISTERED, NODE_FENCED, NODE_SCHEDULING, NODE_REMOVED, ROLE_CHANGED or
+    /// PORTS_QUARANTINED.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// The same in words, with its cause.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+    /// The node it is about: "nodes/{number}"; empty for none.
+    #[prost(string, tag = "6")]
+    pub node: ::prost::alloc::string::String,
+    /// That node's own name; empty when it was removed.
+    #[prost(string, tag = "7")]
+    pub node_display_name: ::prost::alloc::string::String,
+    /// The agent it is about: "fleets/{fleet}/agents/{agent}"; empty for none.
+    #[prost(string, tag = "8")]
+    pub agent: ::prost::alloc::string::String,
+}
+/// Request for EventService.ListEvents.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEventsRequest {
+    /// Only of this agent: "fleets/{fleet}/agents/{agent}".
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// Only of this node: "nodes/{node}", by number or name.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Only of agents of this fleet: "fleets/{fleet}".
+    #[prost(string, tag = "3")]
+    pub fleet: ::prost::alloc::string::String,
+    /// Most events to return; 0 for the server's choice.
+    #[prost(int32, tag = "4")]
+    pub page_size: i32,
+    /// next_page_token of the call before.
+    #[prost(string, tag = "5")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Response of EventService.ListEvents.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListEventsResponse {
+    /// The events, the latest first.
+    #[prost(message, repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<Event>,
+    /// Pass it to get the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Generated client implementations.
+pub mod event_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What happened: every placement, move, fence and change of a node, with its cause. Kept by the
+    /// cluster itself, the last 100,000.
+    #[derive(Debug, Clone)]
+    pub struct EventServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl EventServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> EventServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> EventServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            EventServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Events, the latest first.
+        pub async fn list_events(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEventsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.EventService/ListEvents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.EventService", "ListEvents"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod event_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with EventServiceServer.
+    #[async_trait]
+    pub trait EventService: std::marker::Send + std::marker::Sync + 'static {
+        /// Events, the latest first.
+        async fn list_events(
+            &self,
+            request: tonic::Request<super::ListEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEventsResponse>,
+            tonic::Status,
+        >;
+    }
+    /// What happened: every placement, move, fence and change of a node, with its cause. Kept by the
+    /// cluster itself, the last 100,000.
+    #[derive(Debug)]
+    pub struct EventServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> EventServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for EventServiceServer<T>
+    where
+        T: EventService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/fleet.v1.EventService/ListEvents" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListEventsSvc<T: EventService>(pub Arc<T>);
+                    impl<
+                        T: EventService,
+                    > tonic::server::UnaryService<super::ListEventsRequest>
+                    for ListEventsSvc<T> {
+                        type Response = super::ListEventsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListEventsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as EventService>::list_events(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListEventsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for EventServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "fleet.v1.EventService";
+    impl<T> tonic::server::NamedService for EventServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// A named set of agents with shared defaults.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Fleet {
@@ -3898,6 +5182,24 @@ pub struct Fleet {
     /// Revision of its last change. Output only.
     #[prost(uint64, tag = "6")]
     pub revision: u64,
+    /// What is kept free for an agent that states nothing else when it is made; as in AgentSpec.
+    #[prost(message, optional, tag = "7")]
+    pub requests: ::core::option::Option<Resources>,
+    /// Labels a node must have for one that states none.
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub node_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The least version of its runtime for one that states none.
+    #[prost(string, tag = "9")]
+    pub runtime_version: ::prost::alloc::string::String,
+    /// Whether its agents share no nodes with one another.
+    #[prost(bool, tag = "10")]
+    pub apart: bool,
+    /// The key of a node label over whose values its agents are spread.
+    #[prost(string, tag = "11")]
+    pub spread_by: ::prost::alloc::string::String,
 }
 /// Request for FleetService.CreateFleet.
 #[derive(Clone, PartialEq, ::prost::Message)]

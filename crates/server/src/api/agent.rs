@@ -4,9 +4,11 @@ use std::{ops::Bound, pin::Pin};
 
 use fleet_client::connect_node;
 use fleet_core::{
-    AgentDraft, AgentSpec, CreateAgents, DeleteAgent, Desired, NodeStatus, Operation, Rejection,
-    RestartAgent, SetAgentDesired, State,
+    Admission, AgentDraft, AgentSpec, Cause, Command, CreateAgents, DeleteAgent, Desired,
+    EvictAgents, Eviction, FULL, Lack, NodeStatus, Operation, Rejection, RestartAgent,
+    SetAgentDesired, State, Wants, apply,
     explain::{Verdict, explain},
+    plan::Planner,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -18,12 +20,13 @@ use fleet_proto::{
         Agent, BatchCreateAgentsRequest, BatchCreateAgentsResponse, CreateAgentRequest,
         CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, ExplainAgentRequest,
         ExplainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
-        ListAgentsResponse, NodeVerdict, RestartAgentRequest, RestartAgentResponse,
-        StartAgentRequest, StartAgentResponse, StopAgentRequest, StopAgentResponse,
-        TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
+        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, RestartAgentRequest,
+        RestartAgentResponse, StartAgentRequest, StartAgentResponse, StopAgentRequest,
+        StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
         agent_service_server::AgentService,
     },
 };
+use fleet_runtime::clock;
 use fleet_types::{AgentId, AgentName, FleetName, NodeId, limits};
 use futures::{Stream, StreamExt};
 use prost::Message;
@@ -75,34 +78,67 @@ impl Api {
         Ok(())
     }
 
+    /// Fills in what the fleet or the runtime states where an agent states nothing.
+    fn complete(&self, fleet: &FleetName, wanted: &mut [Wanted]) {
+        let of_fleet = self.raft.read(|state| state.fleets().get(fleet).map(|f| f.wants.clone()));
+        let of_fleet = of_fleet.unwrap_or_default();
+        for Wanted { spec, .. } in wanted {
+            let requests = self.runtimes.get(&spec.runtime).map(|r| r.requests.requests());
+            let of_runtime = Wants { requests: requests.unwrap_or_default(), ..Wants::default() };
+            spec.wants = std::mem::take(&mut spec.wants).or(&of_fleet).or(&of_runtime);
+        }
+    }
+
     async fn create(
         &self,
         fleet: FleetName,
-        wanted: Vec<Wanted>,
-        request_id: &str,
+        mut wanted: Vec<Wanted>,
+        how: How<'_>,
         content: &impl Message,
     ) -> Result<Vec<Agent>, Status> {
         self.check_overlays(&fleet, &wanted)?;
+        self.complete(&fleet, &mut wanted);
         let names: Vec<AgentId> = wanted
             .iter()
             .map(|w| AgentId { fleet: fleet.clone(), agent: w.name.clone() })
             .collect();
-        let key = idempotency(request_id, content)?;
-        let build: crate::proposer::Build = Box::new(move |planner| {
+        let key = idempotency(how.request_id, content)?;
+        let admission = match how.allow_overcommit {
+            true => Admission::Overcommit,
+            false => Admission::SurviveLoss,
+        };
+        let plan = move |planner: &mut Planner<'_>| {
             let draft = |Wanted { name, spec, desired }| {
-                let node = planner.choose(&spec);
+                let node = planner.choose(&fleet, &spec);
                 AgentDraft { name, spec, desired, node }
             };
             let agents = wanted.into_iter().map(draft).collect();
-            Operation::CreateAgents(CreateAgents { fleet, agents })
-        });
+            CreateAgents { fleet, agents, admission }
+        };
+        if how.validate_only {
+            return self.rehearse(&names, plan).await;
+        }
+        let build: crate::proposer::Build =
+            Box::new(move |planner| Operation::CreateAgents(plan(planner)));
         self.proposer.commit(key, content.encoded_len(), build).await?;
         // What was committed is applied here, so no barrier is needed to see it.
-        self.raft.read(|state| {
-            let find = |id| state.agents().get(id).map(|agent| convert::agent(state, agent));
-            let missing = |id: &AgentId| from_rejection(&Rejection::AgentUnknown(id.clone()));
-            names.iter().map(|id| find(id).ok_or_else(|| missing(id))).collect()
-        })
+        self.raft.read(|state| find_all(state, &names))
+    }
+
+    /// What a call would make, on a copy of the state.
+    async fn rehearse(
+        &self,
+        names: &[AgentId],
+        plan: impl FnOnce(&mut Planner<'_>) -> CreateAgents,
+    ) -> Result<Vec<Agent>, Status> {
+        let rehearsed = self.read(|state| {
+            let operation = Operation::CreateAgents(plan(&mut Planner::new(state)));
+            let mut copy = state.clone();
+            let command = Command { at: clock::now(), request: None, operation };
+            apply(&mut copy, 0, &command).map_err(|rejection| from_rejection(&rejection))?;
+            find_all(&copy, names)
+        });
+        rehearsed.await?
     }
 
     async fn agent(&self, id: AgentId) -> Result<Agent, Status> {
@@ -133,6 +169,55 @@ impl Api {
     }
 }
 
+/// How agents are to be made.
+struct How<'a> {
+    request_id: &'a str,
+    allow_overcommit: bool,
+    validate_only: bool,
+}
+
+/// All of these agents, in this order.
+fn find_all(state: &State, names: &[AgentId]) -> Result<Vec<Agent>, Status> {
+    let find = |id| state.agents().get(id).map(|agent| convert::agent(state, agent));
+    let missing = |id: &AgentId| from_rejection(&Rejection::AgentUnknown(id.clone()));
+    names.iter().map(|id| find(id).ok_or_else(|| missing(id))).collect()
+}
+
+/// How an agent would be moved; none when there is no such agent. Refused when it would not get
+/// there: it would stop for nothing.
+fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Option<Result<Eviction, Status>> {
+    let agent = state.agents().get(id)?;
+    let refuse = |reason, message: String| {
+        let name = resource::agent(id);
+        Err(status(Code::FailedPrecondition, reason, message, &[("agent", &name)]))
+    };
+    let Some(placement) = &agent.placement else {
+        return Some(refuse("AGENT_NOT_PLACED", format!("agent {id} has no placement")));
+    };
+    let verdicts = explain(state, agent);
+    let suits = |verdict: &Verdict| matches!(verdict, Verdict::Suits { .. });
+    let Some(to) = to else {
+        let to = Planner::without(state, placement.node).choose(&id.fleet, &agent.spec);
+        let eviction = |to| Ok(Eviction { agent: id.clone(), generation: agent.generation, to });
+        let message = format!("no other node suits agent {id}; `agent explain` says why");
+        return Some(match to {
+            Some(_) => eviction(to),
+            None => refuse("NOWHERE_TO_GO", message),
+        });
+    };
+    let verdict = verdicts.into_iter().find(|(node, _)| *node == to).map(|(_, verdict)| verdict);
+    Some(match verdict {
+        Some(verdict) if suits(&verdict) => {
+            Ok(Eviction { agent: id.clone(), generation: agent.generation, to: Some(to) })
+        }
+        Some(verdict) => {
+            let NodeVerdict { reason, message, .. } = shown(state, agent, to, verdict);
+            refuse("NODE_DOES_NOT_SUIT", format!("node {to} does not suit: {reason}: {message}"))
+        }
+        None => Err(from_rejection(&Rejection::NodeUnknown(to))),
+    })
+}
+
 /// What a node is to an agent, for people.
 fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict) -> NodeVerdict {
     let node = state.nodes().get(&id);
@@ -141,9 +226,11 @@ fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict)
             let why = agent.placement.as_ref().map(|p| convert::evidence(&p.evidence));
             (true, "PLACED", format!("it is here: {}", why.unwrap_or_default()))
         }
-        Verdict::Suits { agents } => {
-            let why = "of nodes that suit, the one with the fewest agents is taken";
-            (true, "SUITS", format!("it could run here, beside {agents} agents; {why}"))
+        Verdict::Suits { agents, load } => {
+            let (full, why) = (load * 100 / FULL, "of nodes that suit, the least full is taken");
+            let message =
+                format!("it could run here, beside {agents} agents, {full} % full; {why}");
+            (true, "SUITS", message)
         }
         Verdict::NotUp(NodeStatus::Fenced) => {
             (false, "NOT_UP", "the node is out of reach and was fenced".into())
@@ -164,9 +251,24 @@ fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict)
             let why = node.and_then(|node| node.report.as_ref()).map(|r| r.unfit.join(", "));
             (false, "UNFIT", format!("it keeps no strict agents: {}", why.unwrap_or_default()))
         }
-        Verdict::NoPorts { free } => {
+        Verdict::OldRuntime => {
+            let runtimes = node.and_then(|node| node.report.as_ref()).map(|r| &r.runtimes);
+            let found = runtimes.and_then(|r| r.get(&agent.spec.runtime)).cloned();
+            let found = found.unwrap_or_default();
+            (false, "OLD_RUNTIME", format!("runtime {} has version {found}", agent.spec.runtime))
+        }
+        Verdict::NotApart => {
+            (false, "NOT_APART", "another agent of its fleet is there, and they stand apart".into())
+        }
+        Verdict::NoRoom(Lack::Ports(free)) => {
             let ports = agent.spec.ports;
             (false, "NO_PORTS", format!("no block of {ports} ports is free, of {free} free ports"))
+        }
+        Verdict::NoRoom(Lack::Memory(left)) => {
+            (false, "NO_MEMORY", format!("only {} is not promised yet", convert::memory(left)))
+        }
+        Verdict::NoRoom(Lack::Cpu(left)) => {
+            (false, "NO_CPU", format!("only {} are not promised yet", convert::cores(left)))
         }
     };
     NodeVerdict {
@@ -187,7 +289,12 @@ impl AgentService for Api {
         let request = request.into_inner();
         let fleet = resource::parse_fleet("parent", &request.parent)?;
         let wanted = vec![self.parse(request.clone())?];
-        let agents = self.create(fleet, wanted, &request.request_id, &request).await?;
+        let how = How {
+            request_id: &request.request_id,
+            allow_overcommit: request.allow_overcommit,
+            validate_only: request.validate_only,
+        };
+        let agents = self.create(fleet, wanted, how, &request).await?;
         Ok(Response::new(CreateAgentResponse { agent: agents.into_iter().next() }))
     }
 
@@ -225,7 +332,12 @@ impl AgentService for Api {
             self.parse(one.clone())
         };
         let wanted = request.requests.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let agents = self.create(fleet, wanted, &request.request_id, &request).await?;
+        let how = How {
+            request_id: &request.request_id,
+            allow_overcommit: request.allow_overcommit,
+            validate_only: request.validate_only,
+        };
+        let agents = self.create(fleet, wanted, how, &request).await?;
         Ok(Response::new(BatchCreateAgentsResponse { agents }))
     }
 
@@ -273,6 +385,24 @@ impl AgentService for Api {
         let next_page_token =
             agents.last().filter(|_| full).map(|a| a.name.clone()).unwrap_or_default();
         Ok(Response::new(ListAgentsResponse { agents, next_page_token }))
+    }
+
+    async fn move_agent(
+        &self,
+        request: Request<MoveAgentRequest>,
+    ) -> Result<Response<MoveAgentResponse>, Status> {
+        let request = request.into_inner();
+        let id = resource::parse_agent("name", &request.name)?;
+        let to = match request.node.as_str() {
+            "" => None,
+            name => Some(self.node_id(name).await?),
+        };
+        let found = self.read(|state| movable(state, &id, to)).await?;
+        let eviction =
+            found.ok_or_else(|| from_rejection(&Rejection::AgentUnknown(id.clone())))??;
+        let evict = EvictAgents { agents: vec![eviction], cause: Cause::Operator };
+        self.change(&request.request_id, &request, Operation::EvictAgents(evict)).await?;
+        Ok(Response::new(MoveAgentResponse { agent: Some(self.agent(id).await?) }))
     }
 
     async fn start_agent(

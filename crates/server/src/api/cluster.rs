@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{MovePolicy, MoveRule, Operation, SetMovePolicy, State, plan};
+use fleet_core::{
+    Cause, MovePolicy, MoveRule, Operation, SetMovePolicy, SetPlacementPolicy, State, admission,
+    plan, rebalance,
+};
 use fleet_proto::{
-    convert::api as convert,
+    convert::{api as convert, placement},
     error::invalid_field,
     v1::{
-        self, ClusterStatus, GetClusterStatusRequest, GetClusterStatusResponse,
-        SetMovePolicyRequest, SetMovePolicyResponse, cluster_service_server::ClusterService,
-        move_policy::Rule,
+        self, AgentMove, ClusterStatus, GetClusterStatusRequest, GetClusterStatusResponse,
+        PlanRebalanceRequest, PlanRebalanceResponse, SetMovePolicyRequest, SetMovePolicyResponse,
+        SetPlacementPolicyRequest, SetPlacementPolicyResponse, StartRebalanceRequest,
+        StartRebalanceResponse, cluster_service_server::ClusterService, move_policy::Rule,
     },
 };
-use fleet_types::LeaseTiming;
+use fleet_types::{LeaseTiming, limits};
+use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, problems};
+use super::{Api, idempotency, problems};
 
 fn parse(policy: &v1::MovePolicy) -> Result<MovePolicy, Status> {
     let rule = match policy.rule() {
@@ -69,6 +74,9 @@ impl Api {
             create_time: cluster.map(|c| convert::timestamp(c.created)),
             move_policy: cluster.map(|c| convert::move_policy(c.moves)),
             moves_paused: !moves,
+            placement_policy: Some(placement::policy(state.placement_policy())),
+            headroom: admission::headroom(state).map(placement::headroom).collect(),
+            imbalance_percent: placement::percent(rebalance::imbalance(state)),
         }
     }
 }
@@ -94,4 +102,69 @@ impl ClusterService for Api {
         let now = self.raft.read(|state| state.cluster().map(|c| convert::move_policy(c.moves)));
         Ok(Response::new(SetMovePolicyResponse { move_policy: now }))
     }
+
+    async fn set_placement_policy(
+        &self,
+        request: Request<SetPlacementPolicyRequest>,
+    ) -> Result<Response<SetPlacementPolicyResponse>, Status> {
+        let request = request.into_inner();
+        let policy = placement::parse_policy(request.placement_policy.clone().unwrap_or_default())?;
+        let operation = Operation::SetPlacementPolicy(SetPlacementPolicy { policy });
+        self.change(&request.request_id, &request, operation).await?;
+        let now = self.raft.read(|state| placement::policy(state.placement_policy()));
+        Ok(Response::new(SetPlacementPolicyResponse { placement_policy: Some(now) }))
+    }
+
+    async fn plan_rebalance(
+        &self,
+        request: Request<PlanRebalanceRequest>,
+    ) -> Result<Response<PlanRebalanceResponse>, Status> {
+        let limit = moves_max(request.into_inner().moves_max)?;
+        let planned = self.read(|state| PlanRebalanceResponse {
+            moves: shown(state, &rebalance::moves(state, limit)),
+            imbalance_percent: placement::percent(rebalance::imbalance(state)),
+        });
+        Ok(Response::new(planned.await?))
+    }
+
+    async fn start_rebalance(
+        &self,
+        request: Request<StartRebalanceRequest>,
+    ) -> Result<Response<StartRebalanceResponse>, Status> {
+        let request = request.into_inner();
+        let limit = match request.moves_max {
+            0 => self.read(|state| usize::from(state.placement_policy().moves_max)).await?,
+            some => moves_max(some)?,
+        };
+        let (chosen, moves) = tokio::sync::oneshot::channel();
+        let build: crate::proposer::Build = Box::new(move |planner| {
+            let state = planner.state();
+            let moves = rebalance::moves(state, limit);
+            let evict = rebalance::carry_out(state, &moves, Cause::Operator);
+            // Who hung up does not want to know.
+            let _ = chosen.send(shown(state, &moves));
+            Operation::EvictAgents(evict)
+        });
+        let key = idempotency(&request.request_id, &request)?;
+        self.proposer.commit(key, request.encoded_len(), build).await?;
+        let moves = moves.await.unwrap_or_default();
+        Ok(Response::new(StartRebalanceResponse { moves }))
+    }
+}
+
+/// The most moves of one call.
+fn moves_max(asked: u32) -> Result<usize, Status> {
+    let most = limits::EVICTIONS_MAX;
+    match usize::try_from(asked) {
+        Ok(0) => Ok(most),
+        Ok(moves) if moves <= most => Ok(moves),
+        _ => {
+            let why = format!("at most {most} moves a call");
+            Err(invalid_field("LIMIT_REACHED", "moves_max", &asked.to_string(), why))
+        }
+    }
+}
+
+fn shown(state: &State, moves: &[rebalance::Move]) -> Vec<AgentMove> {
+    moves.iter().map(|it| placement::agent_move(state, it)).collect()
 }

@@ -4,7 +4,10 @@ use std::ops::Bound;
 
 use fleet_core::{CreateFleet, DeleteFleet, Operation, Rejection};
 use fleet_proto::{
-    convert::api as convert,
+    convert::{
+        api as convert,
+        placement::{self, Stated},
+    },
     error::{from_rejection, invalid_field},
     resource,
     v1::{
@@ -38,8 +41,10 @@ impl FleetService for Api {
         let name: FleetName =
             id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
         let fleet = request.fleet.clone().unwrap_or_default();
+        let wants = placement::parse_wants("fleet", &Stated::from(&fleet))?;
         let operation = Operation::CreateFleet(CreateFleet {
             fleet: name.clone(),
+            wants,
             config: convert::parse_config("fleet.config_json", fleet.config_json)?,
             labels: convert::parse_labels("fleet.labels", fleet.labels)?,
         });

@@ -4,10 +4,7 @@ use fleet_core::{AdmitNode, NodeAddress, Operation, Outcome, Rejection, Role};
 use fleet_proto::{
     convert::api as convert,
     error::{from_rejection, invalid_field},
-    v1::{
-        JoinClusterRequest, JoinClusterResponse, Member, VoterSecrets,
-        join_service_server::JoinService,
-    },
+    v1::{JoinClusterRequest, JoinClusterResponse, Member, join_service_server::JoinService},
 };
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -90,10 +87,7 @@ impl JoinService for Api {
             });
             (state.cluster().map(|c| c.profile).unwrap_or_default(), members.collect())
         });
-        let voter_secrets = (role == Role::Voter).then(|| VoterSecrets {
-            ca_key_pem: self.secrets.ca_key_pem.clone(),
-            agent_token_key: const_hex::encode(self.secrets.agent_token_key),
-        });
+        let voter_secrets = (role == Role::Voter).then(|| self.secrets.to_wire());
         Ok(Response::new(JoinClusterResponse {
             cluster_id: self.identity.cluster.to_string(),
             node_id: node.0,

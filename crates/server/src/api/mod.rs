@@ -3,6 +3,7 @@
 
 mod agent;
 mod cluster;
+mod event;
 mod fleet;
 mod join;
 mod node;
@@ -93,6 +94,7 @@ pub fn add_services(routes: &mut RoutesBuilder, api: &Arc<Api>) {
     }
     add!(
         cluster_service_server::ClusterServiceServer,
+        event_service_server::EventServiceServer,
         node_service_server::NodeServiceServer,
         fleet_service_server::FleetServiceServer,
         agent_service_server::AgentServiceServer,

@@ -1,36 +1,41 @@
 //! `fleet.v1.NodeService`.
 
-use std::{ops::Bound, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 use fleet_core::{
-    Evidence, FenceNode, HoldChange, HoldNode, NodeStatus, Operation, Rejection, RemoveNode,
-    Schedulable, SetSchedulable, State, explain, plan,
+    Drain, Evidence, FenceNode, HoldChange, HoldNode, NodeStatus, Operation, Rejection, RemoveNode,
+    Role, Schedulable, SetRole, SetSchedulable, State, explain, plan,
 };
 use fleet_proto::{
-    convert::api as convert,
+    convert::{
+        api::{self as convert, duration},
+        placement,
+    },
     error::{from_rejection, invalid_field, status},
     resource,
     v1::{
         AgentLoss, ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest,
-        CordonNodeResponse, DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse,
-        HoldNodeRequest, HoldNodeResponse, ListNodesRequest, ListNodesResponse, Node,
-        PlanNodeLossRequest, PlanNodeLossResponse, ReleaseNodeRequest, ReleaseNodeResponse,
-        RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest, UncordonNodeResponse,
-        node_service_server::NodeService,
+        CordonNodeResponse, DemoteNodeRequest, DemoteNodeResponse, DrainNodeRequest,
+        DrainNodeResponse, GetNodeRequest, GetNodeResponse, HoldNodeRequest, HoldNodeResponse,
+        ListNodePortsRequest, ListNodePortsResponse, ListNodesRequest, ListNodesResponse, Node,
+        PlanNodeLossRequest, PlanNodeLossResponse, PromoteNodeRequest, PromoteNodeResponse,
+        ReleaseNodeRequest, ReleaseNodeResponse, RemoveNodeRequest, RemoveNodeResponse,
+        UncordonNodeRequest, UncordonNodeResponse, node_service_server::NodeService,
     },
 };
-use fleet_runtime::clock::raw_ms;
-use fleet_types::{AgentClass, LeaseTiming, NodeId};
+use fleet_runtime::clock::{self, raw_ms};
+use fleet_types::{AgentClass, LeaseTiming, NodeId, Timestamp};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::{Api, idempotency};
+use crate::leader::Pace;
 
 /// Renewals a node may have missed and still be taken for alive.
 const HEARD: u64 = 2;
 
 /// The node with a number or a name.
-fn find(state: &State, text: &str) -> Option<NodeId> {
+pub(super) fn find(state: &State, text: &str) -> Option<NodeId> {
     let by_name = || state.nodes().values().find(|node| node.name.as_str() == text);
     let by_number = text.parse().ok().and_then(|id| state.nodes().get(&NodeId(id)));
     by_number.or_else(by_name).map(|node| node.id)
@@ -43,7 +48,7 @@ impl Api {
         Some(convert::node(state, node, self.leases.age_ms(id), votes))
     }
 
-    async fn node_id(&self, name: &str) -> Result<NodeId, Status> {
+    pub(super) async fn node_id(&self, name: &str) -> Result<NodeId, Status> {
         let text = resource::parse_simple("name", "nodes", name)?;
         let found = self.read(|state| find(state, text)).await?;
         found.ok_or_else(|| {
@@ -58,9 +63,23 @@ impl Api {
         request_id: &str,
         content: &impl Message,
         schedulable: Schedulable,
+        drain: Option<Drain>,
     ) -> Result<Option<Node>, Status> {
         let node = self.node_id(name).await?;
-        let operation = Operation::SetSchedulable(SetSchedulable { node, schedulable });
+        let operation = Operation::SetSchedulable(SetSchedulable { node, schedulable, drain });
+        self.change(request_id, content, operation).await?;
+        Ok(self.raft.read(|state| self.show(state, node)))
+    }
+
+    async fn set_role(
+        &self,
+        name: &str,
+        request_id: &str,
+        content: &impl Message,
+        role: Role,
+    ) -> Result<Option<Node>, Status> {
+        let node = self.node_id(name).await?;
+        let operation = Operation::SetRole(SetRole { node, role, automatic: false });
         self.change(request_id, content, operation).await?;
         Ok(self.raft.read(|state| self.show(state, node)))
     }
@@ -80,12 +99,19 @@ impl Api {
     }
 }
 
-/// What would become of the agents of `node`, for people.
-fn losses(state: &State, node: NodeId) -> Vec<AgentLoss> {
+/// What would become of the agents of `node`, for people. `pace` says how agents start on a node.
+fn losses(state: &State, node: NodeId, pace: impl Fn(NodeId) -> Option<Pace>) -> Vec<AgentLoss> {
+    let mut before: BTreeMap<NodeId, u64> = BTreeMap::new();
     let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
     let shown = |loss: explain::Loss| {
         let to = loss.to.and_then(|to| state.nodes().get(&to));
         let after = loss.class.fence_after_ms(&timing);
+        let ready_after = to.zip(after).and_then(|(to, after)| {
+            let Pace { at_once, start_ms } = pace(to.id)?;
+            let place = before.entry(to.id).or_default();
+            *place += 1;
+            Some(duration(after + place.div_ceil(at_once as u64) * start_ms))
+        });
         let message = match (to, after) {
             (Some(_), _) => "",
             (None, Some(_)) => "no other node suits it and has room; `agent explain` says why",
@@ -95,13 +121,30 @@ fn losses(state: &State, node: NodeId) -> Vec<AgentLoss> {
             agent: resource::agent(&loss.agent),
             node: to.map(|to| format!("nodes/{}", to.id)).unwrap_or_default(),
             node_display_name: to.map(|to| to.name.to_string()).unwrap_or_default(),
-            after: after.map(convert::duration),
+            after: after.map(duration),
             message: message.into(),
+            ready_after,
         }
     };
     explain::loss(state, node).into_iter().map(shown).collect()
 }
 
+/// When a drain is over, by the calendar.
+fn deadline(request: &DrainNodeRequest) -> Result<Option<Timestamp>, Status> {
+    let Some(after) = request.deadline else { return Ok(None) };
+    let invalid = |why: &str| {
+        invalid_field("DEADLINE_INVALID", "deadline", &format!("{} s", after.seconds), why)
+    };
+    let after = Duration::try_from(after).map_err(|_| invalid("is negative"))?;
+    if after > DRAIN_MAX {
+        return Err(invalid("is longer than 30 days"));
+    }
+    let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    Ok(Some(clock::now().plus_ms(after_ms)))
+}
+
+/// Longest time until the deadline of a drain.
+const DRAIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// How long a node may take to have a longer lease: more than two renewals.
 const HOLDING: Duration = Duration::from_secs(5);
 /// Pause between looks.
@@ -150,7 +193,7 @@ impl NodeService for Api {
         request: Request<CordonNodeRequest>,
     ) -> Result<Response<CordonNodeResponse>, Status> {
         let r = request.into_inner();
-        let node = self.schedule(&r.name, &r.request_id, &r, Schedulable::Cordoned).await?;
+        let node = self.schedule(&r.name, &r.request_id, &r, Schedulable::Cordoned, None).await?;
         Ok(Response::new(CordonNodeResponse { node }))
     }
 
@@ -159,7 +202,7 @@ impl NodeService for Api {
         request: Request<UncordonNodeRequest>,
     ) -> Result<Response<UncordonNodeResponse>, Status> {
         let r = request.into_inner();
-        let node = self.schedule(&r.name, &r.request_id, &r, Schedulable::Open).await?;
+        let node = self.schedule(&r.name, &r.request_id, &r, Schedulable::Open, None).await?;
         Ok(Response::new(UncordonNodeResponse { node }))
     }
 
@@ -168,8 +211,36 @@ impl NodeService for Api {
         request: Request<DrainNodeRequest>,
     ) -> Result<Response<DrainNodeResponse>, Status> {
         let r = request.into_inner();
-        let node = self.schedule(&r.name, &r.request_id, &r, Schedulable::Draining).await?;
+        let drain = Drain { moves_max: r.moves_at_once, deadline: deadline(&r)? };
+        let schedulable = Schedulable::Draining;
+        let node = self.schedule(&r.name, &r.request_id, &r, schedulable, Some(drain)).await?;
         Ok(Response::new(DrainNodeResponse { node }))
+    }
+
+    async fn promote_node(
+        &self,
+        request: Request<PromoteNodeRequest>,
+    ) -> Result<Response<PromoteNodeResponse>, Status> {
+        let r = request.into_inner();
+        let node = self.set_role(&r.name, &r.request_id, &r, Role::Voter).await?;
+        Ok(Response::new(PromoteNodeResponse { node }))
+    }
+
+    async fn demote_node(
+        &self,
+        request: Request<DemoteNodeRequest>,
+    ) -> Result<Response<DemoteNodeResponse>, Status> {
+        let r = request.into_inner();
+        let node = self.set_role(&r.name, &r.request_id, &r, Role::Worker).await?;
+        Ok(Response::new(DemoteNodeResponse { node }))
+    }
+
+    async fn list_node_ports(
+        &self,
+        request: Request<ListNodePortsRequest>,
+    ) -> Result<Response<ListNodePortsResponse>, Status> {
+        let node = self.node_id(&request.into_inner().name).await?;
+        Ok(Response::new(self.raft.read(|state| placement::ports(state, node))))
     }
 
     async fn remove_node(
@@ -192,7 +263,8 @@ impl NodeService for Api {
             let up = |node: &fleet_core::Node| node.status == NodeStatus::Active;
             let lost = usize::from(state.nodes().get(&node).is_some_and(up));
             let moves_paused = !plan::moves(state, self.feared_lost(state) + lost);
-            PlanNodeLossResponse { losses: losses(state, node), moves_paused }
+            let losses = losses(state, node, |node| self.observed.pace(node));
+            PlanNodeLossResponse { losses, moves_paused }
         })))
     }
 

@@ -8,22 +8,26 @@ use std::{
 
 use fleet_client::connect_node;
 use fleet_core::{
-    Agent, ConfirmStopped, Desired, Key, Lifecycle, NodeStatus, Operation, Role, State,
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, NodeStatus, Operation, QuarantinePorts,
+    ReleasePorts, Role, State,
 };
 use fleet_host::overlay;
 use fleet_proto::{
-    convert::host::{agent_key, assignment, parse_agent},
+    convert::{
+        api::{self as convert, port_block},
+        host::{agent_key, assignment, parse_agent},
+    },
     host::{
-        AssignRequest, Assignment, Observation, WatchObservedRequest,
+        AssignRequest, Assignment, Observation, Quarantined, WatchObservedRequest,
         agent_host_service_client::AgentHostServiceClient,
     },
-    v1::Member,
+    v1::{self, Member, PortBlock},
 };
 use fleet_types::{AgentId, Epoch, NodeId, limits};
 use tokio::{sync::broadcast::error::RecvError, task::JoinSet};
 use tonic::{Status, transport::Channel};
 
-use super::{GATHER, Leader, RETRY};
+use super::{GATHER, Leader, Pace, RETRY};
 use crate::secrets::agent_token;
 
 /// Pause between looks for hosts that registered or were fenced.
@@ -88,11 +92,13 @@ impl Session {
             .max_encoding_message_size(16 * limits::MESSAGE_BYTES_MAX);
         let mut changes = self.leader.raft.changes();
         let (mut sent, complete) = self.leader.raft.read(|state| self.everything(state));
+        let mut role = complete.role;
         client.assign(complete).await?;
         let watch =
             WatchObservedRequest { term: self.term, node_id: self.node.0, epoch: self.epoch.0 };
         let mut reports = client.watch_observed(watch).await?.into_inner();
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut unused = Vec::new();
         loop {
             tokio::select! {
                 changed = changes.recv() => {
@@ -113,10 +119,28 @@ impl Session {
                 }
                 report = reports.message() => {
                     let Some(report) = report? else { return Ok(()) };
-                    self.leader.observed.report(self.node, &report.observations);
+                    self.note(&report.observations);
+                    if report.start_ms > 0 {
+                        let at_once = usize::try_from(report.starts_at_once).unwrap_or(1).max(1);
+                        let pace = Pace { at_once, start_ms: report.start_ms };
+                        self.leader.observed.note_pace(self.node, pace);
+                    }
                     self.confirm(&report.observations).await;
+                    self.quarantine(&report.observations).await;
+                    if report.observations.is_empty() {
+                        unused = report.unused;
+                        self.release(&unused).await;
+                    }
                 }
-                _ = sweep.tick() => self.confirm_overdue(&sent).await,
+                _ = sweep.tick() => {
+                    let now = self.leader.raft.read(|state| self.role(state)).into();
+                    if now != role {
+                        client.assign(AssignRequest { role: now, ..self.request() }).await?;
+                        role = now;
+                    }
+                    self.overdue(&sent).await;
+                    self.release(&unused).await;
+                }
             }
         }
     }
@@ -152,8 +176,26 @@ impl Session {
         let agents: Vec<&Agent> = agents.filter(|agent| self.concerns(agent)).collect();
         let put = agents.iter().filter_map(|agent| self.assignment(state, agent)).collect();
         let sent = agents.iter().map(|agent| agent.id.clone()).collect();
-        let members = members(state);
-        (sent, AssignRequest { complete: true, put, members, ..self.request() })
+        let (members, quarantined) = (members(state), Some(self.quarantined(state)));
+        let role = self.role(state).into();
+        (sent, AssignRequest { complete: true, put, members, quarantined, role, ..self.request() })
+    }
+
+    /// What the host is to run as. A voter that is made a worker votes until Raft has taken it out:
+    /// its vote may be needed for that.
+    fn role(&self, state: &State) -> v1::Role {
+        let role = state.nodes().get(&self.node).map(|node| node.role);
+        match role {
+            Some(Role::Worker) if self.leader.raft.status().voters.contains(&self.node) => {
+                v1::Role::Voter
+            }
+            role => role.map_or(v1::Role::Unspecified, convert::role),
+        }
+    }
+
+    fn quarantined(&self, state: &State) -> Quarantined {
+        let kept = state.quarantined(self.node);
+        Quarantined { blocks: kept.map(|kept| port_block(kept.block)).collect() }
     }
 
     /// What the host should know of the changed records; none when nothing.
@@ -167,6 +209,9 @@ impl Session {
         for key in keys {
             match key {
                 Key::Node(_) => request.members = members(state),
+                Key::Quarantine(node, _) if *node == self.node => {
+                    request.quarantined = Some(self.quarantined(state));
+                }
                 Key::Agent(id) => {
                     let agent = state.agents().get(id);
                     let here = agent.filter(|agent| {
@@ -185,9 +230,27 @@ impl Session {
                 _ => {}
             }
         }
-        let empty =
-            request.put.is_empty() && request.remove.is_empty() && request.members.is_empty();
+        let empty = request.put.is_empty()
+            && request.remove.is_empty()
+            && request.members.is_empty()
+            && request.quarantined.is_none();
         (!empty).then_some(request)
+    }
+
+    /// Notes what is observed of the placements there are. What a node says of one that is over
+    /// must not hide what another says of the next.
+    fn note(&self, observations: &[Observation]) {
+        let current = |state: &State, observation: &Observation| {
+            let id = parse_agent(&observation.fleet, &observation.agent).ok()?;
+            let agent = state.agents().get(&id)?;
+            let here = agent.placement.as_ref()?.node == self.node;
+            (here && agent.generation.0 == observation.generation).then(|| observation.clone())
+        };
+        let current: Vec<Observation> = self
+            .leader
+            .raft
+            .read(|state| observations.iter().filter_map(|o| current(state, o)).collect());
+        self.leader.observed.report(self.node, &current);
     }
 
     /// Records the stops the state waits for.
@@ -200,12 +263,13 @@ impl Session {
                 let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
                 let current =
                     placement.node == self.node && agent.generation.0 == observation.generation;
-                (stopping && current).then(|| (agent.generation, agent.spec.clone()))
+                let next = placement.next;
+                (stopping && current).then(|| (agent.generation, agent.spec.clone(), next))
             });
-            let Some((generation, spec)) = awaited else { continue };
+            let Some((generation, spec, next)) = awaited else { continue };
             let (node, epoch) = (self.node, self.epoch);
             let build: crate::proposer::Build = Box::new(move |planner| {
-                let next = planner.choose(&spec);
+                let next = planner.choose_towards(next, &id.fleet, &spec);
                 let agent = id;
                 Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next })
             });
@@ -217,13 +281,50 @@ impl Session {
         }
     }
 
-    /// Looks again at stops whose record failed.
-    async fn confirm_overdue(&self, sent: &BTreeSet<AgentId>) {
+    /// Keeps ports from agents that something else listens on, so that their agents get others.
+    async fn quarantine(&self, observations: &[Observation]) {
+        for observation in observations.iter().filter(|o| !o.ports_taken.is_empty()) {
+            let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
+            let current = self.leader.raft.read(|state| {
+                let agent = state.agents().get(&id)?;
+                let placement = agent.placement.as_ref().filter(|p| !p.evicting)?;
+                let here = placement.node == self.node;
+                (here && agent.generation.0 == observation.generation).then_some(agent.generation)
+            });
+            let Some(generation) = current else { continue };
+            let (node, epoch, by) = (self.node, self.epoch, observation.ports_taken.clone());
+            let quarantine = QuarantinePorts { agent: id, generation, node, epoch, by };
+            let done = self.leader.proposer.submit(Operation::QuarantinePorts(quarantine)).await;
+            if let Err(status) = done {
+                tracing::warn!(%status, "taken ports are not recorded yet");
+            }
+        }
+    }
+
+    /// Lets agents have ports again that nothing uses.
+    async fn release(&self, unused: &[PortBlock]) {
+        let kept: Vec<fleet_types::PortBlock> = self.leader.raft.read(|state| {
+            let kept = state.quarantined(self.node).map(|kept| kept.block);
+            kept.filter(|block| unused.contains(&port_block(*block))).collect()
+        });
+        if kept.is_empty() {
+            return;
+        }
+        let release = ReleasePorts { node: self.node, epoch: self.epoch, blocks: kept };
+        if let Err(status) = self.leader.proposer.submit(Operation::ReleasePorts(release)).await {
+            tracing::warn!(%status, "unused ports are not released yet");
+        }
+    }
+
+    /// Looks again at what was reported and is not recorded.
+    async fn overdue(&self, sent: &BTreeSet<AgentId>) {
         let overdue: Vec<Observation> = self.leader.raft.read(|state| {
             let agents = sent.iter().filter_map(|id| state.agents().get(id));
-            agents.filter_map(|agent| self.leader.observed.of(agent)).filter(|o| o.gone).collect()
+            let observed = agents.filter_map(|agent| self.leader.observed.of(agent));
+            observed.filter(|o| o.gone || !o.ports_taken.is_empty()).collect()
         });
         self.confirm(&overdue).await;
+        self.quarantine(&overdue).await;
     }
 }
 

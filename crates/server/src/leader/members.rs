@@ -1,5 +1,5 @@
 //! Keeping Raft's members in step with the nodes: a node admitted as a voter and up becomes a
-//! learner, then, caught up, a voter; a node that was removed leaves.
+//! learner, then, caught up, a voter; a node that was removed, or made a worker, leaves.
 
 use std::time::Duration;
 
@@ -36,8 +36,13 @@ pub(super) async fn run(leader: Leader) {
             }
         }
         let members = status.voters.iter().chain(&status.learners);
-        let gone = members.filter(|id| wanted.iter().all(|(node, ..)| node != *id));
-        for node in gone.filter(|id| **id != leader.raft.id()) {
+        let gone: Vec<&NodeId> =
+            members.filter(|id| wanted.iter().all(|(node, ..)| node != *id)).collect();
+        if gone.contains(&&leader.raft.id()) {
+            // A leader without a vote of its own is for the next to take out.
+            leader.raft.transfer_leadership(PATIENCE).await;
+        }
+        for node in gone.into_iter().filter(|id| **id != leader.raft.id()) {
             match leader.raft.remove_member(*node).await {
                 Ok(()) => tracing::info!(node.id = node.0, "removed node votes no more"),
                 Err(error) => tracing::warn!(node.id = node.0, %error, "removing a voter failed"),

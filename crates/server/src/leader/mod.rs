@@ -1,11 +1,15 @@
-//! What only the leader does: fence silent nodes, place what has no place, keep the members of
-//! Raft in step with the nodes, and tell every host what to run.
+//! What only the leader does: fence silent nodes, place what has no place, ask agents to leave for
+//! drains and balance, keep the number of voters and the
+//! members of Raft in step with the nodes, and tell every host what to
+//! run.
 
 mod fence;
 mod hosts;
+mod leave;
 mod members;
 mod observed;
 mod placement;
+mod voters;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +18,7 @@ use fleet_raft::Node;
 use fleet_types::LeaseTiming;
 use tokio::{sync::watch, task::JoinSet};
 
-pub use observed::Observed;
+pub use observed::{Observed, Pace};
 
 use crate::{leases::Leases, proposer::Proposer};
 
@@ -69,7 +73,9 @@ impl Leader {
             let mut loops = JoinSet::new();
             loops.spawn(fence::run(self.clone()));
             loops.spawn(placement::run(self.clone()));
+            loops.spawn(leave::run(self.clone()));
             loops.spawn(members::run(self.clone()));
+            loops.spawn(voters::run(self.clone()));
             loops.spawn(hosts::run(self.clone(), term));
             loop {
                 let status = self.raft.status();

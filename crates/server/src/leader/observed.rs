@@ -14,6 +14,16 @@ use fleet_types::{AgentId, NodeId};
 #[derive(Default)]
 pub struct Observed {
     agents: Mutex<BTreeMap<AgentId, (NodeId, Observation)>>,
+    paces: Mutex<BTreeMap<NodeId, Pace>>,
+}
+
+/// How agents start on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// How many at once.
+    pub at_once: usize,
+    /// How long one took of late, in milliseconds.
+    pub start_ms: u64,
 }
 
 impl Observed {
@@ -25,6 +35,16 @@ impl Observed {
     /// Forgets what a node reported.
     pub fn forget_node(&self, node: NodeId) {
         self.agents.lock().expect("no holder panics").retain(|_, (from, _)| *from != node);
+    }
+
+    /// Notes how agents start on a node.
+    pub fn note_pace(&self, node: NodeId, pace: Pace) {
+        self.paces.lock().expect("no holder panics").insert(node, pace);
+    }
+
+    /// How agents start on a node, if one was seen to.
+    pub fn pace(&self, node: NodeId) -> Option<Pace> {
+        self.paces.lock().expect("no holder panics").get(&node).copied()
     }
 
     /// Takes reports in.

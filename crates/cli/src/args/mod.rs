@@ -1,9 +1,17 @@
 //! The command line.
 
+mod agent;
+mod parse;
+mod placement;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use fleet_types::{AgentClass, LeaseProfile, NodeName};
+use fleet_types::{LeaseProfile, NodeName};
+
+pub use agent::{Agent, CreateAgent};
+use parse::{pair, span};
+pub use placement::{Events, Manifest, Placement, Rebalance, SetPlacement, Wants};
 
 /// Runs agents on a few bare-metal machines as one place, and moves them when a machine dies.
 #[derive(Parser)]
@@ -19,7 +27,7 @@ pub struct Args {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the cluster is out of \
 reach; 4 not found; 5 refused by the present state; 6 (status) something is wrong; 7 waited too \
-long";
+long. Of plan: 0 nothing would change; 1 something would; more: as above, 2 for failed";
 
 /// What applies to every command.
 #[derive(Clone, Parser)]
@@ -73,6 +81,17 @@ pub enum Command {
     Agent(Agent),
     /// Show or set when the agents of lost nodes are placed elsewhere
     Moves(Moves),
+    /// How agents are placed, and what room is left
+    #[command(subcommand)]
+    Placement(Placement),
+    /// Move agents to nodes with more room
+    Rebalance(Rebalance),
+    /// Show what happened, and why
+    Events(Events),
+    /// Show what would change if a manifest were applied: exits with 0 for nothing, 1 for changes
+    Plan(Manifest),
+    /// Make the fleets and agents of a manifest that do not exist
+    Apply(Manifest),
     /// Show the version
     Version,
     /// Print a completion script
@@ -232,9 +251,28 @@ pub enum Node {
     Drain {
         /// Name or number
         node: String,
+        /// How many agents may be on the move at once; 0 for all
+        #[arg(long, default_value_t = 8, value_name = "COUNT")]
+        at_once: u32,
+        /// After this long all leave, even if no other node has room, e.g. 30m [default: never]
+        #[arg(long, value_parser = span, value_name = "TIME")]
+        deadline: Option<u64>,
         /// How to wait.
         #[command(flatten)]
         wait: Wait,
+    },
+    /// Show a node's ports: who owns which, what is free, what is kept from agents
+    Ports {
+        /// Name or number
+        node: String,
+    },
+    /// Show what happened to a node, and why
+    Events {
+        /// Name or number
+        node: String,
+        /// How many of the latest
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
     },
     /// Show what would become of a node's agents if it were lost now
     PlanLoss {
@@ -251,6 +289,16 @@ pub enum Node {
     },
     /// End a hold: the node's leases are as long as others again, once the last long one is over
     Release {
+        /// Name or number
+        node: String,
+    },
+    /// Give a node a vote
+    Promote {
+        /// Name or number
+        node: String,
+    },
+    /// Take a node's vote; it is not given one again by itself
+    Demote {
         /// Name or number
         node: String,
     },
@@ -293,6 +341,9 @@ pub enum Fleet {
         /// Label, KEY=VALUE; may be repeated
         #[arg(short, long = "label", value_parser = pair)]
         labels: Vec<(String, String)>,
+        /// Where its agents may be placed, where they state nothing else.
+        #[command(flatten)]
+        wants: Wants,
     },
     /// Show all fleets
     List,
@@ -308,174 +359,6 @@ pub enum Fleet {
     },
 }
 
-/// `agent …`.
-#[derive(Subcommand)]
-pub enum Agent {
-    /// Make an agent, place it and start it
-    Create(CreateAgent),
-    /// Show agents
-    List {
-        /// Of this fleet only
-        #[arg(long)]
-        fleet: Option<String>,
-    },
-    /// Show one agent
-    Get {
-        /// FLEET/AGENT
-        agent: String,
-    },
-    /// Say why an agent is where it is, or waits, and what every node is to it
-    Explain {
-        /// FLEET/AGENT
-        agent: String,
-    },
-    /// Start an agent
-    Start {
-        /// FLEET/AGENT
-        agent: String,
-        /// How to wait.
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Stop an agent
-    Stop {
-        /// FLEET/AGENT
-        agent: String,
-        /// How to wait.
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Stop an agent and start it again where it is
-    Restart {
-        /// FLEET/AGENT
-        agent: String,
-        /// How to wait.
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Delete an agent; its HOME stays on disk
-    Delete {
-        /// FLEET/AGENT
-        agent: String,
-        /// How to wait.
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Show what an agent wrote
-    Logs {
-        /// FLEET/AGENT
-        agent: String,
-        /// Stay and show what it writes
-        #[arg(short, long)]
-        follow: bool,
-        /// How many of the last lines
-        #[arg(long, default_value_t = 100)]
-        lines: u32,
-    },
-}
-
-/// `agent create`.
-#[derive(Parser)]
-pub struct CreateAgent {
-    /// FLEET/AGENT
-    pub agent: String,
-    /// Which kind of agent
-    #[arg(long, default_value = "openclaw")]
-    pub runtime: String,
-    /// File with a JSON object merged into its configuration; - for standard input
-    #[arg(long, value_name = "FILE")]
-    pub config_file: Option<PathBuf>,
-    /// Environment, KEY=VALUE; may be repeated
-    #[arg(short, long = "env", value_parser = pair)]
-    pub environment: Vec<(String, String)>,
-    /// Label, KEY=VALUE; may be repeated
-    #[arg(short, long = "label", value_parser = pair)]
-    pub labels: Vec<(String, String)>,
-    /// Only on nodes with this label, KEY=VALUE; may be repeated
-    #[arg(long = "on", value_parser = pair)]
-    pub node_labels: Vec<(String, String)>,
-    /// Size of its port block; 0 for the runtime's
-    #[arg(long, default_value_t = 0)]
-    pub ports: u32,
-    /// Memory it may use, like 512M or 2G; 0 for the runtime's limit
-    #[arg(long, value_parser = size, default_value = "0")]
-    pub memory: u64,
-    /// Cores it may use, like 0.5 or 2; 0 for the runtime's limit
-    #[arg(long, value_parser = cores, default_value = "0")]
-    pub cpus: u32,
-    /// Processes and threads it may have; 0 for the runtime's limit
-    #[arg(long, default_value_t = 0)]
-    pub processes: u32,
-    /// Files one process of it may have open; 0 for the runtime's limit
-    #[arg(long, default_value_t = 0)]
-    pub open_files: u32,
-    /// What its HOME may hold, like 500M or 10G; 0 for the runtime's limit
-    #[arg(long, value_parser = size, default_value = "0")]
-    pub home_size: u64,
-    /// What becomes of it when its node is out of reach. `strict` ends it with the node's lease and
-    /// places it elsewhere; `sticky` lets it run for a hundred leases first; `pinned` leaves it
-    /// where it is
-    #[arg(long, default_value_t = AgentClass::Strict)]
-    pub class: AgentClass,
-    /// From -1000 to 1000: the higher, the sooner it is placed and started when many wait
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    pub priority: i32,
-    /// Do not start it
-    #[arg(long)]
-    pub stopped: bool,
-    /// How to wait.
-    #[command(flatten)]
-    pub wait: Wait,
-    /// Its command, for runtimes that take one
-    #[arg(last = true)]
-    pub command: Vec<String>,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-/// Bytes from `1048576`, `512K`, `64M` or `2G`.
-fn size(text: &str) -> Result<u64, String> {
-    let expected = "expected a number with K, M or G";
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K') => (&text[..text.len() - 1], 10),
-        Some(b'M') => (&text[..text.len() - 1], 20),
-        Some(b'G') => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().map_err(|_| expected)?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
-}
-
-/// Thousandths of a core from `0.5` or `2`.
-fn cores(text: &str) -> Result<u32, String> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let expected = "expected a number of cores with up to three decimals";
-    if part.len() > 3 {
-        return Err(expected.into());
-    }
-    let parse = |digits: &str| digits.parse::<u32>().map_err(|_| expected.to_owned());
-    let part = parse(&format!("{part:0<3}"))?;
-    let whole = parse(whole)?.checked_mul(1_000).ok_or("too many")?;
-    whole.checked_add(part).ok_or_else(|| "too many".into())
-}
-
-/// Seconds from `90`, `90s`, `5m`, `2h` or `7d`.
-fn span(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err("expected a number with s, m, h or d".into()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "expected a number with s, m, h or d")?;
-    number.checked_mul(factor).ok_or_else(|| "too long".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,24 +367,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_and_cores() {
-        assert_eq!(size("0"), Ok(0));
-        assert_eq!(size("64M"), Ok(64 << 20));
-        assert_eq!(size("2G"), Ok(2 << 30));
-        assert!(size("2T").is_err() && size("").is_err() && size("99999999999999999999").is_err());
-        assert_eq!(cores("2"), Ok(2_000));
-        assert_eq!(cores("0.25"), Ok(250));
-        assert!(cores("0.0001").is_err() && cores("-1").is_err() && cores(".").is_err());
-    }
-
-    #[test]
-    fn spans() {
-        assert_eq!(span("90"), Ok(90));
-        assert_eq!(span("5m"), Ok(300));
-        assert_eq!(span("7d"), Ok(604_800));
-        assert!(span("5x").is_err() && span("m").is_err() && span("").is_err());
     }
 }

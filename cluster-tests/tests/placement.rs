@@ -1,0 +1,217 @@
+//! Where agents go, how they move, and that the cluster says why.
+
+use cluster_tests::{Cluster, host_of, until};
+use serde_json::Value;
+
+const SLEEPS: [&str; 3] = ["--", "/bin/sleep", "infinity"];
+
+fn create(cluster: &Cluster, name: &str, more: &[&str]) -> cluster_tests::Said {
+    let create = ["agent", "create", name, "--runtime", "exec"];
+    cluster.cli(&[&create[..], more, &SLEEPS[..]].concat())
+}
+
+fn host(cluster: &Cluster, name: &str) -> u32 {
+    host_of(&cluster.agent(name))
+}
+
+/// The reasons of an agent's events, the latest first.
+fn told(cluster: &Cluster, name: &str) -> Vec<String> {
+    let events = cluster.json(&["agent", "events", name]);
+    let events = events["events"].as_array().cloned().unwrap_or_default();
+    let reasons = events.iter().map(|event| event["reason"].as_str().unwrap_or_default());
+    reasons.map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn what_could_not_survive_a_loss_is_refused_and_room_is_shown() {
+    let mut cluster = Cluster::hosts(2);
+    cluster.configure(1, "port_first = 20000\nport_last = 20127\n");
+    cluster.configure(2, "port_first = 20000\nport_last = 20127\n");
+    cluster = cluster.form(2, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let half = ["--ports", "64", "--no-wait"];
+    for name in ["f/a", "f/b"] {
+        assert_eq!(create(&cluster, name, &half).code, 0);
+    }
+    assert_ne!(host(&cluster, "f/a"), host(&cluster, "f/b"), "the least full node is taken");
+    let refused = create(&cluster, "f/c", &half);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.err.contains("N_MINUS_ONE_VIOLATION"), "{refused:?}");
+    assert!(refused.err.contains("--allow-overcommit"), "{refused:?}");
+    let status = cluster.cli(&["status"]).out;
+    assert!(status.contains("room if the largest node is lost:"), "{status}");
+    assert!(status.contains("0 ports"), "{status}");
+
+    let rehearsed =
+        create(&cluster, "f/c", &[&half[..], &["--allow-overcommit", "--dry-run"]].concat());
+    assert_eq!(rehearsed.code, 0, "{rehearsed:?}");
+    assert_eq!(cluster.cli(&["agent", "get", "f/c"]).code, 4, "a rehearsal makes nothing");
+    let made = create(&cluster, "f/c", &[&half[..], &["--allow-overcommit"]].concat());
+    assert_eq!(made.code, 0, "{made:?}");
+
+    let wide = create(&cluster, "f/d", &["--ports", "256", "--no-wait", "--allow-overcommit"]);
+    assert!(
+        wide.err.contains("REQUEST_TOO_LARGE") && wide.err.contains("more than 64"),
+        "{wide:?}"
+    );
+    let huge = create(&cluster, "f/d", &["--request-memory", "900000G", "--no-wait"]);
+    assert!(huge.err.contains("REQUEST_TOO_LARGE"), "{huge:?}");
+    let torn = create(&cluster, "f/d", &["--on", "rack=a", "--spread-by", "rack", "--no-wait"]);
+    assert!(torn.err.contains("CONSTRAINTS_CONTRADICT"), "{torn:?}");
+    let bad = create(&cluster, "f/d", &["--runtime-version", "new", "--no-wait"]);
+    assert!(bad.err.contains("VERSION_INVALID") && bad.err.contains("2026.9.6"), "{bad:?}");
+    let old = create(
+        &cluster,
+        "f/d",
+        &["--runtime-version", "3.1", "--ports", "1", "--no-wait", "--allow-overcommit"],
+    );
+    assert_eq!(old.code, 0, "{old:?}");
+    let why = cluster.ok(&["agent", "explain", "f/d"]);
+    assert!(why.contains("OLD_RUNTIME") && why.contains("3.1 or newer"), "{why}");
+}
+
+#[test]
+fn agents_move_by_hand_by_drain_and_for_balance() {
+    let mut cluster = Cluster::formed(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    cluster.ok(&["placement", "set", "--rebalance", "false"]);
+    for number in 1..=6 {
+        assert_eq!(create(&cluster, &format!("f/a{number}"), &[]).code, 0);
+    }
+    let from = host(&cluster, "f/a1");
+    let to = from % 3 + 1;
+    cluster.ok(&["agent", "move", "f/a1", "--to", &format!("n{to}")]);
+    assert_eq!(cluster.wait_ready("f/a1", 2, 30), to);
+    assert_eq!(told(&cluster, "f/a1")[..2], ["AGENT_PLACED", "AGENT_EVICTED"]);
+    let here = cluster.cli(&["agent", "move", "f/a1", "--to", &format!("n{to}")]);
+    assert!(here.code == 5 && here.err.contains("NODE_DOES_NOT_SUIT"), "{here:?}");
+
+    cluster.ok(&["node", "drain", "n3", "--at-once", "1"]);
+    let node = cluster.json(&["node", "get", "n3"]);
+    assert_eq!(
+        (&node["node"]["agents"], &node["node"]["drain"]["agentsLeft"]),
+        (&0.into(), &0.into())
+    );
+    cluster.ok(&["node", "drain", "n2", "--at-once", "0", "--no-wait"]);
+    let last = cluster.cli(&["node", "drain", "n1", "--no-wait"]);
+    assert!(last.code == 5 && last.err.contains("NOWHERE_TO_GO"), "{last:?}");
+    for node in ["n2", "n3"] {
+        cluster.ok(&["node", "uncordon", node]);
+    }
+    until(30, "every agent ready", || {
+        let agents = cluster.json(&["agent", "list"]);
+        let agents = agents["agents"].as_array().unwrap().clone();
+        agents.iter().all(|agent| agent["state"] == "STATE_READY").then_some(())
+    });
+
+    let plan = cluster.json(&["rebalance", "--dry-run"]);
+    let moves = plan["moves"].as_array().unwrap().clone();
+    assert!(!moves.is_empty(), "{plan}");
+    assert!(moves.iter().all(|it| it["toDisplayName"] == "n3" || it["toDisplayName"] == "n2"));
+    let begun = cluster.json(&["rebalance", "--moves", "100"]);
+    assert_eq!(begun["moves"], plan["moves"], "what was shown is what is done");
+    until(30, "two agents a node", || {
+        let nodes = cluster.json(&["node", "list"]);
+        let nodes = nodes["nodes"].as_array().unwrap().clone();
+        nodes.iter().all(|node| node["agents"] == 2).then_some(())
+    });
+    let nothing = cluster.json(&["rebalance", "--dry-run"]);
+    assert_eq!(nothing["moves"], Value::Array(Vec::new()), "{nothing}");
+    cluster.power_off(3);
+}
+
+#[test]
+fn taken_ports_are_named_and_their_agent_gets_others() {
+    let mut cluster = Cluster::hosts(1);
+    cluster.configure(1, "port_first = 20000\nport_last = 20063\n");
+    cluster = cluster.form(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let hold = "import socket, time; s = socket.socket(); s.bind(('0.0.0.0', 20005)); s.listen(); time.sleep(600)";
+    let mut foreign = cluster.spawn_on(1, "python3", &["-c", hold]);
+    until(10, "the listener", || {
+        let status = cluster
+            .spawn_on(
+                1,
+                "python3",
+                &["-c", "import socket; socket.create_connection(('127.0.0.1', 20005))"],
+            )
+            .wait();
+        status.unwrap().success().then_some(())
+    });
+    assert_eq!(create(&cluster, "f/a", &[]).code, 0);
+    let agent = cluster.agent("f/a");
+    assert_eq!(agent["placement"]["portBlock"]["base"], 20_016, "{agent}");
+    assert!(told(&cluster, "f/a").contains(&"PORTS_QUARANTINED".to_owned()));
+    let ports = cluster.ok(&["node", "ports", "n1"]);
+    let holder = format!("port 20005 is taken by pid {} (python3)", foreign.id());
+    assert!(ports.contains("quarantined") && ports.contains(&holder), "{ports}");
+
+    foreign.kill().unwrap();
+    foreign.wait().unwrap();
+    let free = || {
+        let ports = cluster.json(&["node", "ports", "n1"]);
+        let quarantined = ports["quarantined"].as_u64();
+        (quarantined == Some(0)).then(|| ports["free"].as_u64().unwrap())
+    };
+    assert_eq!(until(90, "the ports free again", free), 48);
+    cluster.ok(&["agent", "delete", "f/a"]);
+    assert_eq!(until(90, "its ports free again", free), 64);
+    let gone = cluster.ok(&["events", "--fleet", "f"]);
+    assert!(gone.contains("AGENT_DELETED"), "{gone}");
+}
+
+#[test]
+fn a_manifest_is_planned_and_applied() {
+    let cluster = Cluster::formed(1, "fast");
+    let manifest = "
+fleets:
+  shop:
+    wants: {memory_bytes: 1000000}
+    agents:
+      a: {runtime: exec, command: [/bin/sleep, infinity]}
+      b: {runtime: exec, command: [/bin/sleep, infinity], priority: 3}
+";
+    let run = |verb: &str, text: &str| cluster.cli_with(&[verb, "-f", "-"], text);
+    let plan = run("plan", manifest);
+    assert_eq!(plan.code, 1, "{plan:?}");
+    assert!(plan.out.contains("create fleet") && plan.out.contains("shop/b"), "{plan:?}");
+    let applied = run("apply", manifest);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let again = run("plan", manifest);
+    assert_eq!((again.code, again.out.trim()), (0, "nothing would change"), "{again:?}");
+    assert_eq!(cluster.agent("shop/a")["spec"]["requests"]["memoryBytes"], "1000000");
+    let other = run("plan", &manifest.replace("priority: 3", "priority: 4"));
+    assert!(other.code == 1 && other.out.contains("priority differ"), "{other:?}");
+    let refused = run("apply", &manifest.replace("priority: 3", "priority: 4"));
+    assert!(refused.code == 1 && refused.err.contains("nothing was made"), "{refused:?}");
+    let wrong = run("plan", "fleets: {shop: {agnets: {}}}");
+    assert!(wrong.code == 2 && wrong.err.contains("agnets"), "{wrong:?}");
+    let unreachable = cluster.cli_with(&["plan", "-f", "-", "--context", "/nonexistent"], manifest);
+    assert_eq!(unreachable.code, 2, "{unreachable:?}");
+}
+
+#[test]
+fn two_hundred_agents_on_one_node_share_no_port() {
+    let cluster = Cluster::formed(1, "fast");
+    let agent = |n| format!("      a{n}: {{runtime: exec, command: [/bin/sleep, infinity]}}\n");
+    let agents: String = (1..=200).map(agent).collect();
+    let manifest = format!("fleets:\n  f:\n    agents:\n{agents}");
+    let applied = cluster.cli_with(&["apply", "-f", "-"], &manifest);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let ready = until(120, "two hundred agents ready", || {
+        let agents = cluster.json(&["agent", "list"])["agents"].as_array().cloned()?;
+        let all = agents.iter().all(|agent| agent["state"] == "STATE_READY");
+        (all && agents.len() == 200).then_some(agents)
+    });
+    let mut taken = std::collections::BTreeSet::new();
+    for agent in ready {
+        let block = &agent["placement"]["portBlock"];
+        let base = block["base"].as_u64().unwrap();
+        for port in base..base + block["size"].as_u64().unwrap() {
+            assert!(taken.insert(port), "port {port} of {} is another's", agent["name"]);
+        }
+    }
+    assert_eq!(taken.len(), 200 * 16);
+    let ports = cluster.json(&["node", "ports", "n1"]);
+    assert_eq!((&ports["owned"], &ports["quarantined"]), (&3200.into(), &0.into()));
+}

@@ -1,0 +1,215 @@
+//! How planning and the state grow: the pure crates alone, on one core, without log or network.
+
+use std::{collections::BTreeMap, fs, time::Instant};
+
+use anyhow::{Result, ensure};
+use fleet_core::{
+    Admission, AdmitNode, AgentDraft, AgentSpec, Command, CreateAgents, CreateFleet, CreateToken,
+    Desired, Evidence, InitCluster, NodeAddress, NodeReport, Operation, RegisterNode, Role, State,
+    Wants, apply,
+    plan::{self, Planner},
+    rebalance,
+};
+use fleet_types::{
+    AgentClass, FleetName, Labels, LeaseProfile, NodeId, PortRange, ResourceLimits, Resources,
+    Timestamp, TokenId, limits::AGENTS_PER_CALL_MAX,
+};
+
+/// (agents, nodes) of the runs.
+const SIZES: [(usize, u64); 4] =
+    [(2_000, 10), (10_000, 100), (100_000, 1_000), (1_000_000, 10_000)];
+/// Where a node with a thousand agents is lost: on average a hundred are on one.
+const LOST_AGENTS: usize = 1_000;
+
+/// A state and the log index it is at.
+struct Grown {
+    state: State,
+    index: u64,
+}
+
+impl Grown {
+    fn apply(&mut self, operation: Operation) -> Result<()> {
+        self.index += 1;
+        let command = Command { at: Timestamp(self.index), request: None, operation };
+        apply(&mut self.state, self.index, &command)?;
+        self.state.take_changed();
+        Ok(())
+    }
+
+    /// Nodes in ten racks, all alike.
+    fn with_nodes(nodes: u64) -> Result<Self> {
+        let mut grown = Self { state: State::default(), index: 0 };
+        let address = || NodeAddress { api: "a:1".into(), peer: "a:2".into(), lease: "a:3".into() };
+        grown.apply(Operation::InitCluster(InitCluster {
+            cluster: "0123456789abcdef".parse()?,
+            profile: LeaseProfile::Default,
+            node: NodeId(1),
+            name: "n1".parse()?,
+            address: address(),
+            storage: "s1".into(),
+        }))?;
+        for n in 2..=nodes {
+            let (token, secret_sha256): (TokenId, _) = (format!("{n:012x}").parse()?, [1; 32]);
+            let (role, ttl_ms, uses) = (Role::Worker, 1_000, 1);
+            let made = CreateToken { token: token.clone(), secret_sha256, role, ttl_ms, uses };
+            grown.apply(Operation::CreateToken(made))?;
+            let (name, storage) = (format!("n{n}").parse()?, format!("s{n}"));
+            let address = address();
+            let admit = AdmitNode { token, secret_sha256, name, address, storage };
+            grown.apply(Operation::AdmitNode(admit))?;
+        }
+        let known: Vec<(NodeId, String)> =
+            grown.state.nodes().values().map(|node| (node.id, node.storage.clone())).collect();
+        for (n, (node, storage)) in known.into_iter().enumerate() {
+            let (held, report) = (None, report(n)?);
+            grown.apply(Operation::RegisterNode(RegisterNode { node, storage, held, report }))?;
+        }
+        let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
+        let fleet = fleet();
+        grown.apply(Operation::CreateFleet(CreateFleet { fleet, config, labels, wants }))?;
+        Ok(grown)
+    }
+
+    fn create(&mut self, first: usize, nodes: Vec<Option<NodeId>>) -> Result<()> {
+        let draft = |(n, node): (usize, Option<NodeId>)| {
+            let (name, desired) = (format!("a{}", first + n).parse()?, Desired::Running);
+            Ok(AgentDraft { name, spec: spec(), desired, node })
+        };
+        let agents = nodes.into_iter().enumerate().map(draft).collect::<Result<_>>()?;
+        let (fleet, admission) = (fleet(), Admission::SurviveLoss);
+        self.apply(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
+    }
+}
+
+fn fleet() -> FleetName {
+    "bench".parse().expect("a fleet name")
+}
+
+fn report(n: usize) -> Result<NodeReport> {
+    let rack = ("rack".to_owned(), format!("r{}", n % 10));
+    Ok(NodeReport {
+        port_range: PortRange::new(10_240, 32_767)?,
+        runtimes: BTreeMap::from([("exec".parse()?, "-".to_owned())]),
+        capacity: Resources { memory_bytes: 1 << 40, cpu_millis: 1 << 20 },
+        disk_bytes: 1 << 40,
+        labels: Labels::new([rack])?,
+        version: "bench".into(),
+        boot: "boot".into(),
+        degraded: Vec::new(),
+        unfit: Vec::new(),
+    })
+}
+
+fn spec() -> AgentSpec {
+    AgentSpec {
+        runtime: "exec".parse().expect("a runtime name"),
+        config: String::new(),
+        command: vec!["/bin/sleep".into(), "infinity".into()],
+        environment: BTreeMap::new(),
+        ports: 16,
+        labels: Labels::default(),
+        limits: ResourceLimits::default(),
+        class: AgentClass::Strict,
+        priority: 0,
+        wants: Wants {
+            requests: Resources { memory_bytes: 1 << 29, cpu_millis: 100 },
+            ..Wants::default()
+        },
+    }
+}
+
+/// This process's memory, in bytes.
+fn resident() -> Result<u64> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).unwrap_or_default().parse()?;
+    Ok(pages * 4096)
+}
+
+fn ms(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1_000.0
+}
+
+/// One size: a row of the table.
+fn grow(agents: usize, nodes: u64) -> Result<()> {
+    let mut grown = Grown::with_nodes(nodes)?;
+    let before = resident()?;
+    let (fleet, spec) = (fleet(), spec());
+
+    let began = Instant::now();
+    let mut planner = Planner::new(&grown.state);
+    // The last thousand come when a node is to be lost.
+    let first = agents - LOST_AGENTS;
+    let chosen: Vec<_> = (0..first).map(|_| planner.choose(&fleet, &spec)).collect();
+    let planned = began.elapsed().as_secs_f64();
+    ensure!(chosen.iter().all(Option::is_some), "not all agents found a node");
+    drop(planner);
+
+    let began = Instant::now();
+    for (n, part) in chosen.chunks(AGENTS_PER_CALL_MAX).enumerate() {
+        grown.create(n * AGENTS_PER_CALL_MAX, part.to_vec())?;
+    }
+    let created = began.elapsed().as_secs_f64();
+    ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed");
+    let bytes = (resident()? - before) / first as u64;
+
+    // One more, on a full cluster, from a fresh planner each: what a lone create pays.
+    let singles = 1_000;
+    let began = Instant::now();
+    for _ in 0..singles {
+        let node = Planner::new(&grown.state).choose(&fleet, &spec);
+        ensure!(node.is_some(), "no room for one more");
+    }
+    let single_us = ms(began) * 1_000.0 / f64::from(singles);
+
+    let records: Vec<_> = grown.state.records().collect();
+    let began = Instant::now();
+    let restored = State::restore(records);
+    let restore = began.elapsed().as_secs_f64() * 100_000.0 / first as f64;
+    drop(restored);
+
+    let (plan_ms, apply_ms) = lose(&mut grown, first)?;
+    println!(
+        "| {agents} | {nodes} | {:.0} | {single_us:.1} | {:.0} | {bytes} | {restore:.2} \
+         | {plan_ms:.1} | {apply_ms:.1} |",
+        first as f64 / planned,
+        first as f64 / created,
+    );
+    Ok(())
+}
+
+/// Puts agents on one node until it has a thousand, `agents` being there, and loses it: times to plan
+/// and to apply.
+fn lose(grown: &mut Grown, agents: usize) -> Result<(f64, f64)> {
+    let node = *grown.state.nodes().keys().next_back().expect("there are nodes");
+    let more = LOST_AGENTS.saturating_sub(grown.state.placed_on(node).len());
+    grown.create(agents, vec![Some(node); more])?;
+    ensure!(grown.state.placed_on(node).len() >= LOST_AGENTS, "they are elsewhere");
+    let epoch = grown.state.nodes()[&node].epoch;
+    let evidence = Evidence::LeaseExpired { waited_ms: 6_700 };
+    let began = Instant::now();
+    let fence = plan::fence(&grown.state, node, epoch, evidence, AgentClass::Strict, 0);
+    let plan_ms = ms(began);
+    ensure!(fence.moves.len() >= LOST_AGENTS, "not all agents found another node");
+    let began = Instant::now();
+    grown.apply(Operation::FenceNode(fence))?;
+    let apply_ms = ms(began);
+    ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed elsewhere");
+    ensure!(rebalance::imbalance(&grown.state) < 1_000_000, "a node is full");
+    Ok((plan_ms, apply_ms))
+}
+
+/// Prints the table.
+pub(crate) fn run() -> Result<()> {
+    println!(
+        "\nplanning and state, pure, one core; nodes in ten racks, 16 ports and 512 MiB an agent\n"
+    );
+    println!(
+        "| agents | nodes | placements planned /s | one more µs | applied /s | bytes an agent \
+         | restore s per 100,000 | loss of 1,000: plan ms | apply ms |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for (agents, nodes) in SIZES {
+        grow(agents, nodes)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,370 @@
+//! `plan` and `apply`: fleets and agents from a file. What the file does not state is left alone;
+//! what exists is never changed or deleted, for an agent's spec is for its life.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use fleet_client::Client;
+use fleet_proto::v1::{
+    Agent, AgentSpec, BatchCreateAgentsRequest, CreateAgentRequest, CreateFleetRequest, Fleet,
+    GetFleetRequest, ResourceLimits, Resources, agent_service_client::AgentServiceClient,
+    agent_spec::Class, fleet_service_client::FleetServiceClient,
+};
+use fleet_types::limits::AGENTS_PER_CALL_MAX;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tonic::Code;
+
+use crate::{
+    args::{Global, Manifest},
+    commands::agent,
+    exit,
+    output::{columns, print_json},
+    session::{client, read_text, request_id},
+};
+
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    fleets: BTreeMap<String, FleetEntry>,
+}
+
+/// Where agents may be placed.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Wants {
+    memory_bytes: u64,
+    cpu_millis: u64,
+    node_labels: BTreeMap<String, String>,
+    runtime_version: String,
+    apart: bool,
+    spread_by: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FleetEntry {
+    config: Map<String, Value>,
+    labels: BTreeMap<String, String>,
+    wants: Wants,
+    agents: BTreeMap<String, AgentEntry>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    memory_bytes: u64,
+    cpu_millis: u32,
+    processes: u32,
+    open_files: u32,
+    home_bytes: u64,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AgentEntry {
+    runtime: String,
+    #[serde(default)]
+    config: Map<String, Value>,
+    #[serde(default)]
+    command: Vec<String>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    ports: u32,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    class: String,
+    #[serde(default)]
+    priority: i32,
+    #[serde(default)]
+    wants: Wants,
+}
+
+fn text(config: &Map<String, Value>) -> String {
+    if config.is_empty() { String::new() } else { Value::Object(config.clone()).to_string() }
+}
+
+fn requests(wants: &Wants) -> Option<Resources> {
+    let Wants { memory_bytes, cpu_millis, .. } = *wants;
+    (memory_bytes > 0 || cpu_millis > 0).then_some(Resources { memory_bytes, cpu_millis })
+}
+
+impl FleetEntry {
+    fn fleet(&self) -> Fleet {
+        Fleet {
+            config_json: text(&self.config),
+            labels: self.labels.clone(),
+            requests: requests(&self.wants),
+            node_labels: self.wants.node_labels.clone(),
+            runtime_version: self.wants.runtime_version.clone(),
+            apart: self.wants.apart,
+            spread_by: self.wants.spread_by.clone(),
+            ..Fleet::default()
+        }
+    }
+}
+
+impl AgentEntry {
+    fn spec(&self) -> Result<AgentSpec> {
+        let class = match self.class.as_str() {
+            "" | "strict" => Class::Strict,
+            "sticky" => Class::Sticky,
+            "pinned" => Class::Pinned,
+            other => bail!("class {other:?}: use strict, sticky or pinned"),
+        };
+        let Limits { memory_bytes, cpu_millis, processes, open_files, home_bytes } = self.limits;
+        Ok(AgentSpec {
+            runtime: self.runtime.clone(),
+            config_json: text(&self.config),
+            command: self.command.clone(),
+            environment: self.environment.clone(),
+            ports: self.ports,
+            labels: self.labels.clone(),
+            limits: Some(ResourceLimits {
+                memory_bytes,
+                cpu_millis,
+                processes,
+                open_files,
+                home_bytes,
+            }),
+            class: class.into(),
+            priority: self.priority,
+            node_labels: self.wants.node_labels.clone(),
+            requests: requests(&self.wants),
+            runtime_version: self.wants.runtime_version.clone(),
+            apart: self.wants.apart,
+            spread_by: self.wants.spread_by.clone(),
+        })
+    }
+}
+
+/// The fields in which what exists is not what is stated. What is not stated is the fleet's, the
+/// runtime's or the server's to choose.
+fn differences(stated: &AgentSpec, there: &AgentSpec) -> Vec<&'static str> {
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
+    let limits = |spec: &AgentSpec| spec.limits.unwrap_or_default();
+    let differ = [
+        ("runtime", stated.runtime != there.runtime),
+        ("config", json(&stated.config_json) != json(&there.config_json)),
+        ("command", stated.command != there.command),
+        ("environment", stated.environment != there.environment),
+        ("ports", stated.ports != 0 && stated.ports != there.ports),
+        ("labels", stated.labels != there.labels),
+        ("limits", limits(stated) != limits(there)),
+        ("class", stated.class != there.class),
+        ("priority", stated.priority != there.priority),
+        (
+            "wants",
+            (!stated.node_labels.is_empty() && stated.node_labels != there.node_labels)
+                || stated.requests.is_some_and(|wanted| {
+                    let has = there.requests.unwrap_or_default();
+                    (wanted.memory_bytes > 0 && wanted.memory_bytes != has.memory_bytes)
+                        || (wanted.cpu_millis > 0 && wanted.cpu_millis != has.cpu_millis)
+                })
+                || (!stated.runtime_version.is_empty()
+                    && stated.runtime_version != there.runtime_version)
+                || (stated.apart && !there.apart)
+                || (!stated.spread_by.is_empty() && stated.spread_by != there.spread_by),
+        ),
+    ];
+    differ.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+}
+
+/// Something that would change, or cannot.
+struct Change {
+    what: String,
+    name: String,
+    detail: String,
+}
+
+/// A fleet of the file, beside what exists.
+struct Compared {
+    name: String,
+    fleet: Fleet,
+    exists: bool,
+    missing: Vec<(String, AgentSpec)>,
+    /// Agents that exist and are not what is stated, with the fields.
+    different: Vec<(String, Vec<&'static str>)>,
+}
+
+async fn compare(client: &Client, file: &File) -> Result<Vec<Compared>> {
+    let mut all = Vec::new();
+    for (name, entry) in &file.fleets {
+        let request = GetFleetRequest { name: format!("fleets/{name}") };
+        let found = client
+            .call(|channel| {
+                let request = request.clone();
+                async move { FleetServiceClient::new(channel).get_fleet(request).await }
+            })
+            .await;
+        let exists = match found {
+            Ok(_) => true,
+            Err(status) if status.code() == Code::NotFound => false,
+            Err(status) => return Err(status.into()),
+        };
+        let there: BTreeMap<String, AgentSpec> = if exists {
+            let agents = agent::list(client, Some(name)).await?.agents.into_iter();
+            agents.map(|agent| (agent.name, agent.spec.unwrap_or_default())).collect()
+        } else {
+            BTreeMap::new()
+        };
+        let (mut missing, mut different) = (Vec::new(), Vec::new());
+        for (id, agent) in &entry.agents {
+            let spec = agent.spec().with_context(|| format!("agent {name}/{id}"))?;
+            match there.get(&format!("fleets/{name}/agents/{id}")) {
+                None => missing.push((id.clone(), spec)),
+                Some(there) => {
+                    let fields = differences(&spec, there);
+                    if !fields.is_empty() {
+                        different.push((id.clone(), fields));
+                    }
+                }
+            }
+        }
+        let (name, fleet) = (name.clone(), entry.fleet());
+        all.push(Compared { name, fleet, exists, missing, different });
+    }
+    Ok(all)
+}
+
+/// Makes agents of a fleet, or only says where they would go.
+async fn create(
+    client: &Client,
+    fleet: &str,
+    agents: &[(String, AgentSpec)],
+    allow_overcommit: bool,
+    validate_only: bool,
+) -> Result<Vec<Agent>> {
+    let mut made = Vec::new();
+    for part in agents.chunks(AGENTS_PER_CALL_MAX) {
+        let one = |(id, spec): &(String, AgentSpec)| CreateAgentRequest {
+            agent_id: id.clone(),
+            agent: Some(Agent { spec: Some(spec.clone()), ..Agent::default() }),
+            ..CreateAgentRequest::default()
+        };
+        let request = BatchCreateAgentsRequest {
+            parent: format!("fleets/{fleet}"),
+            requests: part.iter().map(one).collect(),
+            request_id: request_id(),
+            allow_overcommit,
+            validate_only,
+        };
+        let answer = client
+            .call(|channel| {
+                let request = request.clone();
+                async move { AgentServiceClient::new(channel).batch_create_agents(request).await }
+            })
+            .await?;
+        made.extend(answer.agents);
+    }
+    Ok(made)
+}
+
+fn placed(agent: &Agent) -> Change {
+    let detail = match &agent.placement {
+        Some(placement) => format!("on {}", placement.node_display_name),
+        None => format!("waits: {}", agent.state_message),
+    };
+    Change { what: "create agent".into(), name: agent::display(&agent.name), detail }
+}
+
+fn refused(name: String, fields: &[&str]) -> Change {
+    let detail = format!("{} differ; delete and create it anew to change it", fields.join(", "));
+    Change { what: "cannot change agent".into(), name, detail }
+}
+
+async fn changes(client: &Client, manifest: &Manifest) -> Result<Vec<Change>> {
+    let file = load(manifest)?;
+    let mut all = Vec::new();
+    for Compared { name, exists, missing, different, .. } in compare(client, &file).await? {
+        if exists {
+            let made = create(client, &name, &missing, manifest.allow_overcommit, true).await?;
+            all.extend(made.iter().map(placed));
+        } else {
+            let detail = String::new();
+            all.push(Change { what: "create fleet".into(), name: name.clone(), detail });
+            all.extend(missing.iter().map(|(id, _)| Change {
+                what: "create agent".into(),
+                name: format!("{name}/{id}"),
+                detail: "where is known once its fleet exists".into(),
+            }));
+        }
+        all.extend(different.iter().map(|(id, f)| refused(format!("{name}/{id}"), f)));
+    }
+    Ok(all)
+}
+
+fn load(manifest: &Manifest) -> Result<File> {
+    let text = read_text(&manifest.file)?;
+    serde_yaml_ng::from_str(&text)
+        .with_context(|| format!("{} is no manifest", manifest.file.display()))
+}
+
+fn show(global: &Global, changes: &[Change]) -> Result<()> {
+    let json = || {
+        let one = |it: &Change| serde_json::json!({"change": it.what, "name": it.name, "detail": it.detail});
+        Value::Array(changes.iter().map(one).collect())
+    };
+    print_json(global.output, json, || {
+        let rows =
+            changes.iter().map(|it| vec![it.what.clone(), it.name.clone(), it.detail.clone()]);
+        if changes.is_empty() {
+            "nothing would change".into()
+        } else {
+            columns(&["CHANGE", "NAME", "DETAIL"], rows)
+        }
+    })
+}
+
+/// Shows what applying a manifest would change.
+pub async fn plan(global: &Global, manifest: Manifest) -> Result<ExitCode> {
+    let planned = async {
+        let changes = changes(&client(global)?, &manifest).await?;
+        show(global, &changes)?;
+        Ok(ExitCode::from(u8::from(!changes.is_empty())))
+    };
+    Ok(match planned.await {
+        // 1 is what says that something would change.
+        Err(error) if exit::code_of(&error) == 1 => {
+            exit::code(Err(error));
+            ExitCode::from(2)
+        }
+        other => exit::code(other),
+    })
+}
+
+/// Makes what a manifest states and does not exist.
+pub async fn apply(global: &Global, manifest: Manifest) -> Result<ExitCode> {
+    let client = client(global)?;
+    let file = load(&manifest)?;
+    let all = compare(&client, &file).await?;
+    let different = all.iter().flat_map(|of| of.different.iter().map(move |it| (of, it)));
+    if let Some((of, (id, fields))) = different.into_iter().next() {
+        let change = refused(format!("{}/{id}", of.name), fields);
+        bail!("{} {}: {}; nothing was made", change.what, change.name, change.detail);
+    }
+    for Compared { name, fleet, exists, missing, .. } in all {
+        if !exists {
+            let (fleet_id, fleet) = (name.clone(), Some(fleet));
+            let request = CreateFleetRequest { fleet_id, fleet, request_id: request_id() };
+            client
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { FleetServiceClient::new(channel).create_fleet(request).await }
+                })
+                .await?;
+            eprintln!("fleet {name} made");
+        }
+        let made = create(&client, &name, &missing, manifest.allow_overcommit, false).await?;
+        made.iter().for_each(|agent| {
+            let Change { name, detail, .. } = placed(agent);
+            eprintln!("agent {name} made, {detail}");
+        });
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,54 @@
+//! Gives a node a vote, or takes it. Raft's members follow. A node whose vote an operator took is
+//! not given one again but by an operator.
+
+use fleet_types::{NodeId, Revision, Timestamp};
+
+use crate::{
+    Outcome, Rejection, State,
+    command::SetRole,
+    event::What,
+    record::{NodeStatus, Role},
+    state::Moment,
+};
+
+pub(crate) fn apply(
+    state: &mut State,
+    revision: Revision,
+    at: Timestamp,
+    op: &SetRole,
+) -> Result<Outcome, Rejection> {
+    let mut node = state.require_node(op.node)?.clone();
+    match op.role {
+        Role::Voter if node.status != NodeStatus::Active => {
+            return Err(Rejection::NodeNotActive(op.node));
+        }
+        Role::Worker if node.role == Role::Voter => check_quorum(state, op.node)?,
+        Role::Voter | Role::Worker => {}
+    }
+    // What an operator says is meant to last.
+    let may_vote = if op.automatic { node.may_vote } else { op.role == Role::Voter };
+    if (node.role, node.may_vote) == (op.role, may_vote) {
+        return Ok(Outcome::Done(revision));
+    }
+    (node.role, node.may_vote) = (op.role, may_vote);
+    node.revision = revision;
+    state.put_node(node);
+    let (role, automatic) = (op.role, op.automatic);
+    state.tell(Moment { at, revision }, Some(op.node), None, What::RoleChanged { role, automatic });
+    Ok(Outcome::Done(revision))
+}
+
+/// Refuses to take a vote when those that are left and up would be no majority of those left.
+pub(crate) fn check_quorum(state: &State, node: NodeId) -> Result<(), Rejection> {
+    let voters = state.nodes().values().filter(|n| n.role == Role::Voter && n.id != node);
+    let (all, up) = voters.fold((0, 0), |(all, up), voter| {
+        (all + 1, up + usize::from(voter.status == NodeStatus::Active))
+    });
+    if all == 0 {
+        return Err(Rejection::LastNode(node));
+    }
+    if up < all / 2 + 1 {
+        return Err(Rejection::QuorumAtRisk { node, up, voters: all });
+    }
+    Ok(())
+}

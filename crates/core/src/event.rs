@@ -1,0 +1,103 @@
+//! What happened, with its cause: kept in the state, so that it survives its leader, and bounded.
+
+use alloc::string::String;
+
+use fleet_types::{AgentId, Epoch, Generation, NodeId, PortBlock, Revision, Timestamp};
+
+use crate::record::{Evidence, PendingReason, Role, Schedulable};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its place among all; the smallest is forgotten first.
+    pub serial: u64,
+    /// When, by the leader's calendar.
+    pub at: Timestamp,
+    /// The revision that made it.
+    pub revision: Revision,
+    /// The node it is about.
+    pub node: Option<NodeId>,
+    /// The agent it is about.
+    pub agent: Option<AgentId>,
+    /// What.
+    pub what: What,
+}
+
+/// Why an agent is asked to leave its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An operator moves it.
+    Operator,
+    /// Its node is drained.
+    Drain,
+    /// Other nodes have more room.
+    Rebalance,
+    /// It is strict, and its node cannot keep that.
+    UnfitNode,
+    /// Something else listens on its ports, and its node has no others.
+    PortsTaken,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The agent was placed on the node.
+    AgentPlaced {
+        /// At this generation.
+        generation: Generation,
+        /// What proved that no older copy ran.
+        evidence: Evidence,
+    },
+    /// The agent has no place.
+    AgentPending {
+        /// Why.
+        reason: PendingReason,
+    },
+    /// The agent is asked to leave the node.
+    AgentEvicted {
+        /// Why.
+        cause: Cause,
+    },
+    /// The agent stays on the node after all.
+    AgentKept,
+    /// The agent was deleted.
+    AgentDeleted,
+    /// The node was admitted.
+    NodeAdmitted {
+        /// As this.
+        role: Role,
+    },
+    /// The node registered.
+    NodeRegistered {
+        /// Under this epoch.
+        epoch: Epoch,
+    },
+    /// The node's epoch ended, or what outlasted it did.
+    NodeFenced {
+        /// What proved that nothing of it runs.
+        evidence: Evidence,
+        /// Agents that left it.
+        agents: u64,
+    },
+    /// The node takes agents, takes none, or is left by them.
+    NodeScheduling {
+        /// What it became.
+        schedulable: Schedulable,
+    },
+    /// The node was removed.
+    NodeRemoved,
+    /// The node's vote was given or taken.
+    RoleChanged {
+        /// What it became.
+        role: Role,
+        /// Whether the leader did it by itself.
+        automatic: bool,
+    },
+    /// Ports of the node are kept from agents because something else listens there.
+    PortsQuarantined {
+        /// Which.
+        block: PortBlock,
+        /// Who listens, in words.
+        by: String,
+    },
+}

@@ -1,0 +1,209 @@
+//! What is derived from the records so that no question walks over all of them: where agents are,
+//! what room nodes have, and which nodes come first for an agent. Never stored; the same records
+//! give the same index, whatever the history.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+};
+
+use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
+
+use crate::{
+    admission::Totals,
+    record::{Agent, AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
+    room::{Load, Room, limit},
+};
+
+/// Nodes, the least full first.
+pub(crate) type ByLoad = BTreeSet<(Load, NodeId)>;
+
+/// How many agents of a fleet are on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OfFleet {
+    pub(crate) all: usize,
+    /// Those that stand apart.
+    pub(crate) apart: usize,
+}
+
+/// The index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Index {
+    pub(crate) rooms: BTreeMap<NodeId, Room>,
+    pub(crate) placed: BTreeMap<NodeId, BTreeSet<AgentId>>,
+    pub(crate) unplaced: BTreeSet<AgentId>,
+    pub(crate) totals: Totals,
+    /// The agents of fleets on nodes.
+    pub(crate) fleets: BTreeMap<FleetName, BTreeMap<NodeId, OfFleet>>,
+    /// Of nodes that take agents, the load they are listed under.
+    listed: BTreeMap<NodeId, Load>,
+    by_runtime: BTreeMap<RuntimeName, ByLoad>,
+    by_label: BTreeMap<String, BTreeMap<String, ByLoad>>,
+}
+
+/// Whether a node takes agents.
+pub(crate) fn open(node: &Node) -> bool {
+    node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
+}
+
+impl Index {
+    /// The nodes with a runtime that take agents.
+    pub(crate) fn with_runtime(&self, runtime: &RuntimeName) -> Option<&ByLoad> {
+        self.by_runtime.get(runtime)
+    }
+
+    /// The nodes with a label that take agents, by its value.
+    pub(crate) fn with_label(&self, key: &str) -> Option<&BTreeMap<String, ByLoad>> {
+        self.by_label.get(key)
+    }
+
+    /// The nodes that take agents, with their load.
+    pub(crate) fn listed(&self) -> &BTreeMap<NodeId, Load> {
+        &self.listed
+    }
+
+    fn list(&mut self, node: &Node, load: Load) {
+        let Some(report) = &node.report else { return };
+        self.listed.insert(node.id, load);
+        for runtime in report.runtimes.keys() {
+            match self.by_runtime.get_mut(runtime) {
+                Some(nodes) => drop(nodes.insert((load, node.id))),
+                None => {
+                    self.by_runtime.insert(runtime.clone(), BTreeSet::from([(load, node.id)]));
+                }
+            }
+        }
+        for (key, value) in report.labels.iter() {
+            let known = self.by_label.get_mut(key).and_then(|values| values.get_mut(value));
+            match known {
+                Some(nodes) => drop(nodes.insert((load, node.id))),
+                None => {
+                    let values = self.by_label.entry(key.into()).or_default();
+                    values.insert(value.into(), BTreeSet::from([(load, node.id)]));
+                }
+            }
+        }
+    }
+
+    /// Takes a node, as it was, off the lists.
+    pub(crate) fn unlist(&mut self, node: &Node) {
+        let Some(load) = self.listed.remove(&node.id) else { return };
+        let Some(report) = &node.report else { return };
+        for runtime in report.runtimes.keys() {
+            let Some(nodes) = self.by_runtime.get_mut(runtime) else { continue };
+            nodes.remove(&(load, node.id));
+            if nodes.is_empty() {
+                self.by_runtime.remove(runtime);
+            }
+        }
+        for (key, value) in report.labels.iter() {
+            let Some(values) = self.by_label.get_mut(key) else { continue };
+            let Some(nodes) = values.get_mut(value) else { continue };
+            nodes.remove(&(load, node.id));
+            if nodes.is_empty() {
+                values.remove(value);
+            }
+            if values.is_empty() {
+                self.by_label.remove(key);
+            }
+        }
+    }
+
+    /// Takes in a node that is new or changed; it was taken off the lists before.
+    pub(crate) fn put_node(&mut self, node: &Node, policy: &PlacementPolicy) {
+        self.totals.put_node(node, policy);
+        let Some(report) = &node.report else { return };
+        let bound = limit(report, policy);
+        let room = self.rooms.entry(node.id).or_insert_with(|| Room::new(report.port_range, bound));
+        room.set_limit(bound);
+        let load = room.load();
+        if open(node) {
+            self.list(node, load);
+        }
+    }
+
+    /// Gives a node's room another port range: false, and nothing changed, when something of
+    /// `owned` lies outside. What is only `kept` from agents is left out then.
+    pub(crate) fn set_port_range<'a>(
+        &mut self,
+        node: NodeId,
+        range: PortRange,
+        owned: impl Iterator<Item = &'a Agent>,
+        kept: impl Iterator<Item = PortBlock>,
+    ) -> bool {
+        let limit = self.rooms.get(&node).map(Room::limit).unwrap_or_default();
+        let mut room = Room::new(range, limit);
+        let mut owned = owned.filter_map(|agent| Some((agent, agent.placement.as_ref()?.block)));
+        let fits = owned.all(|(agent, block)| room.take_exactly(&agent.spec, block));
+        if fits {
+            for block in kept {
+                room.keep_block(block);
+            }
+            self.rooms.insert(node, room);
+        }
+        fits
+    }
+
+    pub(crate) fn remove_node(&mut self, node: &Node) {
+        self.unlist(node);
+        self.totals.remove_node(node.id);
+        self.rooms.remove(&node.id);
+        self.placed.remove(&node.id);
+    }
+
+    /// Moves a node to where its load puts it.
+    pub(crate) fn relist(&mut self, node: &Node) {
+        let load = self.rooms.get(&node.id).map_or(0, Room::load);
+        if self.listed.get(&node.id).is_some_and(|listed| *listed != load) {
+            self.unlist(node);
+            self.list(node, load);
+        }
+    }
+
+    /// Takes in that an agent is placed on a node.
+    pub(crate) fn place(&mut self, id: &AgentId, spec: &AgentSpec, node: &Node) {
+        self.unplaced.remove(id);
+        self.placed.entry(node.id).or_default().insert(id.clone());
+        if !self.fleets.contains_key(&id.fleet) {
+            self.fleets.insert(id.fleet.clone(), BTreeMap::new());
+        }
+        if let Some(nodes) = self.fleets.get_mut(&id.fleet) {
+            let count = nodes.entry(node.id).or_default();
+            count.all += 1;
+            count.apart += usize::from(spec.wants.apart);
+        }
+        self.relist(node);
+    }
+
+    /// Takes in that an agent left a node. Its block stays taken.
+    pub(crate) fn unplace(&mut self, agent: &Agent, node: NodeId, block: PortBlock) {
+        if let Some(room) = self.rooms.get_mut(&node) {
+            room.disown(&agent.spec, block);
+        }
+        if let Some(placed) = self.placed.get_mut(&node) {
+            placed.remove(&agent.id);
+            if placed.is_empty() {
+                self.placed.remove(&node);
+            }
+        }
+        if let Some(nodes) = self.fleets.get_mut(&agent.id.fleet) {
+            if let Some(count) = nodes.get_mut(&node) {
+                count.all -= 1;
+                count.apart -= usize::from(agent.spec.wants.apart);
+                if count.all == 0 {
+                    nodes.remove(&node);
+                }
+            }
+            if nodes.is_empty() {
+                self.fleets.remove(&agent.id.fleet);
+            }
+        }
+        self.unplaced.insert(agent.id.clone());
+    }
+
+    /// Whether an agent of a fleet that stands apart is on a node.
+    pub(crate) fn stands_apart(&self, fleet: &FleetName, node: NodeId) -> bool {
+        let nodes = self.fleets.get(fleet);
+        nodes.and_then(|nodes| nodes.get(&node)).is_some_and(|count| count.apart > 0)
+    }
+}

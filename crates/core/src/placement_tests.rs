@@ -1,0 +1,377 @@
+//! The planner against a naive one, and what placements and rebalances promise, on random clusters.
+
+use std::{collections::BTreeMap, slice};
+
+use fleet_types::{
+    AgentClass, AgentId, FleetName, Labels, NodeId, PortRange, Resources, Timestamp, Version,
+};
+use proptest::prelude::*;
+
+use crate::{
+    plan::{self, Planner},
+    property_tests::{command, fleet, report, spec, with_nodes},
+    *,
+};
+
+/// A node that may differ from others in all that placement looks at.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    ports: u16,
+    memory_gib: u64,
+    rack: u8,
+    version: u32,
+}
+
+fn size() -> impl Strategy<Value = Size> {
+    (100_u16..400, 1_u64..8, 0_u8..3, 1_u32..3)
+        .prop_map(|(ports, memory_gib, rack, version)| Size { ports, memory_gib, rack, version })
+}
+
+fn sized(size: Size) -> NodeReport {
+    let rack = ("rack".to_owned(), format!("r{}", size.rack));
+    NodeReport {
+        port_range: PortRange::new(10_240, 10_240 + size.ports).unwrap(),
+        runtimes: BTreeMap::from([("exec".parse().unwrap(), format!("{}.0", size.version))]),
+        capacity: Resources { memory_bytes: size.memory_gib << 30, cpu_millis: 64_000 },
+        labels: Labels::new([rack]).unwrap(),
+        unfit: Vec::new(),
+        ..report(0)
+    }
+}
+
+fn register(state: &mut State, node: NodeId, report: NodeReport) {
+    let storage = state.nodes()[&node].storage.clone();
+    let register = RegisterNode { node, storage, held: None, report };
+    apply(state, 1_100, &command(Operation::RegisterNode(register))).unwrap();
+}
+
+/// A cluster of nodes of these sizes, with two fleets.
+fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
+    let (mut state, nodes) = with_nodes(sizes.len() as u64);
+    for (node, size) in nodes.iter().zip(sizes) {
+        register(&mut state, *node, sized(*size));
+    }
+    for name in 0..2 {
+        let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
+        let make = CreateFleet { fleet: fleet(name), config, labels, wants };
+        apply(&mut state, 1_200, &command(Operation::CreateFleet(make))).unwrap();
+    }
+    (state, nodes)
+}
+
+/// Asks for a port.
+const PLAIN: Ask =
+    Ask { fleet: 0, order: 0, memory: 0, rack: None, version: 0, apart: false, spread: false };
+
+/// What an agent asks for, by numbers.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    fleet: u8,
+    order: u32,
+    memory: u64,
+    rack: Option<u8>,
+    version: u32,
+    apart: bool,
+    spread: bool,
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let wants = (0_u64..4, proptest::option::weighted(0.2, 0_u8..3), 0_u32..3);
+    (0_u8..2, 0_u32..6, wants, proptest::bool::weighted(0.1), proptest::bool::weighted(0.2))
+        .prop_map(|(fleet, order, (memory, rack, version), apart, spread)| {
+            let spread = spread && rack.is_none();
+            Ask { fleet, order, memory, rack, version, apart, spread }
+        })
+}
+
+fn asking(ask: Ask) -> AgentSpec {
+    let rack = ask.rack.map(|rack| ("rack".to_owned(), format!("r{rack}")));
+    AgentSpec {
+        class: AgentClass::Strict,
+        priority: 0,
+        wants: Wants {
+            requests: Resources { memory_bytes: ask.memory << 28, cpu_millis: 10 },
+            node_labels: Labels::new(rack).unwrap(),
+            runtime_version: (ask.version > 0)
+                .then(|| ask.version.to_string().parse::<Version>().unwrap()),
+            apart: ask.apart,
+            spread_by: ask.spread.then(|| "rack".to_owned()),
+        },
+        ..spec(ask.order, 0)
+    }
+}
+
+fn rack_of(state: &State, node: NodeId) -> Option<String> {
+    let report = state.nodes()[&node].report.as_ref()?;
+    report.labels.get("rack").map(ToOwned::to_owned)
+}
+
+/// The choice by its definition: look at every node.
+fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
+    let suiting: Vec<NodeId> = state
+        .nodes()
+        .values()
+        .filter(|node| node.status == NodeStatus::Active && node.schedulable == Schedulable::Open)
+        .filter(|node| plan::obstacle(state, node, fleet, spec).is_none())
+        .map(|node| node.id)
+        .collect();
+    let beside = |node: NodeId| {
+        let rack = rack_of(state, node).filter(|_| spec.wants.spread_by.is_some())?;
+        let of_fleet = state.fleet_agents(fleet).filter_map(|agent| agent.placement.as_ref());
+        let there = of_fleet.filter(|p| rack_of(state, p.node).as_ref() == Some(&rack)).count();
+        Some((there, rack))
+    };
+    suiting.into_iter().min_by_key(|node| (beside(*node), state.room(*node).unwrap().load(), *node))
+}
+
+fn create(
+    state: &mut State,
+    index: u64,
+    fleet: FleetName,
+    name: &str,
+    node: Option<NodeId>,
+    spec: AgentSpec,
+    admission: Admission,
+) -> Result<Outcome, Rejection> {
+    let name = name.parse().unwrap();
+    let draft = AgentDraft { name, spec, desired: Desired::Running, node };
+    let create = CreateAgents { fleet, agents: vec![draft], admission };
+    apply(state, index, &command(Operation::CreateAgents(create)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// One by one, or all in one plan: the choice is the naive one, and apply agrees.
+    #[test]
+    fn the_planner_chooses_as_its_definition_does(
+        sizes in proptest::collection::vec(size(), 1..9),
+        asks in proptest::collection::vec(ask(), 1..60),
+    ) {
+        let (mut state, _) = cluster(&sizes);
+        let before = state.clone();
+        let mut whole = Planner::new(&before);
+        for (n, ask) in asks.iter().enumerate() {
+            let (fleet, spec) = (fleet(ask.fleet), asking(*ask));
+            let wanted = naive(&state, &fleet, &spec);
+            prop_assert_eq!(Planner::new(&state).choose(&fleet, &spec), wanted);
+            prop_assert_eq!(whole.choose(&fleet, &spec), wanted, "in one plan");
+            let (name, index) = (format!("a{n}"), 2_000 + n as u64);
+            let overcommit = Admission::Overcommit;
+            let id = AgentId { fleet: fleet.clone(), agent: name.parse().unwrap() };
+            if create(&mut state, index, fleet, &name, wanted, spec, overcommit).is_ok() {
+                let placed = state.agents()[&id].placement.as_ref().map(|p| p.node);
+                prop_assert_eq!(placed, wanted);
+            } else {
+                prop_assert_eq!(wanted, None, "what was refused could have been placed");
+            }
+            prop_assert_eq!(audit(&state), vec![]);
+        }
+    }
+
+    /// Agents that all nodes suit end up everywhere alike, and stay so after a node was away.
+    #[test]
+    fn loads_differ_by_one_agent_and_after_a_rebalance_by_its_price(
+        count in 2_usize..8,
+        agents in 1_usize..100,
+        lost in any::<usize>(),
+    ) {
+        let same = Size { ports: 399, memory_gib: 100, rack: 0, version: 1 };
+        let (mut state, nodes) = cluster(&vec![same; count]);
+        let plain = asking(Ask { order: 1, memory: 1, ..PLAIN });
+        for n in 0..agents {
+            let node = Planner::new(&state).choose(&fleet(0), &plain);
+            let (index, name) = (2_000 + n as u64, format!("a{n}"));
+            create(&mut state, index, fleet(0), &name, node, plain.clone(), Admission::Overcommit)
+                .unwrap();
+        }
+        let share = {
+            let mut room = state.room(nodes[0]).unwrap().clone();
+            let before = room.load();
+            room.take(&plain).unwrap();
+            room.load() - before
+        };
+        prop_assert!(rebalance::imbalance(&state) <= share + 1);
+
+        let node = nodes[lost % nodes.len()];
+        let epoch = state.nodes()[&node].epoch;
+        let fence = plan::fence(&state, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
+        apply(&mut state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+        register(&mut state, node, sized(same));
+        let loads: Vec<Load> = nodes.iter().map(|n| state.room(*n).unwrap().load()).collect();
+        let price = loads.iter().sum::<Load>() / count as Load * rebalance::COST_PERCENT / 100;
+        for move_ in rebalance::moves(&state, 1_000) {
+            let [agent, from] = [&move_.agent, &move_.agent].map(|id| &state.agents()[id]);
+            prop_assert_eq!(from.placement.as_ref().unwrap().node, move_.from);
+            let (id, generation) = (agent.id.clone(), agent.generation);
+            let epoch = state.nodes()[&move_.from].epoch;
+            let evict = rebalance::carry_out(&state, slice::from_ref(&move_), Cause::Rebalance);
+            apply(&mut state, 3_001, &command(Operation::EvictAgents(evict))).unwrap();
+            let stopped = ConfirmStopped { agent: id.clone(), generation, node: move_.from, epoch,
+                next: Some(move_.to) };
+            apply(&mut state, 3_002, &command(Operation::ConfirmStopped(stopped))).unwrap();
+            prop_assert_eq!(state.agents()[&id].placement.as_ref().unwrap().node, move_.to);
+        }
+        let imbalance = rebalance::imbalance(&state);
+        let bound = (2 * share).max(price) + 2;
+        prop_assert!(imbalance <= bound, "{imbalance} > {bound}");
+        prop_assert_eq!(rebalance::moves(&state, 10), vec![], "it is not done");
+    }
+
+    /// What was admitted runs on after the loss of the largest node.
+    #[test]
+    fn what_is_admitted_survives_the_loss_of_any_node(
+        ports in proptest::collection::vec(2_u16..9, 2..6),
+        agents in 1_usize..200,
+    ) {
+        let size =
+            |n: &u16| Size { ports: n * 32 - 1, memory_gib: 64, rack: 0, version: 1 };
+        let (mut state, nodes) = cluster(&ports.iter().map(size).collect::<Vec<_>>());
+        let small = asking(Ask { order: 3, ..PLAIN });
+        let (mut admitted, mut refused) = (0, false);
+        for n in 0..agents {
+            let node = Planner::new(&state).choose(&fleet(0), &small);
+            let (index, name) = (2_000 + n as u64, format!("a{n}"));
+            match create(&mut state, index, fleet(0), &name, node, small.clone(),
+                Admission::SurviveLoss) {
+                Ok(_) => admitted += 1,
+                Err(Rejection::NoRoomAfterLoss { .. }) => refused = true,
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+        let (all, most) = (ports.iter().sum::<u16>(), ports.iter().max().unwrap());
+        prop_assert!(admitted * 8 <= usize::from(all - most) * 32);
+        prop_assert!(!refused || (admitted + 1) * 8 > usize::from(all - most) * 32);
+        for node in nodes {
+            let mut lost = state.clone();
+            let epoch = lost.nodes()[&node].epoch;
+            let fence = plan::fence(&lost, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
+            apply(&mut lost, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+            prop_assert_eq!(lost.unplaced().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_no_node_could_ever_run_is_refused_with_the_limit() {
+    let size = Size { ports: 199, memory_gib: 4, rack: 0, version: 1 };
+    let (mut state, _) = cluster(&[size, size]);
+    let plain = Ask { memory: 1, ..PLAIN };
+    let mut refuse = |spec| {
+        create(&mut state, 2_000, fleet(0), "a", None, spec, Admission::Overcommit).unwrap_err()
+    };
+    let large = refuse(asking(Ask { memory: 17, ..plain }));
+    let most = 4 << 30;
+    assert_eq!(large, Rejection::NoNodeEver { what: "bytes of memory", asked: 17 << 28, most });
+    let wide = refuse(asking(Ask { order: 8, ..plain }));
+    let what = "ports in one block";
+    assert_eq!(wide, Rejection::NoNodeEver { what, asked: 256, most: 128 });
+    let mut torn = asking(Ask { rack: Some(1), ..plain });
+    torn.wants.spread_by = Some("rack".into());
+    assert_eq!(refuse(torn).reason(), "CONSTRAINTS_CONTRADICT");
+    let mut more = asking(plain);
+    more.limits.memory_bytes = 4 << 20;
+    assert_eq!(refuse(more).reason(), "CONSTRAINTS_CONTRADICT");
+    let one = create(
+        &mut state,
+        2_001,
+        fleet(0),
+        "b",
+        None,
+        asking(Ask { memory: 16, ..plain }),
+        Admission::SurviveLoss,
+    );
+    one.unwrap();
+    let two = create(&mut state, 2_002, fleet(0), "c", None, asking(plain), Admission::SurviveLoss);
+    assert_eq!(two.unwrap_err().reason(), "N_MINUS_ONE_VIOLATION");
+}
+
+#[test]
+fn a_drain_goes_at_its_pace_and_forces_nobody_out_before_its_deadline() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(127), size(399)]);
+    let plain = asking(Ask { order: 5, ..PLAIN });
+    for n in 0..6 {
+        let (index, name) = (2_000 + n, format!("a{n}"));
+        create(
+            &mut state,
+            index,
+            fleet(0),
+            &name,
+            Some(nodes[1]),
+            plain.clone(),
+            Admission::Unchecked,
+        )
+        .unwrap();
+    }
+    let drain = Some(Drain { moves_max: 3, deadline: Some(Timestamp(9_000)) });
+    let (node, schedulable) = (nodes[1], Schedulable::Draining);
+    let set = SetSchedulable { node, schedulable, drain };
+    apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
+    let mut moved = 0;
+    while let Some(evict) = rebalance::drains(&state, Timestamp(1)).pop() {
+        assert!(evict.agents.len() <= 3, "at its pace");
+        apply(&mut state, 2_101, &command(Operation::EvictAgents(evict.clone()))).unwrap();
+        assert_eq!(rebalance::drains(&state, Timestamp(1)), []);
+        for Eviction { agent, generation, to: next } in evict.agents {
+            let epoch = state.nodes()[&node].epoch;
+            let stopped = ConfirmStopped { agent, generation, node, epoch, next };
+            apply(&mut state, 2_102, &command(Operation::ConfirmStopped(stopped))).unwrap();
+            moved += 1;
+        }
+    }
+    // The other node has room for four blocks of 32.
+    assert_eq!((moved, state.placed_on(node).len()), (4, 2));
+    let late = rebalance::drains(&state, Timestamp(9_000)).pop().unwrap();
+    assert_eq!(late.agents.len(), 2, "at the deadline all leave");
+    let set = SetSchedulable { node: nodes[0], schedulable, drain: None };
+    let refused = apply(&mut state, 2_103, &command(Operation::SetSchedulable(set))).unwrap_err();
+    assert_eq!(refused, Rejection::NowhereToGo(nodes[0]));
+}
+
+#[test]
+fn freed_ports_are_nobodys_until_their_node_says_so() {
+    let size = Size { ports: 31, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size]);
+    let node = nodes[0];
+    let whole = asking(Ask { order: 5, ..PLAIN });
+    create(&mut state, 2_000, fleet(0), "a", Some(node), whole.clone(), Admission::Unchecked)
+        .unwrap();
+    let id: AgentId = "f0/a".parse().unwrap();
+    let delete = DeleteAgent { agent: id.clone() };
+    apply(&mut state, 2_001, &command(Operation::DeleteAgent(delete))).unwrap();
+    let epoch = state.nodes()[&node].epoch;
+    let generation = fleet_types::Generation(1);
+    let stopped = ConfirmStopped { agent: id, generation, node, epoch, next: None };
+    apply(&mut state, 2_002, &command(Operation::ConfirmStopped(stopped))).unwrap();
+    assert_eq!(Planner::new(&state).choose(&fleet(0), &whole), None);
+    assert_eq!(state.room(node).unwrap().load(), 0, "nobody owns them");
+    let blocks: Vec<_> = state.quarantined(node).map(|kept| kept.block).collect();
+    let release = ReleasePorts { node, epoch, blocks };
+    apply(&mut state, 2_003, &command(Operation::ReleasePorts(release))).unwrap();
+    assert_eq!(Planner::new(&state).choose(&fleet(0), &whole), Some(node));
+}
+
+#[test]
+fn an_agent_whose_ports_are_taken_gets_others() {
+    let size = Size { ports: 63, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size]);
+    let node = nodes[0];
+    let half = asking(Ask { order: 5, ..PLAIN });
+    create(&mut state, 2_000, fleet(0), "a", Some(node), half, Admission::Unchecked).unwrap();
+    let id: AgentId = "f0/a".parse().unwrap();
+    let epoch = state.nodes()[&node].epoch;
+    let quarantine = |state: &mut State| {
+        let (agent, generation) = (id.clone(), state.agents()[&id].generation);
+        let by = "port 10240 is held by nginx, process 7".into();
+        let op = QuarantinePorts { agent, generation, node, epoch, by };
+        apply(state, 2_001, &command(Operation::QuarantinePorts(op))).unwrap();
+    };
+    quarantine(&mut state);
+    let placement = state.agents()[&id].placement.clone().unwrap();
+    assert_eq!((placement.block.base, placement.evicting), (10_272, false));
+    quarantine(&mut state);
+    let placement = state.agents()[&id].placement.clone().unwrap();
+    assert_eq!((placement.block.base, placement.evicting), (10_272, true), "it must go elsewhere");
+    assert_eq!(audit(&state), vec![]);
+}

@@ -1,0 +1,205 @@
+//! Which agents leave their nodes: off those that are drained, and to those that have more room.
+//! Runs on the leader, on a view of the state; [`crate::EvictAgents`] carries it out.
+//!
+//! A drain lets agents go as its pace allows, those first that are placed first, and before its
+//! deadline only those that have somewhere to go: an agent that runs on a node to be left is better
+//! than one that runs nowhere.
+//!
+//! A rebalance takes agents from the fullest nodes to the emptiest. Every move ends an agent for as
+//! long as it takes to start, so there is a price: a move is made only while the two nodes differ
+//! by more than [`COST_PERCENT`] of the mean load, and if the difference is still on the same side
+//! after it. So it ends: each move lowers the sum of the squared loads. When no move is left that
+//! is worth its price, no two nodes that suit one another's agents differ by more than two agents'
+//! shares, or the price if that is more. Pinned agents are never moved, and of others the ones of
+//! the lowest priority are moved first.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::cmp::Reverse;
+
+use fleet_types::{AgentClass, AgentId, NodeId, Timestamp};
+
+use crate::{
+    command::{EvictAgents, Eviction},
+    event::Cause,
+    index::open,
+    plan::{self, Planner},
+    record::{Agent, Desired, Lifecycle, Node, Schedulable},
+    room::{FULL, Load, Room},
+    state::State,
+};
+
+/// By how much two nodes' loads must differ for a move, in hundredths of the mean load.
+pub const COST_PERCENT: Load = 10;
+
+/// Pairs of nodes one plan looks at in vain.
+const VAIN_MAX: usize = 10_000;
+
+/// An agent that would have more room elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The agent.
+    pub agent: AgentId,
+    /// Where it is.
+    pub from: NodeId,
+    /// Where it would go.
+    pub to: NodeId,
+}
+
+fn leaving(agent: &Agent) -> bool {
+    agent.placement.as_ref().is_some_and(|placement| placement.evicting)
+}
+
+fn eviction(agent: &Agent, to: Option<NodeId>) -> Eviction {
+    Eviction { agent: agent.id.clone(), generation: agent.generation, to }
+}
+
+/// The agents that are asked to leave nodes that are drained, now.
+pub fn drains(state: &State, now: Timestamp) -> Vec<EvictAgents> {
+    let draining = state.nodes().values().filter(|n| n.schedulable == Schedulable::Draining);
+    let agents =
+        draining.filter_map(|node| Some(drain(state, node, now)).filter(|a| !a.is_empty()));
+    agents.map(|agents| EvictAgents { agents, cause: Cause::Drain }).collect()
+}
+
+fn drain(state: &State, node: &Node, now: Timestamp) -> Vec<Eviction> {
+    let pace = node.drain.unwrap_or_default();
+    let agents = state.placed_on(node.id).filter_map(|id| state.agents().get(id));
+    let (going, staying): (Vec<&Agent>, Vec<&Agent>) =
+        agents.filter(|a| a.lifecycle == Lifecycle::Live).partition(|agent| leaving(agent));
+    let late = pace.deadline.is_some_and(|deadline| deadline <= now);
+    if late {
+        return staying.into_iter().map(|agent| eviction(agent, None)).collect();
+    }
+    let most = if pace.moves_max == 0 { usize::MAX } else { pace.moves_max as usize };
+    let mut planner = Planner::without(state, node.id);
+    // What is on its way needs its room too.
+    for agent in &going {
+        planner.choose(&agent.id.fleet, &agent.spec);
+    }
+    let free = most.saturating_sub(going.len()).min(fleet_types::limits::EVICTIONS_MAX);
+    plan::first_come(staying.into_iter())
+        .filter_map(|agent| Some((agent, planner.choose(&agent.id.fleet, &agent.spec)?)))
+        .take(free)
+        .map(|(agent, to)| eviction(agent, Some(to)))
+        .collect()
+}
+
+/// The difference between the fullest and the emptiest node that takes agents.
+pub fn imbalance(state: &State) -> Load {
+    let loads = || state.index().listed().values().copied();
+    loads().max().unwrap_or(0) - loads().min().unwrap_or(0)
+}
+
+/// The moves of a rebalance that starts now; at most `limit`.
+pub fn moves(state: &State, limit: usize) -> Vec<Move> {
+    let mut plan = Rebalance::new(state);
+    core::iter::from_fn(|| plan.next()).take(limit).collect()
+}
+
+/// How many agents are on the move.
+pub fn moving(state: &State) -> usize {
+    let nodes = state.nodes().keys().flat_map(|node| state.placed_on(*node));
+    nodes.filter_map(|id| state.agents().get(id)).filter(|agent| leaving(agent)).count()
+}
+
+/// The first moves of a rebalance, as the policy allows; none when it is off.
+pub fn automatic(state: &State) -> Option<EvictAgents> {
+    let policy = state.placement_policy();
+    if !policy.rebalance {
+        return None;
+    }
+    let free = usize::from(policy.moves_max).checked_sub(moving(state)).filter(|free| *free > 0)?;
+    let moves = moves(state, free);
+    (!moves.is_empty()).then(|| carry_out(state, &moves, Cause::Rebalance))
+}
+
+/// The command that makes moves.
+pub fn carry_out(state: &State, moves: &[Move], cause: Cause) -> EvictAgents {
+    let agents = moves
+        .iter()
+        .filter_map(|Move { agent, to, .. }| Some(eviction(state.agents().get(agent)?, Some(*to))));
+    EvictAgents { agents: agents.collect(), cause }
+}
+
+/// A rebalance in the making, on copies of the nodes' rooms.
+struct Rebalance<'a> {
+    state: &'a State,
+    rooms: BTreeMap<NodeId, Room>,
+    /// The agents that may be moved off a node, the best to move last.
+    movable: BTreeMap<NodeId, Vec<&'a Agent>>,
+    price: Load,
+    vain: usize,
+}
+
+impl<'a> Rebalance<'a> {
+    fn new(state: &'a State) -> Self {
+        let nodes = state.nodes().values().filter(|node| open(node));
+        let rooms: BTreeMap<NodeId, Room> =
+            nodes.filter_map(|node| Some((node.id, state.room(node.id)?.clone()))).collect();
+        let sum: Load = rooms.values().map(Room::load).sum();
+        let mean = sum / (rooms.len() as u64).max(1);
+        let (movable, price) = (BTreeMap::new(), mean * COST_PERCENT / 100);
+        Self { state, rooms, movable, price, vain: 0 }
+    }
+
+    fn movable(&mut self, node: NodeId) -> &mut Vec<&'a Agent> {
+        let state = self.state;
+        self.movable.entry(node).or_insert_with(|| {
+            let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
+            let may = |agent: &&Agent| {
+                agent.lifecycle == Lifecycle::Live
+                    && agent.desired == Desired::Running
+                    && agent.spec.class != AgentClass::Pinned
+                    && !agent.spec.wants.apart
+                    && agent.spec.wants.spread_by.is_none()
+                    && !leaving(agent)
+            };
+            let mut agents: Vec<&Agent> = agents.filter(may).collect();
+            agents.sort_unstable_by_key(|agent| (agent.spec.priority, Reverse(agent.uid)));
+            agents.reverse();
+            agents
+        })
+    }
+
+    /// The next move that is worth its price.
+    fn next(&mut self) -> Option<Move> {
+        let mut nodes: Vec<(Load, NodeId)> =
+            self.rooms.iter().map(|(id, room)| (room.load(), *id)).collect();
+        nodes.sort_unstable();
+        for (full, from) in nodes.iter().rev().copied() {
+            for (empty, to) in nodes.iter().copied() {
+                if full.saturating_sub(empty) <= self.price || self.vain == VAIN_MAX {
+                    break;
+                }
+                self.vain += 1;
+                if let Some(agent) = self.pick(from, to) {
+                    self.vain -= 1;
+                    return Some(Move { agent: agent.id.clone(), from, to });
+                }
+            }
+        }
+        None
+    }
+
+    /// Moves the best agent of `from` to `to`, if one is worth it.
+    fn pick(&mut self, from: NodeId, to: NodeId) -> Option<&'a Agent> {
+        let target = self.state.nodes().get(&to)?;
+        let (source, goal) = (self.rooms.get(&from)?.clone(), self.rooms.get(&to)?.clone());
+        let worth = |agent: &Agent| {
+            let spec = &agent.spec;
+            let better = source.load_without(spec) >= goal.load_with(spec);
+            better && plan::mismatch(target, spec).is_none() && goal.lacks(spec).is_none()
+        };
+        let agents = self.movable(from);
+        let agent = agents.remove(agents.iter().rposition(|agent| worth(agent))?);
+        let block = agent.placement.as_ref()?.block;
+        self.rooms.get_mut(&from)?.disown(&agent.spec, block);
+        self.rooms.get_mut(&to)?.take(&agent.spec)?;
+        Some(agent)
+    }
+}
+
+/// A load in hundredths of a whole, for people.
+pub fn percent(load: Load) -> u64 {
+    load * 100 / FULL
+}

@@ -1,0 +1,183 @@
+//! Which nodes should vote. Runs on the leader, on a view of the state and on what the leader saw
+//! of the nodes; [`crate::SetRole`] carries it out, one change at a time.
+//!
+//! A cluster has as many voters as its policy says, or the largest odd number of nodes it has: an
+//! even number stands no more losses than the odd one below. A voter that is lost for good is
+//! replaced: first another node gets a vote, then the lost one loses its own, so that the votes
+//! that count never get fewer than they are. While a majority of the voters is not up nothing is
+//! changed, and could not be.
+//!
+//! Of nodes that may vote, the one is chosen under whose value of the policy's label the fewest
+//! vote, of those the one with the smallest number.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+
+use fleet_types::NodeId;
+
+use crate::{
+    command::SetRole,
+    record::{Node, NodeStatus, Role},
+    state::State,
+};
+
+/// What the leader saw of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It has been up for long.
+    pub steady: bool,
+    /// It has been gone for long.
+    pub gone: bool,
+    /// Raft counts its vote.
+    pub votes: bool,
+}
+
+fn up(node: &Node) -> bool {
+    node.status == NodeStatus::Active
+}
+
+/// The value of a node's label, if it has one.
+fn place(node: &Node, key: Option<&str>) -> Option<String> {
+    let report = node.report.as_ref()?;
+    report.labels.get(key?).map(Into::into)
+}
+
+/// How many nodes should vote.
+fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
+    let may = |node: &&Node| {
+        let gone = seen.get(&node.id).is_some_and(|seen| seen.gone);
+        up(node) && !gone && (node.may_vote || node.role == Role::Voter)
+    };
+    let able = state.nodes().values().filter(may).count();
+    let odd = if able.is_multiple_of(2) { able.saturating_sub(1) } else { able };
+    odd.clamp(1, state.placement_policy().voters.into())
+}
+
+/// The next change of a vote, if one is due.
+pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Option<SetRole> {
+    let policy = state.placement_policy();
+    let key = policy.voters_spread_by.as_deref();
+    let of = |id: NodeId| seen.get(&id).copied().unwrap_or_default();
+    let voters: Vec<&Node> = state.nodes().values().filter(|n| n.role == Role::Voter).collect();
+    let alive = voters.iter().filter(|node| up(node)).count();
+    // One at a time: a vote that was given must count before the next change.
+    let settled = voters.iter().all(|node| !up(node) || of(node.id).votes);
+    if alive * 2 <= voters.len() || !settled {
+        return None;
+    }
+    let mut beside: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    for node in voters.iter().filter(|node| up(node)) {
+        *beside.entry(place(node, key)).or_default() += 1;
+    }
+    let crowd = |node: &Node| beside.get(&place(node, key)).copied().unwrap_or(0);
+    let wanted = wanted(state, seen);
+    let change = |node: &Node, role| Some(SetRole { node: node.id, role, automatic: true });
+
+    let lasting = voters.iter().filter(|node| !of(node.id).gone).count();
+    if lasting < wanted {
+        let able = state.nodes().values().filter(|node| {
+            node.role == Role::Worker && node.may_vote && up(node) && of(node.id).steady
+        });
+        return change(able.min_by_key(|node| (crowd(node), node.id))?, Role::Voter);
+    }
+    // A vote is taken only where a majority of the rest is up.
+    let rest_is_safe = |node: &Node| {
+        let rest_alive = alive - usize::from(up(node));
+        rest_alive * 2 > voters.len() - 1
+    };
+    let lost = voters.iter().find(|node| of(node.id).gone && rest_is_safe(node));
+    if let Some(lost) = lost {
+        return change(lost, Role::Worker);
+    }
+    let surplus = voters.iter().filter(|node| node.id != leader && rest_is_safe(node));
+    let surplus = surplus.max_by_key(|node| (!up(node), crowd(node), node.id))?;
+    (voters.len() > wanted.max(usize::from(policy.voters)))
+        .then(|| change(surplus, Role::Worker))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        property_tests::{command, report, with_nodes},
+        *,
+    };
+    use fleet_types::Labels;
+
+    /// So many nodes, all able to vote, the first three of which do.
+    fn cluster(count: u64) -> (State, Vec<NodeId>) {
+        with_nodes(count)
+    }
+
+    fn steady(state: &State) -> BTreeMap<NodeId, Seen> {
+        let seen = |node: &Node| Seen {
+            steady: up(node),
+            gone: !up(node),
+            votes: node.role == Role::Voter,
+        };
+        state.nodes().values().map(|node| (node.id, seen(node))).collect()
+    }
+
+    fn fence(state: &mut State, node: NodeId) {
+        let epoch = state.nodes()[&node].epoch;
+        let reach = fleet_types::AgentClass::Strict;
+        let fence = plan::fence(state, node, epoch, Evidence::Asserted, reach, 0);
+        apply(state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+    }
+
+    /// Carries changes out until none is due.
+    fn settle(state: &mut State) -> Vec<(NodeId, Role)> {
+        let mut made = Vec::new();
+        while let Some(change) = next(state, &steady(state), NodeId(1)) {
+            apply(state, 3_001, &command(Operation::SetRole(change))).unwrap();
+            made.push((change.node, change.role));
+            assert!(made.len() < 20, "it never settles: {made:?}");
+        }
+        made
+    }
+
+    #[test]
+    fn a_lost_voter_is_replaced_before_its_vote_is_taken() {
+        let (mut state, nodes) = cluster(5);
+        assert_eq!(settle(&mut state), [], "three vote, as the policy says");
+        fence(&mut state, nodes[2]);
+        assert_eq!(settle(&mut state), [(nodes[3], Role::Voter), (nodes[2], Role::Worker)]);
+        fence(&mut state, nodes[1]);
+        assert_eq!(settle(&mut state), [(nodes[4], Role::Voter), (nodes[1], Role::Worker)]);
+    }
+
+    #[test]
+    fn without_a_spare_the_lost_keep_their_votes() {
+        let (mut state, nodes) = cluster(3);
+        fence(&mut state, nodes[2]);
+        // Two are left: one vote would do as well, but to lose it would end the cluster.
+        let made = settle(&mut state);
+        assert!(!made.iter().any(|(_, role)| *role == Role::Voter), "{made:?}");
+    }
+
+    #[test]
+    fn nothing_is_changed_without_a_majority() {
+        let (mut state, nodes) = cluster(5);
+        fence(&mut state, nodes[1]);
+        fence(&mut state, nodes[2]);
+        assert_eq!(settle(&mut state), []);
+    }
+
+    #[test]
+    fn five_vote_when_told_so_spread_over_racks() {
+        let (mut state, nodes) = cluster(8);
+        for (n, node) in nodes.iter().enumerate() {
+            let storage = state.nodes()[node].storage.clone();
+            let rack = ("rack".to_owned(), if n < 5 { "a" } else { "b" }.to_owned());
+            let report = NodeReport { labels: Labels::new([rack]).unwrap(), ..report(255) };
+            let register = RegisterNode { node: *node, storage, held: None, report };
+            apply(&mut state, 2_000, &command(Operation::RegisterNode(register))).unwrap();
+        }
+        let voters_spread_by = Some("rack".to_owned());
+        let policy = PlacementPolicy { voters: 5, voters_spread_by, ..PlacementPolicy::default() };
+        let set = |policy| command(Operation::SetPlacementPolicy(SetPlacementPolicy { policy }));
+        apply(&mut state, 2_001, &set(policy)).unwrap();
+        assert_eq!(settle(&mut state), [(nodes[5], Role::Voter), (nodes[6], Role::Voter)]);
+        apply(&mut state, 2_002, &set(PlacementPolicy::default())).unwrap();
+        assert_eq!(settle(&mut state).len(), 2, "and three again");
+    }
+}

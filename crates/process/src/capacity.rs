@@ -1,0 +1,20 @@
+//! What this machine has for agents.
+
+use std::path::Path;
+
+use fleet_types::Resources;
+use procfs::{Current, Meminfo};
+
+/// Memory and processor time; 0 for what cannot be told.
+pub fn capacity() -> Resources {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    Resources {
+        memory_bytes: Meminfo::current().map_or(0, |memory| memory.mem_total),
+        cpu_millis: cores as u64 * 1_000,
+    }
+}
+
+/// What the file system of a path holds, in bytes; 0 when it cannot be told.
+pub fn disk_bytes(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(0, |held| held.f_blocks * held.f_frsize)
+}

@@ -1,0 +1,85 @@
+//! Events.
+
+use fleet_core::{Event, What};
+use fleet_types::{AgentId, Epoch, Generation, Revision, Timestamp};
+
+use super::{records::*, *};
+use crate::storage as wire;
+
+pub(super) fn put_event(e: &Event) -> wire::EventRecord {
+    use wire::event_record::What as Wire;
+    let what = match &e.what {
+        What::AgentPlaced { generation, evidence } => Wire::AgentPlaced(wire::AgentPlaced {
+            generation: generation.0,
+            evidence: Some(put_evidence(evidence)),
+        }),
+        What::AgentPending { reason } => Wire::AgentPending(put_pending(*reason)),
+        What::AgentEvicted { cause } => Wire::AgentEvicted(put_cause(*cause)),
+        What::AgentKept => Wire::AgentKept(true),
+        What::AgentDeleted => Wire::AgentDeleted(true),
+        What::NodeAdmitted { role } => Wire::NodeAdmitted(put_role(*role)),
+        What::NodeRegistered { epoch } => Wire::NodeRegistered(epoch.0),
+        What::NodeFenced { evidence, agents } => Wire::NodeFenced(wire::NodeFenced {
+            evidence: Some(put_evidence(evidence)),
+            agents: *agents,
+        }),
+        What::NodeScheduling { schedulable } => Wire::NodeScheduling(put_schedulable(*schedulable)),
+        What::NodeRemoved => Wire::NodeRemoved(true),
+        What::RoleChanged { role, automatic } => {
+            Wire::RoleChanged(wire::RoleChanged { role: put_role(*role), automatic: *automatic })
+        }
+        What::PortsQuarantined { block, by } => Wire::PortsQuarantined(wire::PortsQuarantined {
+            port_base: block.base.into(),
+            port_size: block.size.into(),
+            by: by.clone(),
+        }),
+    };
+    let agent = e.agent.as_ref();
+    wire::EventRecord {
+        serial: e.serial,
+        at_ms: e.at.0,
+        revision: e.revision.0,
+        node: e.node.map_or(0, |node| node.0),
+        fleet: agent.map(|id| id.fleet.to_string()).unwrap_or_default(),
+        agent: agent.map(|id| id.agent.to_string()).unwrap_or_default(),
+        what: Some(what),
+    }
+}
+
+pub(super) fn get_event(e: wire::EventRecord) -> Result<Event> {
+    use wire::event_record::What as Wire;
+    let what = match need("event", e.what)? {
+        Wire::AgentPlaced(w) => What::AgentPlaced {
+            generation: Generation(w.generation),
+            evidence: get_evidence(w.evidence)?,
+        },
+        Wire::AgentPending(reason) => What::AgentPending { reason: get_pending(reason)? },
+        Wire::AgentEvicted(cause) => What::AgentEvicted { cause: get_cause(cause)? },
+        Wire::AgentKept(_) => What::AgentKept,
+        Wire::AgentDeleted(_) => What::AgentDeleted,
+        Wire::NodeAdmitted(role) => What::NodeAdmitted { role: get_role(role)? },
+        Wire::NodeRegistered(epoch) => What::NodeRegistered { epoch: Epoch(epoch) },
+        Wire::NodeFenced(w) => {
+            What::NodeFenced { evidence: get_evidence(w.evidence)?, agents: w.agents }
+        }
+        Wire::NodeScheduling(s) => What::NodeScheduling { schedulable: get_schedulable(s)? },
+        Wire::NodeRemoved(_) => What::NodeRemoved,
+        Wire::RoleChanged(w) => {
+            What::RoleChanged { role: get_role(w.role)?, automatic: w.automatic }
+        }
+        Wire::PortsQuarantined(w) => {
+            What::PortsQuarantined { block: block(w.port_base, w.port_size)?, by: w.by }
+        }
+    };
+    let agent = (!e.agent.is_empty()).then(|| -> Result<AgentId> {
+        Ok(AgentId { fleet: parse("fleet", &e.fleet)?, agent: parse("agent", &e.agent)? })
+    });
+    Ok(Event {
+        serial: e.serial,
+        at: Timestamp(e.at_ms),
+        revision: Revision(e.revision),
+        node: some_node(e.node),
+        agent: agent.transpose()?,
+        what,
+    })
+}
