@@ -7,8 +7,9 @@ use serde_json::Value;
 fn voters(cluster: &Cluster) -> Option<(Vec<String>, usize)> {
     let said = cluster.cli(&["node", "list", "-o", "json", "--patience", "2"]);
     let nodes: Value = serde_json::from_str(&said.out).ok()?;
-    let votes = |node: &&Value| node["role"] == "ROLE_VOTER" && node["votes"] == true;
-    let voters: Vec<&Value> = nodes["nodes"].as_array()?.iter().filter(votes).collect();
+    // What Raft counts: a vote that is taken counts until Raft has taken it out.
+    let voters = nodes["nodes"].as_array()?.iter().filter(|node| node["votes"] == true);
+    let voters: Vec<&Value> = voters.collect();
     let up = voters.iter().filter(|node| node["state"] == "STATE_ACTIVE").count();
     let name = |node: &&Value| node["displayName"].as_str().unwrap_or_default().to_owned();
     Some((voters.iter().map(name).collect(), up))

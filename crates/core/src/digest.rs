@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use crate::state::State;
+use crate::{record::Record, state::State};
 
 /// FNV-1a, 64 bits: enough to tell two states apart by accident, no protection against malice.
 /// Source: Fowler, Noll and Vo, as in draft-eastlake-fnv.
@@ -21,7 +21,9 @@ impl State {
     /// The same number for the same records, in every replica that runs the same release.
     pub fn digest(&self) -> u64 {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-        for record in self.records() {
+        // Of what happened the last stands for all: each has its place among them.
+        let last = self.events().values().next_back().cloned().map(Record::Event);
+        for record in self.records_but_events().chain(last) {
             write!(hash, "{record:?}").expect("hashing text cannot fail");
         }
         hash.0

@@ -95,6 +95,11 @@ impl State {
 
     /// Every record.
     pub fn records(&self) -> impl Iterator<Item = Record> {
+        self.records_but_events().chain(self.events.values().cloned().map(Record::Event))
+    }
+
+    /// Every record of what is, not of what was.
+    pub(crate) fn records_but_events(&self) -> impl Iterator<Item = Record> {
         let cluster = self.cluster.iter().cloned().map(Record::Cluster);
         let nodes = self.nodes.values().cloned().map(Record::Node);
         let fleets = self.fleets.values().cloned().map(Record::Fleet);
@@ -102,9 +107,8 @@ impl State {
         let tokens = self.tokens.values().cloned().map(Record::Token);
         let requests = self.requests.values().cloned().map(Record::Request);
         let quarantine = self.quarantine.values().cloned().map(Record::Quarantine);
-        let events = self.events.values().cloned().map(Record::Event);
         let firsts = cluster.chain(nodes).chain(fleets).chain(agents);
-        firsts.chain(tokens).chain(requests).chain(quarantine).chain(events)
+        firsts.chain(tokens).chain(requests).chain(quarantine)
     }
 
     /// The record of a name, if there is one.

@@ -9,6 +9,8 @@ mod leave;
 mod members;
 mod observed;
 mod placement;
+mod router;
+mod session;
 mod voters;
 
 use std::{sync::Arc, time::Duration};

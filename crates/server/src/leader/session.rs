@@ -1,0 +1,307 @@
+//! What the leader and one host say to each other: everything first, then every change, both ways.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fleet_client::connect_node;
+use fleet_core::{
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, ReleasePorts, Role,
+    State,
+};
+use fleet_host::overlay;
+use fleet_proto::{
+    convert::{
+        api::{self as convert, port_block},
+        host::{agent_key, assignment, parse_agent},
+    },
+    host::{
+        AssignRequest, Assignment, Observation, Quarantined, WatchObservedRequest,
+        agent_host_service_client::AgentHostServiceClient,
+    },
+    v1::{self, Member, PortBlock},
+};
+use fleet_types::{AgentId, Epoch, NodeId, limits};
+use tokio::sync::watch;
+use tonic::{Status, transport::Channel};
+
+use super::{
+    Leader, Pace, RETRY,
+    router::{Mail, members},
+};
+use crate::secrets::agent_token;
+
+/// How often what was reported and not recorded is looked for again.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Longest pause before a host that did not answer is asked again.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// A session with one host.
+pub(super) struct Session {
+    pub(super) leader: Leader,
+    pub(super) term: u64,
+    pub(super) node: NodeId,
+    pub(super) epoch: Epoch,
+    /// What changed that concerns the host.
+    pub(super) mail: Arc<Mail>,
+    /// The voters.
+    pub(super) members: watch::Receiver<Vec<Member>>,
+}
+
+impl Session {
+    /// Never returns, but for an address that is none.
+    pub(super) async fn run(mut self, address: String) {
+        let Ok(channel) = connect_node(&self.leader.identity, self.node, &address) else {
+            tracing::error!(node.id = self.node.0, address, "the node's address is malformed");
+            return;
+        };
+        let mut pause = RETRY;
+        loop {
+            let began = Instant::now();
+            if let Err(status) = self.talk(channel.clone()).await {
+                tracing::debug!(node.id = self.node.0, %status, "session with a host ended");
+            }
+            // One that does not answer is asked more and more seldom.
+            pause = if began.elapsed() > RETRY_MAX { RETRY } else { (pause * 2).min(RETRY_MAX) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn talk(&mut self, channel: Channel) -> Result<(), Status> {
+        let mut client = AgentHostServiceClient::new(channel)
+            .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(16 * limits::MESSAGE_BYTES_MAX);
+        // What is posted from here on may be in everything already; what was before is.
+        self.mail.take();
+        self.members.mark_unchanged();
+        let (mut sent, complete) = self.leader.raft.read(|state| self.everything(state));
+        let mut role = complete.role;
+        client.assign(complete).await?;
+        let watch =
+            WatchObservedRequest { term: self.term, node_id: self.node.0, epoch: self.epoch.0 };
+        let mut reports = client.watch_observed(watch).await?.into_inner();
+        let mut sweep = tokio::time::interval(SWEEP);
+        let mut unused = Vec::new();
+        loop {
+            tokio::select! {
+                () = self.mail.news() => {
+                    let keys = self.mail.take();
+                    let delta =
+                        self.leader.raft.read(|state| self.delta(state, &keys, &mut sent));
+                    if let Some(delta) = delta {
+                        client.assign(delta).await?;
+                    }
+                }
+                Ok(()) = self.members.changed() => {
+                    let members = self.members.borrow_and_update().clone();
+                    client.assign(AssignRequest { members, ..self.request() }).await?;
+                }
+                report = reports.message() => {
+                    let Some(report) = report? else { return Ok(()) };
+                    self.note(&report.observations);
+                    if report.start_ms > 0 {
+                        let at_once = usize::try_from(report.starts_at_once).unwrap_or(1).max(1);
+                        let pace = Pace { at_once, start_ms: report.start_ms };
+                        self.leader.observed.note_pace(self.node, pace);
+                    }
+                    self.confirm(&report.observations).await;
+                    self.quarantine(&report.observations).await;
+                    if report.observations.is_empty() {
+                        unused = report.unused;
+                        self.release(&unused).await;
+                    }
+                }
+                _ = sweep.tick() => {
+                    let now = self.leader.raft.read(|state| self.role(state)).into();
+                    if now != role {
+                        client.assign(AssignRequest { role: now, ..self.request() }).await?;
+                        role = now;
+                    }
+                    self.overdue(&sent).await;
+                    self.release(&unused).await;
+                }
+            }
+        }
+    }
+
+    fn request(&self) -> AssignRequest {
+        AssignRequest {
+            term: self.term,
+            node_id: self.node.0,
+            epoch: self.epoch.0,
+            ..AssignRequest::default()
+        }
+    }
+
+    fn assignment(&self, state: &State, agent: &Agent) -> Option<Assignment> {
+        let fleet = state.fleets().get(&agent.id.fleet)?;
+        let overlays = [fleet.config.as_str(), agent.spec.config.as_str()];
+        let config = overlay::combine(overlays).ok()?.to_string();
+        let token = agent_token(&self.leader.agent_token_key, &agent.id, agent.uid);
+        assignment(agent, config, token)
+    }
+
+    /// Whether the host must know of an agent: it is to run, or to be seen stopped.
+    fn concerns(&self, agent: &Agent) -> bool {
+        agent.placement.as_ref().is_some_and(|placement| {
+            let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
+            placement.node == self.node && (agent.desired == Desired::Running || stopping)
+        })
+    }
+
+    /// Everything the host should know, and the agents in it.
+    fn everything(&self, state: &State) -> (BTreeSet<AgentId>, AssignRequest) {
+        let agents = state.placed_on(self.node).filter_map(|id| state.agents().get(id));
+        let agents: Vec<&Agent> = agents.filter(|agent| self.concerns(agent)).collect();
+        let put = agents.iter().filter_map(|agent| self.assignment(state, agent)).collect();
+        let sent = agents.iter().map(|agent| agent.id.clone()).collect();
+        let (members, quarantined) = (members(state), Some(self.quarantined(state)));
+        let role = self.role(state).into();
+        (sent, AssignRequest { complete: true, put, members, quarantined, role, ..self.request() })
+    }
+
+    /// What the host is to run as. A voter that is made a worker votes until Raft has taken it out:
+    /// its vote may be needed for that.
+    fn role(&self, state: &State) -> v1::Role {
+        let role = state.nodes().get(&self.node).map(|node| node.role);
+        match role {
+            Some(Role::Worker) if self.leader.raft.status().voters.contains(&self.node) => {
+                v1::Role::Voter
+            }
+            role => role.map_or(v1::Role::Unspecified, convert::role),
+        }
+    }
+
+    fn quarantined(&self, state: &State) -> Quarantined {
+        let kept = state.quarantined(self.node);
+        Quarantined { blocks: kept.map(|kept| port_block(kept.block)).collect() }
+    }
+
+    /// What the host should know of the changed records; none when nothing.
+    fn delta(
+        &self,
+        state: &State,
+        keys: &BTreeSet<Key>,
+        sent: &mut BTreeSet<AgentId>,
+    ) -> Option<AssignRequest> {
+        let mut request = self.request();
+        for key in keys {
+            match key {
+                Key::Quarantine(node, _) if *node == self.node => {
+                    request.quarantined = Some(self.quarantined(state));
+                }
+                Key::Agent(id) => {
+                    let agent = state.agents().get(id);
+                    let here = agent.filter(|agent| {
+                        let placed = agent.placement.as_ref().is_some_and(|p| p.node == self.node);
+                        placed && (self.concerns(agent) || sent.contains(id))
+                    });
+                    match here.and_then(|agent| self.assignment(state, agent)) {
+                        Some(assignment) => {
+                            sent.insert(id.clone());
+                            request.put.push(assignment);
+                        }
+                        None if sent.remove(id) => request.remove.push(agent_key(id)),
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        let empty =
+            request.put.is_empty() && request.remove.is_empty() && request.quarantined.is_none();
+        (!empty).then_some(request)
+    }
+
+    /// Notes what is observed of the placements there are. What a node says of one that is over
+    /// must not hide what another says of the next.
+    fn note(&self, observations: &[Observation]) {
+        let current = |state: &State, observation: &Observation| {
+            let id = parse_agent(&observation.fleet, &observation.agent).ok()?;
+            let agent = state.agents().get(&id)?;
+            let here = agent.placement.as_ref()?.node == self.node;
+            (here && agent.generation.0 == observation.generation).then(|| observation.clone())
+        };
+        let current: Vec<Observation> = self
+            .leader
+            .raft
+            .read(|state| observations.iter().filter_map(|o| current(state, o)).collect());
+        self.leader.observed.report(self.node, &current);
+    }
+
+    /// Records the stops the state waits for.
+    async fn confirm(&self, observations: &[Observation]) {
+        for observation in observations.iter().filter(|observation| observation.gone) {
+            let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
+            let awaited = self.leader.raft.read(|state| {
+                let agent = state.agents().get(&id)?;
+                let placement = agent.placement.as_ref()?;
+                let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
+                let current =
+                    placement.node == self.node && agent.generation.0 == observation.generation;
+                let next = placement.next;
+                (stopping && current).then(|| (agent.generation, agent.spec.clone(), next))
+            });
+            let Some((generation, spec, next)) = awaited else { continue };
+            let (node, epoch) = (self.node, self.epoch);
+            let build: crate::proposer::Build = Box::new(move |planner| {
+                let next = planner.choose_towards(next, &id.fleet, &spec);
+                let agent = id;
+                Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next })
+            });
+            if let Err(status) =
+                self.leader.proposer.commit(None, crate::proposer::SMALL, build).await
+            {
+                tracing::warn!(%status, "a confirmed stop is not recorded yet");
+            }
+        }
+    }
+
+    /// Keeps ports from agents that something else listens on, so that their agents get others.
+    async fn quarantine(&self, observations: &[Observation]) {
+        for observation in observations.iter().filter(|o| !o.ports_taken.is_empty()) {
+            let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
+            let current = self.leader.raft.read(|state| {
+                let agent = state.agents().get(&id)?;
+                let placement = agent.placement.as_ref().filter(|p| !p.evicting)?;
+                let here = placement.node == self.node;
+                (here && agent.generation.0 == observation.generation).then_some(agent.generation)
+            });
+            let Some(generation) = current else { continue };
+            let (node, epoch, by) = (self.node, self.epoch, observation.ports_taken.clone());
+            let quarantine = QuarantinePorts { agent: id, generation, node, epoch, by };
+            let done = self.leader.proposer.submit(Operation::QuarantinePorts(quarantine)).await;
+            if let Err(status) = done {
+                tracing::warn!(%status, "taken ports are not recorded yet");
+            }
+        }
+    }
+
+    /// Lets agents have ports again that nothing uses.
+    async fn release(&self, unused: &[PortBlock]) {
+        let kept: Vec<fleet_types::PortBlock> = self.leader.raft.read(|state| {
+            let kept = state.quarantined(self.node).map(|kept| kept.block);
+            kept.filter(|block| unused.contains(&port_block(*block))).collect()
+        });
+        if kept.is_empty() {
+            return;
+        }
+        let release = ReleasePorts { node: self.node, epoch: self.epoch, blocks: kept };
+        if let Err(status) = self.leader.proposer.submit(Operation::ReleasePorts(release)).await {
+            tracing::warn!(%status, "unused ports are not released yet");
+        }
+    }
+
+    /// Looks again at what was reported and is not recorded.
+    async fn overdue(&self, sent: &BTreeSet<AgentId>) {
+        let overdue: Vec<Observation> = self.leader.raft.read(|state| {
+            let agents = sent.iter().filter_map(|id| state.agents().get(id));
+            let observed = agents.filter_map(|agent| self.leader.observed.of(agent));
+            observed.filter(|o| o.gone || !o.ports_taken.is_empty()).collect()
+        });
+        self.confirm(&overdue).await;
+        self.quarantine(&overdue).await;
+    }
+}
