@@ -37,6 +37,11 @@ fn port(node: u16) -> u16 {
     7_500 + node * 10
 }
 
+/// Where a listener of a node is: 0 the API, 1 peers, 2 leases.
+pub(crate) fn address(node: u16, listener: u16) -> String {
+    format!("127.0.0.1:{}", port(node) + listener)
+}
+
 /// Connections to one node's API.
 pub(crate) struct Api {
     channels: Vec<Channel>,
@@ -97,7 +102,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn channel(&self, node: u16) -> Result<Channel> {
+    /// A connection to a node's API.
+    pub(crate) fn channel(&self, node: u16) -> Result<Channel> {
         Ok(connect_any_member(&self.identity, &format!("127.0.0.1:{}", port(node)))?)
     }
 
@@ -142,6 +148,12 @@ impl Cluster {
 
     pub(crate) fn nodes(&self) -> std::ops::Range<u16> {
         0..NODES
+    }
+
+    /// The process of a node's daemon.
+    pub(crate) fn pid(&self, node: u16) -> Result<u32> {
+        let daemon = self.daemons[usize::from(node)].as_ref().context("the daemon runs")?;
+        Ok(daemon.id())
     }
 
     pub(crate) fn kill(&mut self, node: u16) -> Result<()> {

@@ -10,6 +10,7 @@ mod false_fences;
 mod fence;
 mod fleet;
 mod growth;
+mod leases;
 mod load;
 mod node_lost;
 mod restart;
@@ -37,6 +38,8 @@ enum What {
     Fence,
     /// Ten thousand agents made and placed in batches
     Batch,
+    /// Thousands of workers on leases: what they cost their leader
+    Leases,
     /// Planning and state at growing sizes, without log or network
     Growth,
     /// Daemon killed and started again: agents restarted, time to adopt them
@@ -69,6 +72,9 @@ struct Args {
     /// How long false-fences waits for one
     #[arg(long, default_value_t = 60)]
     minutes: u64,
+    /// Workers for leases
+    #[arg(long, default_value_t = 5_000)]
+    workers: usize,
     /// Agents for restart and fence
     #[arg(long, default_value_t = 500)]
     agents: u32,
@@ -90,6 +96,7 @@ fn main() -> Result<()> {
             What::FalseFences => false_fences::run(&binary, args.minutes)?,
             What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Batch => runtime.block_on(batch::run(&binary, args.turns))?,
+            What::Leases => runtime.block_on(leases::run(&binary, args.workers))?,
             What::Growth => growth::run()?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::Supervisors => supervisors::run(&binary, args.agents)?,

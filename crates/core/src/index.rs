@@ -163,16 +163,21 @@ impl Index {
     /// Takes in that an agent is placed on a node.
     pub(crate) fn place(&mut self, id: &AgentId, spec: &AgentSpec, node: &Node) {
         self.unplaced.remove(id);
-        self.placed.entry(node.id).or_default().insert(id.clone());
+        self.settle(id, spec, node.id);
+        self.relist(node);
+    }
+
+    /// Takes in that an agent is on a node, which is listed anew later.
+    pub(crate) fn settle(&mut self, id: &AgentId, spec: &AgentSpec, node: NodeId) {
+        self.placed.entry(node).or_default().insert(id.clone());
         if !self.fleets.contains_key(&id.fleet) {
             self.fleets.insert(id.fleet.clone(), BTreeMap::new());
         }
         if let Some(nodes) = self.fleets.get_mut(&id.fleet) {
-            let count = nodes.entry(node.id).or_default();
+            let count = nodes.entry(node).or_default();
             count.all += 1;
             count.apart += usize::from(spec.wants.apart);
         }
-        self.relist(node);
     }
 
     /// Takes in that an agent left a node. Its block stays taken.

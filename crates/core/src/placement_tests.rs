@@ -139,6 +139,47 @@ fn create(
     apply(state, index, &command(Operation::CreateAgents(create)))
 }
 
+fn lose(state: &mut State, node: NodeId) {
+    let epoch = state.nodes()[&node].epoch;
+    let fence = plan::fence(state, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
+    apply(state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+}
+
+/// An agent's host confirms that nothing of it runs; it goes to `next`, or where there is room.
+fn stopped(state: &mut State, agent: &AgentId, next: Option<NodeId>) {
+    let of = &state.agents()[agent];
+    let (node, generation) = (of.placement.as_ref().unwrap().node, of.generation);
+    let (agent, epoch) = (agent.clone(), state.nodes()[&node].epoch);
+    let stopped = ConfirmStopped { agent, generation, node, epoch, next };
+    apply(state, 3_002, &command(Operation::ConfirmStopped(stopped))).unwrap();
+}
+
+fn carry_out(state: &mut State, it: &rebalance::Move) {
+    let evict = rebalance::carry_out(state, slice::from_ref(it), Cause::Rebalance);
+    apply(state, 3_001, &command(Operation::EvictAgents(evict))).unwrap();
+    stopped(state, &it.agent, Some(it.to));
+}
+
+fn release(state: &mut State, node: NodeId) {
+    let blocks = state.quarantined(node).map(|kept| kept.block).collect();
+    let epoch = state.nodes()[&node].epoch;
+    let release = ReleasePorts { node, epoch, blocks };
+    apply(state, 3_003, &command(Operation::ReleasePorts(release))).unwrap();
+}
+
+/// Deletes one of the agents, all the way.
+fn delete(state: &mut State, pick: usize) {
+    let Some(agent) = state.agents().keys().nth(pick % state.agents().len().max(1)).cloned() else {
+        return;
+    };
+    let placed = state.agents()[&agent].placement.is_some();
+    let delete = DeleteAgent { agent: agent.clone() };
+    apply(state, 3_004, &command(Operation::DeleteAgent(delete))).unwrap();
+    if placed {
+        stopped(state, &agent, None);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -194,23 +235,14 @@ proptest! {
         prop_assert!(rebalance::imbalance(&state) <= share + 1);
 
         let node = nodes[lost % nodes.len()];
-        let epoch = state.nodes()[&node].epoch;
-        let fence = plan::fence(&state, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
-        apply(&mut state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+        lose(&mut state, node);
         register(&mut state, node, sized(same));
         let loads: Vec<Load> = nodes.iter().map(|n| state.room(*n).unwrap().load()).collect();
         let price = loads.iter().sum::<Load>() / count as Load * rebalance::COST_PERCENT / 100;
-        for move_ in rebalance::moves(&state, 1_000) {
-            let [agent, from] = [&move_.agent, &move_.agent].map(|id| &state.agents()[id]);
-            prop_assert_eq!(from.placement.as_ref().unwrap().node, move_.from);
-            let (id, generation) = (agent.id.clone(), agent.generation);
-            let epoch = state.nodes()[&move_.from].epoch;
-            let evict = rebalance::carry_out(&state, slice::from_ref(&move_), Cause::Rebalance);
-            apply(&mut state, 3_001, &command(Operation::EvictAgents(evict))).unwrap();
-            let stopped = ConfirmStopped { agent: id.clone(), generation, node: move_.from, epoch,
-                next: Some(move_.to) };
-            apply(&mut state, 3_002, &command(Operation::ConfirmStopped(stopped))).unwrap();
-            prop_assert_eq!(state.agents()[&id].placement.as_ref().unwrap().node, move_.to);
+        for it in rebalance::moves(&state, 1_000) {
+            prop_assert_eq!(state.agents()[&it.agent].placement.as_ref().unwrap().node, it.from);
+            carry_out(&mut state, &it);
+            prop_assert_eq!(state.agents()[&it.agent].placement.as_ref().unwrap().node, it.to);
         }
         let imbalance = rebalance::imbalance(&state);
         let bound = (2 * share).max(price) + 2;
@@ -244,11 +276,57 @@ proptest! {
         prop_assert!(!refused || (admitted + 1) * 8 > usize::from(all - most) * 32);
         for node in nodes {
             let mut lost = state.clone();
-            let epoch = lost.nodes()[&node].epoch;
-            let fence = plan::fence(&lost, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
-            apply(&mut lost, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+            lose(&mut lost, node);
             prop_assert_eq!(lost.unplaced().count(), 0);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whatever comes and goes: once a rebalance is done, nodes differ by two agents or its price.
+    #[test]
+    fn a_thousand_changes_leave_no_imbalance_past_the_bound(
+        count in 3_usize..7,
+        steps in proptest::collection::vec((0_u8..10, any::<usize>()), 1_000),
+    ) {
+        let same = Size { ports: 399, memory_gib: 100, rack: 0, version: 1 };
+        let (mut state, nodes) = cluster(&vec![same; count]);
+        let plain = asking(Ask { order: 1, memory: 1, ..PLAIN });
+        for (n, (kind, pick)) in steps.iter().enumerate() {
+            let (index, node) = (2_000 + n as u64, nodes[pick % nodes.len()]);
+            let up = state.nodes()[&node].status == NodeStatus::Active;
+            match kind {
+                0 if up => lose(&mut state, node),
+                0 | 1 => register(&mut state, node, sized(same)),
+                2..=6 => {
+                    let to = Planner::new(&state).choose(&fleet(0), &plain);
+                    let name = format!("a{n}");
+                    create(&mut state, index, fleet(0), &name, to, plain.clone(),
+                        Admission::Overcommit).unwrap();
+                }
+                _ => delete(&mut state, *pick),
+            }
+            let moves = plan::placements(&state, 1_000, 0);
+            let place = command(Operation::PlaceAgents(PlaceAgents { moves }));
+            apply(&mut state, index, &place).unwrap();
+        }
+        for node in &nodes {
+            release(&mut state, *node);
+        }
+        while let Some(it) = rebalance::moves(&state, 1).pop() {
+            carry_out(&mut state, &it);
+        }
+        let open = nodes.iter().filter(|n| state.nodes()[n].status == NodeStatus::Active);
+        let loads: Vec<Load> = open.map(|n| state.room(*n).unwrap().load()).collect();
+        let mean = loads.iter().sum::<Load>() / loads.len().max(1) as Load;
+        // Two of 400 ports, in millionths.
+        let share = 2 * FULL / 400;
+        let bound = (2 * share).max(mean * rebalance::COST_PERCENT / 100) + 2;
+        let imbalance = rebalance::imbalance(&state);
+        prop_assert!(imbalance <= bound, "{imbalance} > {bound}: {loads:?}");
+        prop_assert_eq!(audit(&state), vec![]);
     }
 }
 

@@ -388,6 +388,23 @@ fn a_retry_is_carried_out_once() {
     assert_eq!(apply(&mut state, 4, &create), Err(Rejection::RequestIdReused));
 }
 
+/// A node's number is its entry's index, and an entry may hold several commands.
+#[test]
+fn two_nodes_of_one_entry_do_not_share_a_number() {
+    let (mut state, _) = with_nodes(1);
+    let admit = |n: u64| {
+        let (token, secret_sha256) = ("0123456789ab".parse().unwrap(), [7; 32]);
+        let (name, address) = (format!("m{n}").parse().unwrap(), address(n));
+        let storage = format!("m{n}");
+        command(Operation::AdmitNode(AdmitNode { token, secret_sha256, name, address, storage }))
+    };
+    apply(&mut state, 50, &admit(1)).unwrap();
+    let second = apply(&mut state, 50, &admit(2));
+    assert_eq!(second, Err(Rejection::NodeNumberTaken(NodeId(50))));
+    apply(&mut state, 51, &admit(2)).unwrap();
+    assert_eq!(state.nodes()[&NodeId(50)].name.as_str(), "m1");
+}
+
 #[test]
 fn the_audit_sees_overlapping_blocks() {
     let mut state = State::default();

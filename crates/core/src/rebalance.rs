@@ -24,7 +24,7 @@ use crate::{
     index::open,
     plan::{self, Planner},
     record::{Agent, Desired, Lifecycle, Node, Schedulable},
-    room::{FULL, Load, Room},
+    room::{Load, Room},
     state::State,
 };
 
@@ -97,7 +97,7 @@ pub fn moves(state: &State, limit: usize) -> Vec<Move> {
 }
 
 /// How many agents are on the move.
-pub fn moving(state: &State) -> usize {
+fn moving(state: &State) -> usize {
     let nodes = state.nodes().keys().flat_map(|node| state.placed_on(*node));
     nodes.filter_map(|id| state.agents().get(id)).filter(|agent| leaving(agent)).count()
 }
@@ -197,9 +197,4 @@ impl<'a> Rebalance<'a> {
         self.rooms.get_mut(&to)?.take(&agent.spec)?;
         Some(agent)
     }
-}
-
-/// A load in hundredths of a whole, for people.
-pub fn percent(load: Load) -> u64 {
-    load * 100 / FULL
 }

@@ -52,6 +52,8 @@ pub enum Rejection {
     TokenUsedUp,
     /// Another node has the name.
     NodeNameTaken(NodeName),
+    /// Another node was admitted by the same entry of the log, and has the number.
+    NodeNumberTaken(NodeId),
     /// No such node.
     NodeUnknown(NodeId),
     /// The data directory is not the one the node was admitted with.
@@ -193,7 +195,10 @@ impl Rejection {
             | R::AgentDeleting(_)
             | R::NotStopping(_) => Kind::FailedPrecondition,
             R::LimitReached { .. } | R::NoRoomAfterLoss { .. } => Kind::ResourceExhausted,
-            R::StaleEpoch { .. } | R::StaleGeneration { .. } | R::StaleHold(_) => Kind::Aborted,
+            R::StaleEpoch { .. }
+            | R::StaleGeneration { .. }
+            | R::StaleHold(_)
+            | R::NodeNumberTaken(_) => Kind::Aborted,
             R::TokenUnknown | R::TokenExpired | R::TokenUsedUp => Kind::PermissionDenied,
         }
     }
@@ -220,6 +225,7 @@ impl Rejection {
             R::TokenExpired => "TOKEN_EXPIRED",
             R::TokenUsedUp => "TOKEN_USED_UP",
             R::NodeNameTaken(_) => "NODE_NAME_TAKEN",
+            R::NodeNumberTaken(_) => "NODE_NUMBER_TAKEN",
             R::NodeUnknown(_) => "NODE_NOT_FOUND",
             R::StorageMismatch(_) => "STORAGE_MISMATCH",
             R::StaleEpoch { .. } => "STALE_EPOCH",
@@ -252,9 +258,11 @@ impl Rejection {
         match self {
             R::TokenExists(token) => token.to_string(),
             R::NodeNameTaken(name) => name.to_string(),
-            R::NodeUnknown(n) | R::StorageMismatch(n) | R::PortsInUse(n) | R::NodeActive(n) => {
-                n.to_string()
-            }
+            R::NodeNumberTaken(n)
+            | R::NodeUnknown(n)
+            | R::StorageMismatch(n)
+            | R::PortsInUse(n)
+            | R::NodeActive(n) => n.to_string(),
             R::NodeNotActive(n) | R::NotHeld(n) | R::StaleHold(n) => n.to_string(),
             R::HoldLength(ms) => ms.to_string(),
             R::LastNode(node)
@@ -349,6 +357,9 @@ impl fmt::Display for Rejection {
                     f,
                     "a node named {name} exists; join with another --name, or remove that one"
                 )
+            }
+            R::NodeNumberTaken(id) => {
+                write!(f, "another node was admitted at the same time as number {id}; try again")
             }
             R::NodeUnknown(id) => write!(f, "no node {id}"),
             R::StorageMismatch(id) => write!(

@@ -81,9 +81,10 @@ impl State {
             if let Some(room) = state.index.rooms.get_mut(&placement.node) {
                 room.take_exactly(&agent.spec, placement.block);
             }
-            if let Some(node) = state.nodes.get(&placement.node) {
-                state.index.place(&agent.id, &agent.spec, node);
-            }
+            state.index.settle(&agent.id, &agent.spec, placement.node);
+        }
+        for node in state.nodes.values() {
+            state.index.relist(node);
         }
         for kept in state.quarantine.values() {
             if let Some(room) = state.index.rooms.get_mut(&kept.node) {

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use fleet_core::{Key, State, apply};
+use fleet_core::{Key, Record, State, apply};
 use fleet_proto::{
     convert::storage::{decode_batch, decode_record, encode_record},
     storage as wire,
@@ -67,6 +67,26 @@ fn stored_key(key: &Key) -> Vec<u8> {
     format!("{kind}{name}").into_bytes()
 }
 
+/// The records of stored bytes, decoded on every core: a node that starts waits for this.
+fn decode(stored: &[Box<[u8]>]) -> io::Result<Vec<Record>> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let part = |part: &[Box<[u8]>]| {
+        let records = part.iter().map(|bytes| decode_record(bytes).map_err(io::Error::other));
+        records.collect::<io::Result<Vec<_>>>()
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = stored
+            .chunks(stored.len().div_ceil(cores).max(1))
+            .map(|stored| scope.spawn(move || part(stored)))
+            .collect();
+        let mut all = Vec::with_capacity(stored.len());
+        for part in parts {
+            all.extend(part.join().expect("decoding does not panic")?);
+        }
+        Ok(all)
+    })
+}
+
 impl StateMachine {
     /// Loads what was applied before.
     pub(crate) fn open(
@@ -74,11 +94,9 @@ impl StateMachine {
         snapshots: PathBuf,
         changes: broadcast::Sender<Changes>,
     ) -> io::Result<Self> {
-        let mut records = Vec::new();
-        for item in store.db.iterator_cf(store.state(), IteratorMode::Start) {
-            let (_, value) = item.map_err(io_error)?;
-            records.push(decode_record(&value).map_err(io::Error::other)?);
-        }
+        let stored = store.db.iterator_cf(store.state(), IteratorMode::Start);
+        let stored = stored.map(|item| item.map(|(_, value)| value).map_err(io_error));
+        let records = decode(&stored.collect::<io::Result<Vec<_>>>()?)?;
         let last = store.get_meta::<wire::LogId>(key::APPLIED)?.map(get_log_id);
         let membership = get_stored_membership(store.get_meta(key::MEMBERSHIP)?)?;
         let (index, _) = watch::channel(last.map_or(0, |id| id.index()));

@@ -45,12 +45,16 @@ pub(crate) fn apply(
         Role::Voter if voters < usize::from(state.placement_policy().voters) => Role::Voter,
         Role::Voter | Role::Worker => Role::Worker,
     };
+    // Commands of one entry share its index, which only one of them can take.
+    let id = NodeId(revision.0);
+    if state.nodes().contains_key(&id) {
+        return Err(Rejection::NodeNumberTaken(id));
+    }
     let may_vote = token.role == Role::Voter;
     let mut token = token.clone();
     token.uses_left -= 1;
     token.revision = revision;
     state.put_token(token);
-    let id = NodeId(revision.0);
     state.put_node(Node {
         id,
         name: op.name.clone(),

@@ -3,7 +3,7 @@
 use fleet_core::{AdmitNode, NodeAddress, Operation, Outcome, Rejection, Role};
 use fleet_proto::{
     convert::api as convert,
-    error::{from_rejection, invalid_field},
+    error::{from_rejection, invalid_field, reason},
     v1::{JoinClusterRequest, JoinClusterResponse, Member, join_service_server::JoinService},
 };
 use sha2::{Digest, Sha256};
@@ -48,6 +48,22 @@ fn parse(request: &JoinClusterRequest) -> Result<AdmitNode, Status> {
     })
 }
 
+/// Joins at the same time that may come before one.
+const TRIES: usize = 100;
+
+impl Api {
+    /// Admits a node: of several in one entry of the log, one is admitted and the others come again.
+    async fn admit(&self, admit: AdmitNode) -> Result<Outcome, Status> {
+        for _ in 0..TRIES {
+            match self.proposer.submit(Operation::AdmitNode(admit.clone())).await {
+                Err(status) if reason(&status).as_deref() == Some("NODE_NUMBER_TAKEN") => {}
+                done => return done,
+            }
+        }
+        Err(Status::unavailable("too many nodes join at the same time; try again"))
+    }
+}
+
 #[tonic::async_trait]
 impl JoinService for Api {
     async fn join_cluster(
@@ -67,7 +83,7 @@ impl JoinService for Api {
             return Err(from_rejection(&Rejection::TokenUnknown));
         }
         let name = admit.name.clone();
-        let outcome = self.proposer.submit(Operation::AdmitNode(admit)).await?;
+        let outcome = self.admit(admit).await?;
         let Outcome::NodeAdmitted { node, role } = outcome else {
             return Err(Status::internal(format!("admitting ended in {outcome:?}")));
         };
