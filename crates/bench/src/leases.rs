@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use fleet_client::{Identity, Token, connect_node};
 use fleet_proto::{
+    error::reason,
     host::{
         AssignRequest, AssignResponse, RegisterRequest, TailLogsRequest, TailLogsResponse,
         WatchObservedRequest, WatchObservedResponse,
@@ -24,15 +25,16 @@ use fleet_proto::{
     },
     lease::{RenewRequest, lease_service_client::LeaseServiceClient},
     v1::{
-        CreateTokenRequest, GetClusterStatusRequest, JoinClusterRequest, PortRange, Resources,
-        Role, cluster_service_client::ClusterServiceClient, join_service_client::JoinServiceClient,
-        node::State, token_service_client::TokenServiceClient,
+        ClusterStatus, CreateTokenRequest, GetClusterStatusRequest, JoinClusterRequest, PortRange,
+        Resources, Role, cluster_service_client::ClusterServiceClient,
+        join_service_client::JoinServiceClient, node::State,
+        token_service_client::TokenServiceClient,
     },
 };
 use fleet_types::{LeaseProfile, LeaseTiming, NodeId, limits::TOKEN_USES_MAX};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, task::JoinSet, time::MissedTickBehavior};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -182,21 +184,30 @@ impl Site {
         Ok(RegistrationServiceClient::new(channel).register(about).await?.into_inner().epoch)
     }
 
-    /// Renews for ever, each period.
-    async fn renew(&self, node: NodeId, identity: Identity, epoch: u64, period: Duration) {
+    /// Renews for ever, each period; registers again when its lease was ended.
+    async fn renew(&self, node: NodeId, identity: Identity, storage: String, period: Duration) {
         let address = fleet::address(self.leader, 2);
         let Ok(channel) = connect_node(&identity, self.leader_id, &address) else { return };
         let mut client = LeaseServiceClient::new(channel);
         let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut epoch = 0;
         loop {
             ticks.tick().await;
+            if epoch == 0 {
+                epoch = self.register(node, &identity, storage.clone()).await.unwrap_or(0);
+                continue;
+            }
             let nonce = self.granted.load(Ordering::Relaxed);
             let renew = RenewRequest { node_id: node.0, epoch, nonce, relayed: false };
-            let counter = match client.renew(renew).await {
-                Ok(_) => &self.granted,
-                Err(_) => &self.refused,
+            match client.renew(renew).await {
+                Ok(_) => self.granted.fetch_add(1, Ordering::Relaxed),
+                Err(status) => {
+                    let over = reason(&status).as_deref() == Some("LEASE_REFUSED");
+                    epoch = if over { 0 } else { epoch };
+                    self.refused.fetch_add(1, Ordering::Relaxed)
+                }
             };
-            counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -213,6 +224,10 @@ fn usage(pid: u32) -> Result<(f64, u64)> {
     // After the name and the state, 12 and 13 are user and system time in hundredths, 22 is pages.
     let number = |n: usize| fields.get(n).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     Ok(((number(11) + number(12)) as f64 / 100.0, number(21) * 4096))
+}
+
+fn active(status: &ClusterStatus) -> usize {
+    status.nodes.iter().filter(|node| node.state() == State::Active).count()
 }
 
 /// Prints what so many workers cost their leader.
@@ -250,14 +265,20 @@ pub(crate) async fn run(binary: &Path, workers: usize) -> Result<()> {
         let (site, renewing) = (site.clone(), &renewing);
         async move {
             let (node, identity, storage) = site.join(number).await?;
-            let epoch = site.register(node, &identity, storage).await?;
             let mut renewing = renewing.lock().expect("no holder panics");
-            renewing.spawn(async move { site.renew(node, identity, epoch, period).await });
+            renewing.spawn(async move { site.renew(node, identity, storage, period).await });
             anyhow::Ok(())
         }
     });
     made.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Until all hold one, and the joining is forgotten.
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if active(&status().await?) > workers {
+            break;
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
 
     let (pid, index) = (site.cluster.pid(leader)?, status().await?.applied_index);
     let (cpu, _) = usage(pid)?;
@@ -268,8 +289,8 @@ pub(crate) async fn run(binary: &Path, workers: usize) -> Result<()> {
     let grants = site.granted.load(Ordering::Relaxed) - grants;
     let refusals = site.refused.load(Ordering::Relaxed) - refusals;
     let after = status().await?;
-    let active = after.nodes.iter().filter(|node| node.state() == State::Active).count();
-    ensure!(active > workers, "{active} nodes hold a lease");
+    let held = active(&after);
+    ensure!(held > workers, "{held} nodes hold a lease");
     let seconds = WATCHED.as_secs_f64();
     println!(
         "\nworkers on leases, default profile: a renewal a second each, over a connection each\n"
