@@ -1,5 +1,5 @@
-//! Many agents made and placed through the API, in batches, at once; and how long a node takes to come
-//! back to them.
+//! Many agents made and placed through the API, in batches, at once; and how long a node takes to
+//! come back to them.
 
 use std::{path::Path, time::Instant};
 

@@ -212,6 +212,24 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Lets so many workers join; each renews from then on.
+    async fn fill(self: Arc<Self>, workers: usize, period: Duration) -> Result<JoinSet<()>> {
+        let renewing = Mutex::new(JoinSet::new());
+        let made = stream::iter(0..workers).map(|number| {
+            let (site, renewing) = (self.clone(), &renewing);
+            async move {
+                let (node, identity, storage) = site.join(number).await?;
+                let mut renewing = renewing.lock().expect("no holder panics");
+                renewing.spawn(async move { site.renew(node, identity, storage, period).await });
+                anyhow::Ok(())
+            }
+        });
+        made.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        Ok(renewing.into_inner().expect("no holder panics"))
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -260,17 +278,7 @@ pub(crate) async fn run(binary: &Path, workers: usize) -> Result<()> {
     let before = usage(site.cluster.pid(leader)?)?.1;
 
     let period = Duration::from_millis(LeaseTiming::of(LeaseProfile::Default).renew_ms);
-    let renewing = Mutex::new(JoinSet::new());
-    let made = stream::iter(0..workers).map(|number| {
-        let (site, renewing) = (site.clone(), &renewing);
-        async move {
-            let (node, identity, storage) = site.join(number).await?;
-            let mut renewing = renewing.lock().expect("no holder panics");
-            renewing.spawn(async move { site.renew(node, identity, storage, period).await });
-            anyhow::Ok(())
-        }
-    });
-    made.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    let mut renewing = site.clone().fill(workers, period).await?;
     // Until all hold one, and the joining is forgotten.
     for _ in 0..60 {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -299,6 +307,7 @@ pub(crate) async fn run(binary: &Path, workers: usize) -> Result<()> {
         "| workers | renewals /s | not granted | entries written in {seconds:.0} s \
          | leader, of a core | leader's memory a worker KiB |\n|---|---|---|---|---|---|"
     );
+    renewing.abort_all();
     println!(
         "| {workers} | {:.0} | {refusals} | {} | {:.2} | {} |",
         grants as f64 / seconds,

@@ -162,7 +162,6 @@ impl Index {
 
     /// Takes in that an agent is placed on a node.
     pub(crate) fn place(&mut self, id: &AgentId, spec: &AgentSpec, node: &Node) {
-        self.unplaced.remove(id);
         self.settle(id, spec, node.id);
         self.relist(node);
     }

@@ -1,6 +1,6 @@
 //! The records of the state machine. Each carries the revision of its last change.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 
 use fleet_types::{
     AgentClass, AgentId, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
@@ -392,8 +392,8 @@ pub enum PendingReason {
 pub struct Agent {
     /// Its full name.
     pub id: AgentId,
-    /// What it is.
-    pub spec: AgentSpec,
+    /// What it is, for its life: shared, so that an agent is small to move and to copy.
+    pub spec: Arc<AgentSpec>,
     /// What its owner wants.
     pub desired: Desired,
     /// Whether it is being deleted.
@@ -473,6 +473,7 @@ pub enum Key {
 
 /// Any record: the unit of storage and of snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "made one at a time, on the way to or from the disk")]
 pub enum Record {
     /// The cluster.
     Cluster(Cluster),

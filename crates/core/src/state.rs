@@ -362,33 +362,30 @@ impl State {
 
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
     /// why not.
-    pub(crate) fn add_agent(&mut self, agent: Agent, node: Option<NodeId>, now: Moment) {
-        let id = agent.id.clone();
+    pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, now: Moment) {
         self.index.totals.add_agent(&agent.spec);
-        self.index.unplaced.insert(id.clone());
+        match self.settle(&mut agent, node, now) {
+            Ok(_) => {}
+            Err(reason) => {
+                agent.pending = Some(reason);
+                self.index.unplaced.insert(agent.id.clone());
+                let what = What::AgentPending { reason };
+                self.tell(now, None, Some(agent.id.clone()), what);
+            }
+        }
         self.put_agent(agent);
-        self.place(&id, node, now);
     }
 
     /// Places an unplaced agent on `node` if it may go there and has room; else records why not.
     pub(crate) fn place(&mut self, id: &AgentId, node: Option<NodeId>, now: Moment) {
         let Some((id, mut agent)) = self.agents.remove_entry(id) else { return };
-        let place = self.find_place(node, &agent);
-        let news = match place {
-            Ok((node, block)) => {
-                agent.generation = agent.generation.next();
-                let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
-                let (evicting, next, placed) = (false, None, now.at);
-                let told = evidence.clone();
-                agent.placement = Some(Placement { node, block, evicting, next, evidence, placed });
-                agent.pending = None;
-                if let Some(node) = self.nodes.get(&node) {
-                    self.index.place(&id, &agent.spec, node);
-                }
-                let generation = agent.generation;
-                let made = agent.created == now.at && agent.revision == now.revision;
-                // That it is made says where: no decision of the cluster's own.
-                (!made).then_some((Some(node), What::AgentPlaced { generation, evidence: told }))
+        let news = match self.settle(&mut agent, node, now) {
+            Ok(node) => {
+                self.index.unplaced.remove(&id);
+                let evidence = agent.placement.as_ref().map(|placement| placement.evidence.clone());
+                let (generation, evidence) =
+                    (agent.generation, evidence.unwrap_or(Evidence::First));
+                Some((Some(node), What::AgentPlaced { generation, evidence }))
             }
             Err(reason) if agent.pending == Some(reason) => None,
             Err(reason) => {
@@ -396,14 +393,32 @@ impl State {
                 Some((None, What::AgentPending { reason }))
             }
         };
-        if place.is_ok() || news.is_some() {
+        if let Some((node, what)) = news {
             agent.revision = now.revision;
             self.changed.insert(Key::Agent(id.clone()));
-        }
-        if let Some((node, what)) = news {
             self.tell(now, node, Some(id.clone()), what);
         }
         self.agents.insert(id, agent);
+    }
+
+    /// Gives an agent that is not among `agents` its placement on `node`, if it may go there and
+    /// fits; else says why not.
+    fn settle(
+        &mut self,
+        agent: &mut Agent,
+        node: Option<NodeId>,
+        now: Moment,
+    ) -> Result<NodeId, PendingReason> {
+        let (node, block) = self.find_place(node, agent)?;
+        agent.generation = agent.generation.next();
+        let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
+        let (evicting, next, placed) = (false, None, now.at);
+        agent.placement = Some(Placement { node, block, evicting, next, evidence, placed });
+        agent.pending = None;
+        if let Some(node) = self.nodes.get(&node) {
+            self.index.place(&agent.id, &agent.spec, node);
+        }
+        Ok(node)
     }
 
     /// Lets an agent that was just unplaced wait until agents are moved again.

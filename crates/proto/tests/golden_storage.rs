@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "a test may")]
 
-use std::{collections::BTreeMap, fmt::Write, fs};
+use std::{collections::BTreeMap, fmt::Write, fs, sync::Arc};
 
 use fleet_core as core;
 use fleet_core::Operation as Op;
@@ -127,7 +127,7 @@ fn records() -> Vec<core::Record> {
     };
     let placed = core::Agent {
         id: agent(),
-        spec: spec(),
+        spec: Arc::new(spec()),
         desired: core::Desired::Running,
         lifecycle: core::Lifecycle::Live,
         restarts: 2,

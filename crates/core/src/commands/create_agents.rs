@@ -1,7 +1,7 @@
 //! Makes any number of agents and places them, in one entry. One that has no room waits as
 //! pending, with the reason.
 
-use alloc::collections::BTreeSet;
+use alloc::{collections::BTreeSet, sync::Arc};
 
 use fleet_types::{
     AgentId, Generation, Revision, Timestamp,
@@ -48,7 +48,7 @@ pub(crate) fn apply(
         let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
         let agent = Agent {
             id,
-            spec: draft.spec.clone(),
+            spec: Arc::new(draft.spec.clone()),
             desired: draft.desired,
             lifecycle: Lifecycle::Live,
             restarts: 0,

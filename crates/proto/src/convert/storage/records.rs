@@ -1,5 +1,7 @@
 //! Records.
 
+use std::sync::Arc;
+
 use fleet_core as core;
 use fleet_types::{
     AgentId, Epoch, Generation, NodeId, PortRange, ResourceLimits, Resources, Revision, Timestamp,
@@ -286,7 +288,7 @@ fn get_agent(a: wire::AgentRecord) -> Result<core::Agent> {
     };
     Ok(core::Agent {
         id: AgentId { fleet: parse("fleet", &a.fleet)?, agent: parse("agent", &a.agent)? },
-        spec: get_spec(a.spec)?,
+        spec: Arc::new(get_spec(a.spec)?),
         desired: get_desired(a.desired)?,
         lifecycle: get_lifecycle(a.lifecycle)?,
         restarts: a.restarts,
