@@ -3,7 +3,7 @@
 use fleet_types::{Epoch, NodeId, Revision};
 
 use crate::{
-    command::{Command, Operation},
+    command::{Command, CreateAgents, Operation},
     commands,
     record::Role,
     rejection::Rejection,
@@ -51,6 +51,14 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
         state.remember(request.id.clone(), request.fingerprint, revision);
     }
     Ok(outcome)
+}
+
+/// Whether agents could be made now; changes nothing.
+///
+/// # Errors
+/// The [`Rejection`] that making them would end in.
+pub fn check_create(state: &State, op: &CreateAgents) -> Result<(), Rejection> {
+    commands::create_agents::check_all(state, op)
 }
 
 fn dispatch(

@@ -35,7 +35,7 @@ mod room;
 mod state;
 pub mod voters;
 
-pub use apply::{Outcome, apply};
+pub use apply::{Outcome, apply, check_create};
 pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,

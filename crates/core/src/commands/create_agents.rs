@@ -21,29 +21,8 @@ pub(crate) fn apply(
     at: Timestamp,
     op: &CreateAgents,
 ) -> Result<Outcome, Rejection> {
+    check_all(state, op)?;
     let mut cluster = state.cluster().ok_or(Rejection::NoCluster)?.clone();
-    if !state.fleets().contains_key(&op.fleet) {
-        return Err(Rejection::FleetUnknown(op.fleet.clone()));
-    }
-    if op.agents.is_empty() {
-        return Err(Rejection::NoAgents);
-    }
-    if op.agents.len() > AGENTS_PER_CALL_MAX {
-        return Err(Rejection::LimitReached { what: "agents a call", limit: AGENTS_PER_CALL_MAX });
-    }
-    if state.agents().len() + op.agents.len() > AGENTS_MAX {
-        return Err(Rejection::LimitReached { what: "agents", limit: AGENTS_MAX });
-    }
-    let mut names = BTreeSet::new();
-    for draft in &op.agents {
-        check(draft)?;
-        let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
-        if state.agents().contains_key(&id) || !names.insert(&draft.name) {
-            return Err(Rejection::AgentExists(id));
-        }
-    }
-    admission::check(state, op)?;
-
     for draft in &op.agents {
         let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
         let agent = Agent {
@@ -67,6 +46,31 @@ pub(crate) fn apply(
     cluster.revision = revision;
     state.put_cluster(cluster);
     Ok(Outcome::Done(revision))
+}
+
+/// Everything that can refuse the command.
+pub(crate) fn check_all(state: &State, op: &CreateAgents) -> Result<(), Rejection> {
+    if !state.fleets().contains_key(&op.fleet) {
+        return Err(Rejection::FleetUnknown(op.fleet.clone()));
+    }
+    if op.agents.is_empty() {
+        return Err(Rejection::NoAgents);
+    }
+    if op.agents.len() > AGENTS_PER_CALL_MAX {
+        return Err(Rejection::LimitReached { what: "agents a call", limit: AGENTS_PER_CALL_MAX });
+    }
+    if state.agents().len() + op.agents.len() > AGENTS_MAX {
+        return Err(Rejection::LimitReached { what: "agents", limit: AGENTS_MAX });
+    }
+    let mut names = BTreeSet::new();
+    for draft in &op.agents {
+        check(draft)?;
+        let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
+        if state.agents().contains_key(&id) || !names.insert(&draft.name) {
+            return Err(Rejection::AgentExists(id));
+        }
+    }
+    admission::check(state, op)
 }
 
 fn check(draft: &AgentDraft) -> Result<(), Rejection> {

@@ -418,7 +418,7 @@ pub struct CreateAgentRequest {
     /// Whether it may be made although not all agents would fit after the loss of the largest node.
     #[prost(bool, tag = "5")]
     pub allow_overcommit: bool,
-    /// Only check: answers what would be made and where it would be placed, and makes nothing.
+    /// Only check: answers what would be made and on which node, without ports, and makes nothing.
     #[prost(bool, tag = "6")]
     pub validate_only: bool,
 }
@@ -444,7 +444,7 @@ pub struct BatchCreateAgentsRequest {
     /// Whether they may be made although not all agents would fit after the loss of the largest node.
     #[prost(bool, tag = "4")]
     pub allow_overcommit: bool,
-    /// Only check: answers what would be made and where it would be placed, and makes nothing.
+    /// Only check: answers what would be made and on which nodes, without ports, and makes nothing.
     #[prost(bool, tag = "5")]
     pub validate_only: bool,
 }
@@ -4084,7 +4084,7 @@ pub struct StartRebalanceRequest {
 /// Response of ClusterService.StartRebalance.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRebalanceResponse {
-    /// The moves that begin now.
+    /// The moves that begin now; empty for a retry of a call that was carried out.
     #[prost(message, repeated, tag = "1")]
     pub moves: ::prost::alloc::vec::Vec<AgentMove>,
 }

@@ -4,11 +4,11 @@ use std::{ops::Bound, pin::Pin};
 
 use fleet_client::connect_node;
 use fleet_core::{
-    Admission, AgentDraft, AgentSpec, Cause, Command, CreateAgents, DeleteAgent, Desired,
-    EvictAgents, Eviction, FULL, Lack, NodeStatus, Operation, Rejection, RestartAgent,
-    SetAgentDesired, State, Wants, apply,
+    Admission, AgentDraft, AgentSpec, Cause, CreateAgents, DeleteAgent, Desired, EvictAgents,
+    Eviction, FULL, Lack, NodeStatus, Operation, Rejection, RestartAgent, SetAgentDesired, State,
+    Wants, check_create,
     explain::{Verdict, explain},
-    plan::Planner,
+    plan::{Planner, why_pending},
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -20,13 +20,12 @@ use fleet_proto::{
         Agent, BatchCreateAgentsRequest, BatchCreateAgentsResponse, CreateAgentRequest,
         CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, ExplainAgentRequest,
         ExplainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
-        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, RestartAgentRequest,
-        RestartAgentResponse, StartAgentRequest, StartAgentResponse, StopAgentRequest,
-        StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
-        agent_service_server::AgentService,
+        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, Placement,
+        RestartAgentRequest, RestartAgentResponse, StartAgentRequest, StartAgentResponse,
+        StopAgentRequest, StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse,
+        agent::DesiredState, agent_service_server::AgentService,
     },
 };
-use fleet_runtime::clock;
 use fleet_types::{AgentId, AgentName, FleetName, NodeId, limits};
 use futures::{Stream, StreamExt};
 use prost::Message;
@@ -116,7 +115,7 @@ impl Api {
             CreateAgents { fleet, agents, admission }
         };
         if how.validate_only {
-            return self.rehearse(&names, plan).await;
+            return self.rehearse(plan).await;
         }
         let build: crate::proposer::Build =
             Box::new(move |planner| Operation::CreateAgents(plan(planner)));
@@ -125,18 +124,15 @@ impl Api {
         self.raft.read(|state| find_all(state, &names))
     }
 
-    /// What a call would make, on a copy of the state.
+    /// What a call would make: agents that have a node, or the reason why none, and no ports yet.
     async fn rehearse(
         &self,
-        names: &[AgentId],
         plan: impl FnOnce(&mut Planner<'_>) -> CreateAgents,
     ) -> Result<Vec<Agent>, Status> {
         let rehearsed = self.read(|state| {
-            let operation = Operation::CreateAgents(plan(&mut Planner::new(state)));
-            let mut copy = state.clone();
-            let command = Command { at: clock::now(), request: None, operation };
-            apply(&mut copy, 0, &command).map_err(|rejection| from_rejection(&rejection))?;
-            find_all(&copy, names)
+            let op = plan(&mut Planner::new(state));
+            check_create(state, &op).map_err(|rejection| from_rejection(&rejection))?;
+            Ok(op.agents.iter().map(|draft| rehearsed(state, &op.fleet, draft)).collect())
         });
         rehearsed.await?
     }
@@ -181,6 +177,26 @@ fn find_all(state: &State, names: &[AgentId]) -> Result<Vec<Agent>, Status> {
     let find = |id| state.agents().get(id).map(|agent| convert::agent(state, agent));
     let missing = |id: &AgentId| from_rejection(&Rejection::AgentUnknown(id.clone()));
     names.iter().map(|id| find(id).ok_or_else(|| missing(id))).collect()
+}
+
+/// An agent that would be made.
+fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) -> Agent {
+    let placement = draft.node.map(|id| {
+        let node = state.nodes().get(&id).map(|node| node.name.to_string());
+        Placement {
+            node: format!("nodes/{id}"),
+            node_display_name: node.unwrap_or_default(),
+            ..Placement::default()
+        }
+    });
+    let why = || convert::pending(why_pending(state, fleet, &draft.spec), &draft.spec);
+    Agent {
+        name: resource::agent(&AgentId { fleet: fleet.clone(), agent: draft.name.clone() }),
+        spec: Some(convert::agent_spec(&draft.spec)),
+        state_message: if placement.is_some() { String::new() } else { why() },
+        placement,
+        ..Agent::default()
+    }
 }
 
 /// How an agent would be moved; none when there is no such agent. Refused when it would not get
@@ -397,6 +413,16 @@ impl AgentService for Api {
             "" => None,
             name => Some(self.node_id(name).await?),
         };
+        // A retry would find the agent where it was to go.
+        let key = idempotency(&request.request_id, &request)?;
+        let done = |state: &State| {
+            let key = key.as_ref()?;
+            state.requests().get(&key.id).filter(|known| known.fingerprint == key.fingerprint)?;
+            Some(())
+        };
+        if self.read(done).await?.is_some() {
+            return Ok(Response::new(MoveAgentResponse { agent: Some(self.agent(id).await?) }));
+        }
         let found = self.read(|state| movable(state, &id, to)).await?;
         let eviction =
             found.ok_or_else(|| from_rejection(&Rejection::AgentUnknown(id.clone())))??;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fleet_core::{
-    Cause, MovePolicy, MoveRule, Operation, SetMovePolicy, SetPlacementPolicy, State, admission,
-    plan, rebalance,
+    Cause, MovePolicy, MoveRule, Operation, Outcome, SetMovePolicy, SetPlacementPolicy, State,
+    admission, plan, rebalance,
 };
 use fleet_proto::{
     convert::{api as convert, placement},
@@ -146,8 +146,10 @@ impl ClusterService for Api {
             Operation::EvictAgents(evict)
         });
         let key = idempotency(&request.request_id, &request)?;
-        self.proposer.commit(key, request.encoded_len(), build).await?;
-        let moves = moves.await.unwrap_or_default();
+        let outcome = self.proposer.commit(key, request.encoded_len(), build).await?;
+        // A retry begins nothing.
+        let repeated = matches!(outcome, Outcome::Repeated(_));
+        let moves = if repeated { Vec::new() } else { moves.await.unwrap_or_default() };
         Ok(Response::new(StartRebalanceResponse { moves }))
     }
 }
