@@ -4,8 +4,9 @@
 //! A cluster has as many voters as its policy says, or the largest odd number of nodes it has: an
 //! even number stands no more losses than the odd one below. A voter that is lost for good is
 //! replaced: first another node gets a vote, then the lost one loses its own, so that the votes
-//! that count never get fewer than they are. While a majority of the voters is not up nothing is
-//! changed, and could not be.
+//! that count never get fewer than they are. Where no other node can have its vote it keeps it,
+//! unless three or more, and an odd number, are left. While a majority of the voters is not up
+//! nothing is changed, and could not be.
 //!
 //! Of nodes that may vote, the one is chosen under whose value of the policy's label the fewest
 //! vote, of those the one with the smallest number.
@@ -85,7 +86,9 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
         rest_alive * 2 > voters.len() - 1
     };
     let lost = voters.iter().find(|node| of(node.id).gone && rest_is_safe(node));
-    if let Some(lost) = lost {
+    // Where too few are left, or an even number, the lost are no worse than no vote.
+    let enough = lasting >= 3 && !lasting.is_multiple_of(2);
+    if let Some(lost) = lost.filter(|_| enough) {
         return change(lost, Role::Worker);
     }
     let surplus = voters.iter().filter(|node| node.id != leader && rest_is_safe(node));
@@ -149,9 +152,24 @@ mod tests {
     fn without_a_spare_the_lost_keep_their_votes() {
         let (mut state, nodes) = cluster(3);
         fence(&mut state, nodes[2]);
-        // Two are left: one vote would do as well, but to lose it would end the cluster.
-        let made = settle(&mut state);
-        assert!(!made.iter().any(|(_, role)| *role == Role::Voter), "{made:?}");
+        assert_eq!(settle(&mut state), []);
+    }
+
+    #[test]
+    fn of_five_that_lose_two_three_go_on_as_three() {
+        let (mut state, nodes) = cluster(5);
+        let policy = PlacementPolicy { voters: 5, ..PlacementPolicy::default() };
+        let set = Operation::SetPlacementPolicy(SetPlacementPolicy { policy });
+        apply(&mut state, 2_001, &command(set)).unwrap();
+        assert_eq!(settle(&mut state).len(), 2, "five vote");
+        fence(&mut state, nodes[1]);
+        assert_eq!(
+            settle(&mut state),
+            [],
+            "four votes stand no more losses than five with one lost"
+        );
+        fence(&mut state, nodes[2]);
+        assert_eq!(settle(&mut state), [(nodes[1], Role::Worker), (nodes[2], Role::Worker)]);
     }
 
     #[test]
