@@ -22,6 +22,12 @@ fn a_pending_agent_says_of_every_node_why_not_and_a_loss_says_who_goes_where() {
     let c = cluster.ok(&["agent", "explain", "f/c"]);
     assert_eq!(c.matches("NOT_OPEN").count(), 2, "{c}");
     assert!(c.starts_with("f/c is pending. no node is up and open"), "{c}");
+    let (_, help) = c.split_once("What would help:").unwrap();
+    let ways: Vec<_> = help.trim().lines().map(str::trim).collect();
+    let uncordon = |n| format!("n{n}: `fleet-cluster node uncordon n{n}`");
+    let other = "or join another node with runtime exec, 1 ports";
+    assert_eq!(ways, [&*uncordon(1), &*uncordon(2), other], "{c}");
+    assert!(!a.contains("What would help"), "it is placed: {a}");
 
     let stays = cluster.ok(&["node", "plan-loss", "n2"]);
     assert!(
@@ -54,6 +60,9 @@ fn an_agent_goes_only_where_the_labels_are_that_it_asks_for() {
     }
     let why = cluster.ok(&["agent", "explain", "f/a1"]);
     assert!(why.contains("no open node has rack=r2") && why.contains("NO_LABELS"), "{why}");
+    let help = cluster.json(&["agent", "explain", "f/a1"])["help"].clone();
+    assert_eq!(help[0]["reasons"], serde_json::json!(["NO_LABELS"]), "{help}");
+    assert!(help[1]["message"].as_str().unwrap().contains("exec, rack=r2"), "{help}");
     let token = cluster.token(&[]);
     assert_eq!(cluster.join(2, &token).code, 0);
     cluster.start(2);

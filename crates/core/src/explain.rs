@@ -7,13 +7,16 @@ use fleet_types::{AgentClass, AgentId, NodeId};
 
 use crate::{
     plan,
-    record::{Agent, NodeStatus, PendingReason, Schedulable},
+    record::{Agent, Node, NodeStatus, PendingReason, Schedulable},
     room::{Lack, Load},
     state::State,
 };
 
+/// How many ways out are named.
+pub const REMEDIES_MAX: usize = 3;
+
 /// What a node is to an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is placed here.
     Here,
@@ -24,55 +27,102 @@ pub enum Verdict {
         /// How full it is.
         load: Load,
     },
-    /// The node has no lease.
-    NotUp(NodeStatus),
+    /// It cannot run here, and this is all that stands in the way.
+    Hindered(Vec<Obstacle>),
+}
+
+/// Something that keeps a node from having an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
     /// The node takes no agents.
     NotOpen(Schedulable),
-    /// The node has not its runtime.
-    NoRuntime,
-    /// The node has not the labels it asks for.
-    NoLabels,
-    /// It is strict, and the node may end agents late.
-    Unfit,
-    /// The node has its runtime in an older version than it asks for.
-    OldRuntime,
-    /// It stands apart, and so does an agent of its fleet that the node has.
-    NotApart,
     /// The node has not the room it asks for.
     NoRoom(Lack),
+    /// The node has no lease.
+    NotUp(NodeStatus),
+    /// The node has not the labels it asks for.
+    NoLabels,
+    /// The node has its runtime in an older version than it asks for.
+    OldRuntime,
+    /// The node has not its runtime.
+    NoRuntime,
+    /// It is strict, and the node may end agents late.
+    Unfit,
+    /// It stands apart, and so does an agent of its fleet that the node has.
+    NotApart,
+}
+
+impl Obstacle {
+    /// What it costs to take it away, against others: a command, less asked for or promised, a
+    /// machine started, a setting and a restart, software, and last another agent's place.
+    const fn effort(self) -> u32 {
+        match self {
+            Self::NotOpen(_) => 1,
+            Self::NoRoom(_) => 2,
+            Self::NotUp(_) => 3,
+            Self::NoLabels => 4,
+            Self::OldRuntime | Self::NoRuntime | Self::Unfit => 5,
+            Self::NotApart => 6,
+        }
+    }
 }
 
 /// What every node is to an agent, by number.
 pub fn explain(state: &State, agent: &Agent) -> Vec<(NodeId, Verdict)> {
-    state.nodes().keys().map(|node| (*node, verdict(state, agent, *node))).collect()
+    state.nodes().values().map(|node| (node.id, verdict(state, agent, node))).collect()
 }
 
-fn verdict(state: &State, agent: &Agent, id: NodeId) -> Verdict {
-    if agent.placement.as_ref().is_some_and(|placement| placement.node == id) {
+fn verdict(state: &State, agent: &Agent, node: &Node) -> Verdict {
+    if agent.placement.as_ref().is_some_and(|placement| placement.node == node.id) {
         return Verdict::Here;
     }
-    let Some(node) = state.nodes().get(&id) else { return Verdict::NotUp(NodeStatus::Joining) };
-    match (node.status, node.schedulable) {
-        (NodeStatus::Active, Schedulable::Open) => {}
-        (NodeStatus::Active, schedulable) => return Verdict::NotOpen(schedulable),
-        (status, _) => return Verdict::NotUp(status),
+    let obstacles = obstacles(state, agent, node);
+    if obstacles.is_empty() {
+        let load = state.room(node.id).map_or(0, |room| room.load());
+        return Verdict::Suits { agents: state.placed_on(node.id).len(), load };
     }
-    let room = state.room(id);
-    match plan::obstacle(state, node, &agent.id.fleet, &agent.spec) {
-        Some(PendingReason::NoRuntime) => Verdict::NoRuntime,
-        Some(PendingReason::NoLabels) => Verdict::NoLabels,
-        Some(PendingReason::OldRuntime) => Verdict::OldRuntime,
-        Some(PendingReason::NoFitNode) => Verdict::Unfit,
-        Some(PendingReason::NotApart) => Verdict::NotApart,
-        Some(_) => {
-            let lack = room.and_then(|room| room.lacks(&agent.spec));
-            Verdict::NoRoom(lack.unwrap_or(Lack::Ports(0)))
-        }
-        None => {
-            let load = room.map_or(0, |room| room.load());
-            Verdict::Suits { agents: state.placed_on(id).len(), load }
+    Verdict::Hindered(obstacles)
+}
+
+/// All that keeps a node from having an agent.
+fn obstacles(state: &State, agent: &Agent, node: &Node) -> Vec<Obstacle> {
+    let mut all = Vec::new();
+    if node.status != NodeStatus::Active {
+        all.push(Obstacle::NotUp(node.status));
+    }
+    if node.schedulable != Schedulable::Open {
+        all.push(Obstacle::NotOpen(node.schedulable));
+    }
+    // A node that never registered has said nothing yet.
+    let Some(room) = state.room(node.id) else { return all };
+    let mismatches = plan::mismatches(node, &agent.spec);
+    all.extend(mismatches.filter_map(|reason| match reason {
+        PendingReason::NoRuntime => Some(Obstacle::NoRuntime),
+        PendingReason::NoLabels => Some(Obstacle::NoLabels),
+        PendingReason::OldRuntime => Some(Obstacle::OldRuntime),
+        PendingReason::NoFitNode => Some(Obstacle::Unfit),
+        _ => None,
+    }));
+    if plan::too_close(state, node.id, &agent.id.fleet, &agent.spec) {
+        all.push(Obstacle::NotApart);
+    }
+    all.extend(room.lacking(&agent.spec).map(Obstacle::NoRoom));
+    all
+}
+
+/// What would let an agent be placed: the nodes that come closest, the closest first, each with
+/// what would have to change there. Nothing while it is placed, or when a node suits it already.
+pub fn remedies(state: &State, agent: &Agent) -> Vec<(NodeId, Vec<Obstacle>)> {
+    let mut ways = Vec::new();
+    for (node, verdict) in explain(state, agent) {
+        match verdict {
+            Verdict::Hindered(obstacles) => ways.push((node, obstacles)),
+            Verdict::Here | Verdict::Suits { .. } => return Vec::new(),
         }
     }
+    ways.sort_by_key(|(_, obstacles)| obstacles.iter().map(|o| o.effort()).sum::<u32>());
+    ways.truncate(REMEDIES_MAX);
+    ways
 }
 
 /// What becomes of an agent whose node is lost.

@@ -32,6 +32,7 @@ pub mod rebalance;
 mod record;
 mod rejection;
 mod room;
+mod spread;
 mod state;
 pub mod voters;
 
@@ -56,6 +57,10 @@ pub use room::{FULL, Lack, Load, Room};
 pub use state::State;
 
 #[cfg(test)]
+mod explain_tests;
+#[cfg(test)]
 mod placement_tests;
 #[cfg(test)]
 mod property_tests;
+#[cfg(test)]
+mod rebalance_tests;

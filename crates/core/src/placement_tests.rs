@@ -15,11 +15,11 @@ use crate::{
 
 /// A node that may differ from others in all that placement looks at.
 #[derive(Clone, Copy, Debug)]
-struct Size {
-    ports: u16,
-    memory_gib: u64,
-    rack: u8,
-    version: u32,
+pub(crate) struct Size {
+    pub(crate) ports: u16,
+    pub(crate) memory_gib: u64,
+    pub(crate) rack: u8,
+    pub(crate) version: u32,
 }
 
 fn size() -> impl Strategy<Value = Size> {
@@ -27,7 +27,7 @@ fn size() -> impl Strategy<Value = Size> {
         .prop_map(|(ports, memory_gib, rack, version)| Size { ports, memory_gib, rack, version })
 }
 
-fn sized(size: Size) -> NodeReport {
+pub(crate) fn sized(size: Size) -> NodeReport {
     let rack = ("rack".to_owned(), format!("r{}", size.rack));
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + size.ports).unwrap(),
@@ -39,14 +39,14 @@ fn sized(size: Size) -> NodeReport {
     }
 }
 
-fn register(state: &mut State, node: NodeId, report: NodeReport) {
+pub(crate) fn register(state: &mut State, node: NodeId, report: NodeReport) {
     let storage = state.nodes()[&node].storage.clone();
     let register = RegisterNode { node, storage, held: None, report };
     apply(state, 1_100, &command(Operation::RegisterNode(register))).unwrap();
 }
 
 /// A cluster of nodes of these sizes, with two fleets.
-fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
+pub(crate) fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
     let (mut state, nodes) = with_nodes(sizes.len() as u64);
     for (node, size) in nodes.iter().zip(sizes) {
         register(&mut state, *node, sized(*size));
@@ -60,19 +60,19 @@ fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
 }
 
 /// Asks for a port.
-const PLAIN: Ask =
+pub(crate) const PLAIN: Ask =
     Ask { fleet: 0, order: 0, memory: 0, rack: None, version: 0, apart: false, spread: false };
 
 /// What an agent asks for, by numbers.
 #[derive(Clone, Copy, Debug)]
-struct Ask {
-    fleet: u8,
-    order: u32,
-    memory: u64,
-    rack: Option<u8>,
-    version: u32,
-    apart: bool,
-    spread: bool,
+pub(crate) struct Ask {
+    pub(crate) fleet: u8,
+    pub(crate) order: u32,
+    pub(crate) memory: u64,
+    pub(crate) rack: Option<u8>,
+    pub(crate) version: u32,
+    pub(crate) apart: bool,
+    pub(crate) spread: bool,
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
@@ -84,7 +84,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         })
 }
 
-fn asking(ask: Ask) -> AgentSpec {
+pub(crate) fn asking(ask: Ask) -> AgentSpec {
     let rack = ask.rack.map(|rack| ("rack".to_owned(), format!("r{rack}")));
     AgentSpec {
         class: AgentClass::Strict,
@@ -101,7 +101,7 @@ fn asking(ask: Ask) -> AgentSpec {
     }
 }
 
-fn rack_of(state: &State, node: NodeId) -> Option<String> {
+pub(crate) fn rack_of(state: &State, node: NodeId) -> Option<String> {
     let report = state.nodes()[&node].report.as_ref()?;
     report.labels.get("rack").map(ToOwned::to_owned)
 }
@@ -124,7 +124,7 @@ fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
     suiting.into_iter().min_by_key(|node| (beside(*node), state.room(*node).unwrap().load(), *node))
 }
 
-fn create(
+pub(crate) fn create(
     state: &mut State,
     index: u64,
     fleet: FleetName,
@@ -139,7 +139,7 @@ fn create(
     apply(state, index, &command(Operation::CreateAgents(create)))
 }
 
-fn lose(state: &mut State, node: NodeId) {
+pub(crate) fn lose(state: &mut State, node: NodeId) {
     let epoch = state.nodes()[&node].epoch;
     let fence = plan::fence(state, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
     apply(state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
@@ -154,7 +154,7 @@ fn stopped(state: &mut State, agent: &AgentId, next: Option<NodeId>) {
     apply(state, 3_002, &command(Operation::ConfirmStopped(stopped))).unwrap();
 }
 
-fn carry_out(state: &mut State, it: &rebalance::Move) {
+pub(crate) fn carry_out(state: &mut State, it: &rebalance::Move) {
     let evict = rebalance::carry_out(state, slice::from_ref(it), Cause::Rebalance);
     apply(state, 3_001, &command(Operation::EvictAgents(evict))).unwrap();
     stopped(state, &it.agent, Some(it.to));

@@ -93,17 +93,29 @@ fn keeps(node: &Node, spec: &AgentSpec) -> bool {
     fit || spec.class != AgentClass::Strict
 }
 
-/// Why a node is not one for an agent, whatever else is there; none when it is.
-pub(crate) fn mismatch(node: &Node, spec: &AgentSpec) -> Option<PendingReason> {
+/// Why a node is not one for an agent, whatever else is there.
+pub(crate) fn mismatches(node: &Node, spec: &AgentSpec) -> impl Iterator<Item = PendingReason> {
     let found = node.report.as_ref().and_then(|report| report.runtimes.get(&spec.runtime));
-    let Some(found) = found else { return Some(PendingReason::NoRuntime) };
-    if !labelled(node, spec) {
-        return Some(PendingReason::NoLabels);
-    }
-    if spec.wants.runtime_version.as_ref().is_some_and(|version| !version.is_reached_by(found)) {
-        return Some(PendingReason::OldRuntime);
-    }
-    (!keeps(node, spec)).then_some(PendingReason::NoFitNode)
+    let wanted = spec.wants.runtime_version.as_ref().zip(found);
+    let is_old = wanted.is_some_and(|(wanted, found)| !wanted.is_reached_by(found));
+    [
+        (found.is_none(), PendingReason::NoRuntime),
+        (!labelled(node, spec), PendingReason::NoLabels),
+        (is_old, PendingReason::OldRuntime),
+        (!keeps(node, spec), PendingReason::NoFitNode),
+    ]
+    .into_iter()
+    .filter_map(|(hinders, reason)| hinders.then_some(reason))
+}
+
+/// Whether a node is one for an agent, if nothing else were there.
+pub(crate) fn matches(node: &Node, spec: &AgentSpec) -> bool {
+    mismatches(node, spec).next().is_none()
+}
+
+/// Whether an agent stands apart from one that a node has.
+pub(crate) fn too_close(state: &State, node: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
+    spec.wants.apart && state.index().stands_apart(fleet, node)
 }
 
 /// Why a registered, open node cannot have an agent now; none when it can.
@@ -113,18 +125,14 @@ pub(crate) fn obstacle(
     fleet: &FleetName,
     spec: &AgentSpec,
 ) -> Option<PendingReason> {
-    if let Some(reason) = mismatch(node, spec) {
-        return Some(reason);
-    }
-    if spec.wants.apart && state.index().stands_apart(fleet, node.id) {
-        return Some(PendingReason::NotApart);
-    }
-    match state.room(node.id).map(|room| room.lacks(spec)) {
+    let close = || too_close(state, node.id, fleet, spec).then_some(PendingReason::NotApart);
+    let lack = || match state.room(node.id).map(|room| room.lacks(spec)) {
         Some(None) => None,
         Some(Some(Lack::Memory(_))) => Some(PendingReason::NoMemory),
         Some(Some(Lack::Cpu(_))) => Some(PendingReason::NoCpu),
         Some(Some(Lack::Ports(_))) | None => Some(PendingReason::NoPorts),
-    }
+    };
+    mismatches(node, spec).next().or_else(close).or_else(lack)
 }
 
 impl<'a> Planner<'a> {
@@ -171,7 +179,7 @@ impl<'a> Planner<'a> {
         };
         self.without != Some(id)
             && valued
-            && mismatch(node, spec).is_none()
+            && matches(node, spec)
             && (!spec.wants.apart || alone())
             && self.room(id).is_some_and(|room| room.lacks(spec).is_none())
     }

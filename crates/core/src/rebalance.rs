@@ -5,13 +5,19 @@
 //! deadline only those that have somewhere to go: an agent that runs on a node to be left is better
 //! than one that runs nowhere.
 //!
-//! A rebalance takes agents from the fullest nodes to the emptiest. Every move ends an agent for as
-//! long as it takes to start, so there is a price: a move is made only while the two nodes differ
-//! by more than [`COST_PERCENT`] of the mean load, and if the difference is still on the same side
-//! after it. So it ends: each move lowers the sum of the squared loads. When no move is left that
-//! is worth its price, no two nodes that suit one another's agents differ by more than two agents'
-//! shares, or the price if that is more. Pinned agents are never moved, and of others the ones of
-//! the lowest priority are moved first.
+//! A rebalance first spreads: while a fleet that is spread by a label has at least two agents more
+//! under one value than under another where one of them suits, one is moved over. Then it levels:
+//! it takes agents from the fullest nodes to the emptiest. Every move ends an agent for as long as
+//! it takes to start, so there is a price: a move is made only while the two nodes differ by more
+//! than [`COST_PERCENT`] of the mean load, and if the difference is still on the same side after
+//! it. No move makes a fleet that is spread less so, or brings two together that stand apart. What
+//! is on its way counts where it goes.
+//!
+//! So it ends: no move raises the sum of the squared counts of fleets under labels, a move that
+//! spreads lowers it, and every other move lowers the sum of the squared loads. When no move is
+//! left that is worth its price, no two nodes that suit one another's agents differ by more than
+//! two agents' shares, or the price if that is more. Pinned agents are never moved, and of others
+//! the ones of the lowest priority are moved first.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::cmp::Reverse;
@@ -23,8 +29,9 @@ use crate::{
     event::Cause,
     index::open,
     plan::{self, Planner},
-    record::{Agent, Desired, Lifecycle, Node, Schedulable},
+    record::{Agent, AgentSpec, Desired, Lifecycle, Node, Schedulable},
     room::{Load, Room},
+    spread::Fleets,
     state::State,
 };
 
@@ -96,10 +103,9 @@ pub fn moves(state: &State, limit: usize) -> Vec<Move> {
     core::iter::from_fn(|| plan.next()).take(limit).collect()
 }
 
-/// How many agents are on the move.
-fn moving(state: &State) -> usize {
-    let nodes = state.nodes().keys().flat_map(|node| state.placed_on(*node));
-    nodes.filter_map(|id| state.agents().get(id)).filter(|agent| leaving(agent)).count()
+/// The agents that have been asked to leave.
+fn on_the_move(state: &State) -> impl Iterator<Item = &Agent> {
+    state.agents().values().filter(|agent| leaving(agent))
 }
 
 /// The first moves of a rebalance, as the policy allows; none when it is off.
@@ -108,7 +114,8 @@ pub fn automatic(state: &State) -> Option<EvictAgents> {
     if !policy.rebalance {
         return None;
     }
-    let free = usize::from(policy.moves_max).checked_sub(moving(state)).filter(|free| *free > 0)?;
+    let free = usize::from(policy.moves_max).checked_sub(on_the_move(state).count());
+    let free = free.filter(|free| *free > 0)?;
     let moves = moves(state, free);
     (!moves.is_empty()).then(|| carry_out(state, &moves, Cause::Rebalance))
 }
@@ -121,13 +128,29 @@ pub fn carry_out(state: &State, moves: &[Move], cause: Cause) -> EvictAgents {
     EvictAgents { agents: agents.collect(), cause }
 }
 
+/// Whether an agent may be moved for a rebalance.
+pub(crate) fn movable(agent: &Agent) -> bool {
+    agent.lifecycle == Lifecycle::Live
+        && agent.desired == Desired::Running
+        && agent.spec.class != AgentClass::Pinned
+        && !leaving(agent)
+}
+
+/// Sorts agents so that the best to move is last.
+pub(crate) fn best_last(agents: &mut [&Agent]) {
+    agents.sort_unstable_by_key(|agent| (Reverse(agent.spec.priority), agent.uid));
+}
+
 /// A rebalance in the making, on copies of the nodes' rooms.
 struct Rebalance<'a> {
     state: &'a State,
     rooms: BTreeMap<NodeId, Room>,
     /// The agents that may be moved off a node, the best to move last.
     movable: BTreeMap<NodeId, Vec<&'a Agent>>,
+    fleets: Fleets<'a>,
     price: Load,
+    /// Whether it is not levelling yet.
+    spreading: bool,
     vain: usize,
 }
 
@@ -139,30 +162,62 @@ impl<'a> Rebalance<'a> {
         let sum: Load = rooms.values().map(Room::load).sum();
         let mean = sum / (rooms.len() as u64).max(1);
         let (movable, price) = (BTreeMap::new(), mean * COST_PERCENT / 100);
-        Self { state, rooms, movable, price, vain: 0 }
+        let fleets = Fleets::new(state);
+        let mut plan = Self { state, rooms, movable, fleets, price, spreading: true, vain: 0 };
+        for agent in on_the_move(state) {
+            let placement = agent.placement.as_ref();
+            if let Some((from, to)) = placement.and_then(|p| Some((p.node, p.next?))) {
+                plan.take(agent, from, to);
+            }
+        }
+        plan
     }
 
     fn movable(&mut self, node: NodeId) -> &mut Vec<&'a Agent> {
         let state = self.state;
         self.movable.entry(node).or_insert_with(|| {
             let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
-            let may = |agent: &&Agent| {
-                agent.lifecycle == Lifecycle::Live
-                    && agent.desired == Desired::Running
-                    && agent.spec.class != AgentClass::Pinned
-                    && !agent.spec.wants.apart
-                    && agent.spec.wants.spread_by.is_none()
-                    && !leaving(agent)
-            };
-            let mut agents: Vec<&Agent> = agents.filter(may).collect();
-            agents.sort_unstable_by_key(|agent| (agent.spec.priority, Reverse(agent.uid)));
-            agents.reverse();
+            let mut agents: Vec<&Agent> = agents.filter(|agent| movable(agent)).collect();
+            best_last(&mut agents);
             agents
         })
     }
 
     /// The next move that is worth its price.
     fn next(&mut self) -> Option<Move> {
+        if self.spreading {
+            if let Some(found) = self.spread() {
+                return Some(found);
+            }
+            (self.spreading, self.vain) = (false, 0);
+        }
+        self.level()
+    }
+
+    /// A move that spreads a fleet.
+    fn spread(&mut self) -> Option<Move> {
+        let mut vain = self.vain;
+        let found = self.fleets.uneven().find_map(|uneven| {
+            let values = self.state.index().with_label(uneven.key)?;
+            let rooms = values.get(uneven.to)?.iter();
+            let rooms = rooms.filter_map(|(_, id)| self.rooms.get_key_value(id));
+            let mut nodes: Vec<_> = rooms.map(|(id, room)| (room.load(), *id)).collect();
+            nodes.sort_unstable();
+            let pairs = uneven.agents().flat_map(|it| nodes.iter().map(move |(_, to)| (it, *to)));
+            let mut pairs = pairs.take_while(|_| {
+                vain += 1;
+                vain <= VAIN_MAX
+            });
+            pairs.find(|((agent, from), to)| self.suits(agent, *from, *to))
+        });
+        let ((agent, from), to) = found?;
+        self.movable(from).retain(|other| other.id != agent.id);
+        self.vain = vain - 1;
+        self.take(agent, from, to)
+    }
+
+    /// A move from a fuller to an emptier node.
+    fn level(&mut self) -> Option<Move> {
         let mut nodes: Vec<(Load, NodeId)> =
             self.rooms.iter().map(|(id, room)| (room.load(), *id)).collect();
         nodes.sort_unstable();
@@ -174,27 +229,40 @@ impl<'a> Rebalance<'a> {
                 self.vain += 1;
                 if let Some(agent) = self.pick(from, to) {
                     self.vain -= 1;
-                    return Some(Move { agent: agent.id.clone(), from, to });
+                    return self.take(agent, from, to);
                 }
             }
         }
         None
     }
 
-    /// Moves the best agent of `from` to `to`, if one is worth it.
+    /// Whether an agent of `from` could be on `to` as well as it is where it is.
+    fn suits(&self, agent: &Agent, from: NodeId, to: NodeId) -> bool {
+        let node = self.state.nodes().get(&to);
+        node.is_some_and(|node| plan::matches(node, &agent.spec))
+            && self.rooms.get(&to).is_some_and(|room| room.lacks(&agent.spec).is_none())
+            && self.fleets.allow(agent, from, to)
+    }
+
+    /// The best agent of `from` to move to `to`, if one is worth it.
     fn pick(&mut self, from: NodeId, to: NodeId) -> Option<&'a Agent> {
-        let target = self.state.nodes().get(&to)?;
         let (source, goal) = (self.rooms.get(&from)?.clone(), self.rooms.get(&to)?.clone());
-        let worth = |agent: &Agent| {
-            let spec = &agent.spec;
-            let better = source.load_without(spec) >= goal.load_with(spec);
-            better && plan::mismatch(target, spec).is_none() && goal.lacks(spec).is_none()
-        };
-        let agents = self.movable(from);
-        let agent = agents.remove(agents.iter().rposition(|agent| worth(agent))?);
+        let better = |spec: &AgentSpec| source.load_without(spec) >= goal.load_with(spec);
+        self.movable(from);
+        let agents = self.movable.get(&from)?;
+        let worth = |agent: &&Agent| better(&agent.spec) && self.suits(agent, from, to);
+        let found = agents.iter().rposition(worth)?;
+        Some(self.movable(from).remove(found))
+    }
+
+    /// Notes a move.
+    fn take(&mut self, agent: &'a Agent, from: NodeId, to: NodeId) -> Option<Move> {
         let block = agent.placement.as_ref()?.block;
-        self.rooms.get_mut(&from)?.disown(&agent.spec, block);
+        if let Some(room) = self.rooms.get_mut(&from) {
+            room.disown(&agent.spec, block);
+        }
         self.rooms.get_mut(&to)?.take(&agent.spec)?;
-        Some(agent)
+        self.fleets.note(agent, from, to);
+        Some(Move { agent: agent.id.clone(), from, to })
     }
 }

@@ -111,19 +111,21 @@ impl Room {
             .max(of(promised.cpu_millis, self.limit.cpu_millis))
     }
 
-    /// What an agent cannot have here; none when it fits.
-    pub fn lacks(&self, spec: &AgentSpec) -> Option<Lack> {
+    /// All that an agent cannot have here.
+    pub fn lacking(&self, spec: &AgentSpec) -> impl Iterator<Item = Lack> {
         let (asked, promised) = (spec.wants.requests, self.promised);
         let memory = left(self.limit.memory_bytes, promised.memory_bytes);
         let cpu = left(self.limit.cpu_millis, promised.cpu_millis);
-        if asked.memory_bytes > memory {
-            return Some(Lack::Memory(memory));
-        }
-        if asked.cpu_millis > cpu {
-            return Some(Lack::Cpu(cpu));
-        }
-        let fits = spec.ports.is_power_of_two() && self.ports.fits(spec.ports);
-        (!fits).then(|| Lack::Ports(self.ports.free_ports()))
+        let has_block = spec.ports.is_power_of_two() && self.ports.fits(spec.ports);
+        let memory = (asked.memory_bytes > memory).then_some(Lack::Memory(memory));
+        let cpu = (asked.cpu_millis > cpu).then_some(Lack::Cpu(cpu));
+        let ports = (!has_block).then(|| Lack::Ports(self.ports.free_ports()));
+        [memory, cpu, ports].into_iter().flatten()
+    }
+
+    /// What an agent cannot have here; none when it fits.
+    pub fn lacks(&self, spec: &AgentSpec) -> Option<Lack> {
+        self.lacking(spec).next()
     }
 
     /// Takes what an agent asks for, if it fits.

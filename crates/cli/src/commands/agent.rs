@@ -134,7 +134,10 @@ async fn explain(global: &Global, client: &Client, agent: &str) -> Result<()> {
         });
         let nodes = columns(&["NODE", "VERDICT", "WHY"], rows);
         let (name, state) = (display(&shown.name), short(shown.state().as_str_name()));
-        format!("{name} is {state}. {}\n\n{nodes}", shown.state_message)
+        let ways = answer.help.iter().map(|remedy| format!("\n  {}", remedy.message));
+        let help = ways.collect::<String>();
+        let help = if help.is_empty() { help } else { format!("\n\nWhat would help:{help}") };
+        format!("{name} is {state}. {}\n\n{nodes}{help}", shown.state_message)
     })
 }
 

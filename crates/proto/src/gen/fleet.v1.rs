@@ -613,6 +613,25 @@ pub struct ExplainAgentResponse {
     /// What every node is to it, by number.
     #[prost(message, repeated, tag = "2")]
     pub verdicts: ::prost::alloc::vec::Vec<NodeVerdict>,
+    /// What would let it be placed, the closest first; empty while it is placed or a node suits it.
+    #[prost(message, repeated, tag = "3")]
+    pub help: ::prost::alloc::vec::Vec<Remedy>,
+}
+/// One way to have an agent placed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Remedy {
+    /// "nodes/{number}"; empty when it is not about one node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The node's own name.
+    #[prost(string, tag = "2")]
+    pub node_display_name: ::prost::alloc::string::String,
+    /// All that has to change, as in NodeVerdict.reason; or NEW_NODE, or MOVES_PAUSED.
+    #[prost(string, repeated, tag = "3")]
+    pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The same in words.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
 }
 /// What a node is to an agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -626,11 +645,11 @@ pub struct NodeVerdict {
     /// Whether the agent is there, or could be.
     #[prost(bool, tag = "3")]
     pub suits: bool,
-    /// PLACED, SUITS, or why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME, OLD_RUNTIME, NO_LABELS,
-    /// UNFIT, NOT_APART, NO_PORTS, NO_MEMORY or NO_CPU.
+    /// PLACED, SUITS, or the first reason why it does not suit: NOT_UP, NOT_OPEN, NO_RUNTIME,
+    /// NO_LABELS, OLD_RUNTIME, UNFIT, NOT_APART, NO_MEMORY, NO_CPU or NO_PORTS.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
-    /// The same in words.
+    /// In words, with every reason.
     #[prost(string, tag = "5")]
     pub message: ::prost::alloc::string::String,
 }

@@ -5,9 +5,9 @@ use std::{ops::Bound, pin::Pin};
 use fleet_client::connect_node;
 use fleet_core::{
     Admission, AgentDraft, AgentSpec, Cause, CreateAgents, DeleteAgent, Desired, EvictAgents,
-    Eviction, FULL, Lack, NodeStatus, Operation, Rejection, RestartAgent, SetAgentDesired, State,
+    Eviction, FULL, Operation, PendingReason, Rejection, RestartAgent, SetAgentDesired, State,
     Wants, check_create,
-    explain::{Verdict, explain},
+    explain::{Obstacle, Verdict, explain, remedies},
     plan::{Planner, why_pending},
 };
 use fleet_host::overlay;
@@ -20,7 +20,7 @@ use fleet_proto::{
         Agent, BatchCreateAgentsRequest, BatchCreateAgentsResponse, CreateAgentRequest,
         CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, ExplainAgentRequest,
         ExplainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
-        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, Placement,
+        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, Placement, Remedy,
         RestartAgentRequest, RestartAgentResponse, StartAgentRequest, StartAgentResponse,
         StopAgentRequest, StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse,
         agent::DesiredState, agent_service_server::AgentService,
@@ -31,7 +31,7 @@ use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Api, idempotency};
+use super::{Api, idempotency, obstacle};
 
 type Logs = Pin<Box<dyn Stream<Item = Result<TailAgentLogsResponse, Status>> + Send>>;
 
@@ -227,7 +227,7 @@ fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Option<Result<Evi
             Ok(Eviction { agent: id.clone(), generation: agent.generation, to: Some(to) })
         }
         Some(verdict) => {
-            let NodeVerdict { reason, message, .. } = shown(state, agent, to, verdict);
+            let NodeVerdict { reason, message, .. } = shown(state, agent, to, &verdict);
             refuse("NODE_DOES_NOT_SUIT", format!("node {to} does not suit: {reason}: {message}"))
         }
         None => Err(from_rejection(&Rejection::NodeUnknown(to))),
@@ -235,7 +235,7 @@ fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Option<Result<Evi
 }
 
 /// What a node is to an agent, for people.
-fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict) -> NodeVerdict {
+fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: &Verdict) -> NodeVerdict {
     let node = state.nodes().get(&id);
     let (suits, reason, message) = match verdict {
         Verdict::Here => {
@@ -248,43 +248,10 @@ fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict)
                 format!("it could run here, beside {agents} agents, {full} % full; {why}");
             (true, "SUITS", message)
         }
-        Verdict::NotUp(NodeStatus::Fenced) => {
-            (false, "NOT_UP", "the node is out of reach and was fenced".into())
-        }
-        Verdict::NotUp(_) => (false, "NOT_UP", "the node has not registered yet".into()),
-        Verdict::NotOpen(_) => {
-            let what = "the node is cordoned or drained; `fleet-cluster node uncordon` opens it";
-            (false, "NOT_OPEN", what.into())
-        }
-        Verdict::NoRuntime => {
-            (false, "NO_RUNTIME", format!("runtime {} cannot run there", agent.spec.runtime))
-        }
-        Verdict::NoLabels => {
-            let labels = convert::node_labels(&agent.spec);
-            (false, "NO_LABELS", format!("the node has not {labels}"))
-        }
-        Verdict::Unfit => {
-            let why = node.and_then(|node| node.report.as_ref()).map(|r| r.unfit.join(", "));
-            (false, "UNFIT", format!("it keeps no strict agents: {}", why.unwrap_or_default()))
-        }
-        Verdict::OldRuntime => {
-            let runtimes = node.and_then(|node| node.report.as_ref()).map(|r| &r.runtimes);
-            let found = runtimes.and_then(|r| r.get(&agent.spec.runtime)).cloned();
-            let found = found.unwrap_or_default();
-            (false, "OLD_RUNTIME", format!("runtime {} has version {found}", agent.spec.runtime))
-        }
-        Verdict::NotApart => {
-            (false, "NOT_APART", "another agent of its fleet is there, and they stand apart".into())
-        }
-        Verdict::NoRoom(Lack::Ports(free)) => {
-            let ports = agent.spec.ports;
-            (false, "NO_PORTS", format!("no block of {ports} ports is free, of {free} free ports"))
-        }
-        Verdict::NoRoom(Lack::Memory(left)) => {
-            (false, "NO_MEMORY", format!("only {} is not promised yet", convert::memory(left)))
-        }
-        Verdict::NoRoom(Lack::Cpu(left)) => {
-            (false, "NO_CPU", format!("only {} are not promised yet", convert::cores(left)))
+        Verdict::Hindered(obstacles) => {
+            let all = obstacles.iter().map(|o| obstacle::why(node, &agent.spec, *o));
+            let first = obstacles.first().map_or("", |first| obstacle::reason(*first));
+            (false, first, all.collect::<Vec<_>>().join("; "))
         }
     };
     NodeVerdict {
@@ -294,6 +261,38 @@ fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: Verdict)
         reason: reason.into(),
         message,
     }
+}
+
+/// What would let an agent be placed.
+fn help(state: &State, agent: &fleet_core::Agent) -> Vec<Remedy> {
+    if agent.placement.is_some() {
+        return Vec::new();
+    }
+    let remedy = |(id, obstacles): (NodeId, Vec<Obstacle>)| {
+        let node = state.nodes().get(&id);
+        let name = node.map(|node| node.name.to_string()).unwrap_or_default();
+        let steps = obstacles.iter().map(|o| obstacle::way_out(node, &agent.spec, *o));
+        Remedy {
+            node: format!("nodes/{id}"),
+            reasons: obstacles.iter().map(|o| obstacle::reason(*o).into()).collect(),
+            message: format!("{name}: {}", steps.collect::<Vec<_>>().join(", and ")),
+            node_display_name: name,
+        }
+    };
+    let general = |reason: &str, message: String| {
+        let reasons = vec![reason.into()];
+        Remedy { reasons, message, ..Remedy::default() }
+    };
+    if agent.pending == Some(PendingReason::MovesPaused) {
+        let what = "bring its node back, or `fleet-cluster moves always` to place it elsewhere";
+        return vec![general("MOVES_PAUSED", what.into())];
+    }
+    let mut all: Vec<Remedy> = remedies(state, agent).into_iter().map(remedy).collect();
+    if !all.is_empty() || state.nodes().is_empty() {
+        let what = format!("or join another node with {}", obstacle::needs(&agent.spec));
+        all.push(general("NEW_NODE", what));
+    }
+    all
 }
 
 #[tonic::async_trait]
@@ -320,13 +319,14 @@ impl AgentService for Api {
     ) -> Result<Response<ExplainAgentResponse>, Status> {
         let id = resource::parse_agent("name", &request.into_inner().name)?;
         let agent = self.agent(id.clone()).await?;
-        let verdicts = self.raft.read(|state| {
+        let found = self.raft.read(|state| {
             let agent = state.agents().get(&id)?;
-            let verdicts = explain(state, agent).into_iter();
-            Some(verdicts.map(|(node, verdict)| shown(state, agent, node, verdict)).collect())
+            let verdicts = explain(state, agent);
+            let shown = verdicts.iter().map(|(node, verdict)| shown(state, agent, *node, verdict));
+            Some((shown.collect(), help(state, agent)))
         });
-        let verdicts = verdicts.unwrap_or_default();
-        Ok(Response::new(ExplainAgentResponse { agent: Some(agent), verdicts }))
+        let (verdicts, help) = found.unwrap_or_default();
+        Ok(Response::new(ExplainAgentResponse { agent: Some(agent), verdicts, help }))
     }
 
     async fn batch_create_agents(

@@ -7,6 +7,7 @@ mod event;
 mod fleet;
 mod join;
 mod node;
+mod obstacle;
 mod problems;
 mod token;
 

@@ -10,6 +10,9 @@ use super::{Leader, RETRY};
 
 /// Longest pause between looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// Shortest pause between looks, and how much longer than a look it is: looking holds up applying.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_OF_LOOK: u32 = 100;
 /// How long no node may have come or gone before agents are moved for balance: one that flaps
 /// is not worth a move.
 const CALM: Duration = Duration::from_secs(60);
@@ -32,10 +35,12 @@ pub(super) async fn run(leader: Leader) {
             (seen, since) = (now, Instant::now());
         }
         let calm = since.elapsed() >= CALM;
+        let looking = Instant::now();
         let asked = leader.raft.read(|state| {
             let moves = calm.then(|| rebalance::automatic(state)).flatten();
             rebalance::drains(state, clock::now()).into_iter().chain(moves).collect::<Vec<_>>()
         });
+        let pause = PAUSE.max(looking.elapsed() * PAUSE_OF_LOOK);
         for evict in asked {
             let (agents, cause) = (evict.agents.len(), evict.cause);
             match leader.proposer.submit(Operation::EvictAgents(evict)).await {
@@ -46,6 +51,7 @@ pub(super) async fn run(leader: Leader) {
                 }
             }
         }
+        tokio::time::sleep(pause).await;
         leader.applied(&mut index, LOOK).await;
     }
 }
