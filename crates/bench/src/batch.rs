@@ -45,6 +45,11 @@ fn batch(number: usize) -> BatchCreateAgentsRequest {
     }
 }
 
+/// Requests that make so many agents.
+pub(crate) fn batches(agents: usize) -> impl Iterator<Item = BatchCreateAgentsRequest> {
+    (0..agents / AGENTS_PER_CALL_MAX).map(batch)
+}
+
 /// From the start of a follower's daemon to its first answer from the API, in milliseconds.
 async fn restart(cluster: &mut fleet::Cluster) -> Result<f64> {
     let leader = cluster.leader_node().await?;
@@ -70,7 +75,7 @@ pub(crate) async fn run(binary: &Path, turns: usize) -> Result<()> {
         for _ in 0..turns {
             let mut cluster = fleet::Cluster::start(binary).await?;
             let api = cluster.leader().await?;
-            let batches: Vec<_> = (0..agents / AGENTS_PER_CALL_MAX).map(batch).collect();
+            let batches: Vec<_> = batches(agents).collect();
             let began = Instant::now();
             let calls = stream::iter(batches.into_iter().enumerate()).map(|(n, batch)| {
                 let mut client = api.agents(n);

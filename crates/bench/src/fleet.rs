@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use cluster_tests::{Keeper, cgroup_root};
 use fleet_client::{Context, Identity, connect_any_member};
 use fleet_proto::v1::{
     Agent, AgentSpec, CreateAgentRequest, CreateFleetRequest, GetClusterStatusRequest,
-    agent::DesiredState, agent_service_client::AgentServiceClient,
+    RestartAgentRequest, agent::DesiredState, agent_service_client::AgentServiceClient,
     cluster_service_client::ClusterServiceClient, fleet_service_client::FleetServiceClient,
 };
 use fleet_types::limits::MESSAGE_BYTES_MAX;
@@ -29,7 +29,7 @@ pub(crate) struct Cluster {
     dir: TempDir,
     binary: PathBuf,
     daemons: Vec<Option<Child>>,
-    _guards: Vec<Keeper>,
+    guards: Vec<Keeper>,
     identity: Identity,
 }
 
@@ -50,56 +50,41 @@ pub(crate) struct Api {
 impl Cluster {
     /// Starts a new cluster with a fleet in it.
     pub(crate) async fn start(binary: &Path) -> Result<Self> {
+        Self::start_of(binary, NODES).await
+    }
+
+    /// As [`Cluster::start`], of so many nodes.
+    pub(crate) async fn start_of(binary: &Path, nodes: u16) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let context = dir.path().join("context.json");
-        let run = |args: &[&str], input: Stdio| {
-            Command::new(binary)
-                .args(args)
-                .env("FLEET_CLUSTER_CONTEXT", &context)
-                .stdin(input)
-                .stderr(Stdio::null())
-                .output()
-        };
-        let (mut daemons, mut guards) = (Vec::new(), Vec::new());
-        for node in 0..NODES {
-            let config = dir.path().join(format!("{node}.toml"));
-            let data = dir.path().join(format!("data{node}"));
-            let cgroup = format!("fleet-bench/{}n{node}", std::process::id());
-            let guard_dir = dir.path().join(format!("guard{node}"));
-            let text = format!(
-                "data_dir = {data:?}\nport_first = 1024\nlog = \"warn,openraft=error\"\n\
-                 cgroup = {cgroup:?}\nguard_dir = {guard_dir:?}\n"
-            );
-            let (within, group) = (|| Command::new("env"), cgroup_root().join(&cgroup));
-            guards.extend(Keeper::start_all(within, binary, &guard_dir, &group));
-            fs::write(&config, text)?;
-            let config = config.to_string_lossy().into_owned();
-            let (at, name) = (format!("127.0.0.1:{}", port(node)), format!("n{}", node + 1));
-            let place = ["--advertise", &at, "--name", &name, "--config", &config, "--no-start"];
-            if node == 0 {
-                run(&[&["init"], &place[..]].concat(), Stdio::null())?;
-            } else {
-                let token = until(|| async {
-                    let made = run(&["token", "create", "-q"], Stdio::null())?;
-                    Ok(made.status.success().then_some(made.stdout))
-                })
-                .await?;
-                let file = dir.path().join("token");
-                fs::write(&file, token)?;
-                let first = format!("127.0.0.1:{}", port(0));
-                let token = ["--token-file", file.to_str().context("a path")?];
-                run(&[&["join", &first], &place[..], &token[..]].concat(), Stdio::null())?;
-            }
-            daemons.push(Some(spawn(binary, dir.path(), node)?));
+        let mut guards = Vec::new();
+        let at = Place { binary, dir: dir.path(), context: &context };
+        let mut daemons = Vec::new();
+        for node in 0..nodes {
+            daemons.push(Some(at.add(node, &mut guards).await?));
         }
         let stored = Context::load(&context)?;
         let identity = stored.identity(&context)?;
-        let cluster = Self { dir, binary: binary.to_owned(), daemons, _guards: guards, identity };
-        until(|| async { Ok(cluster.voters().await.filter(|n| *n == usize::from(NODES))) }).await?;
+        let cluster = Self { dir, binary: binary.to_owned(), daemons, guards, identity };
+        until(|| async { Ok(cluster.voters().await.filter(|n| *n == usize::from(nodes))) }).await?;
         let leader = cluster.leader().await?;
         let request = CreateFleetRequest { fleet_id: "bench".into(), ..Default::default() };
         FleetServiceClient::new(leader.channels[0].clone()).create_fleet(request).await?;
         Ok(cluster)
+    }
+
+    /// Joins one more node.
+    pub(crate) async fn add(&mut self) -> Result<()> {
+        let context = self.dir.path().join("context.json");
+        let at = Place { binary: &self.binary, dir: self.dir.path(), context: &context };
+        let node = u16::try_from(self.daemons.len())?;
+        self.daemons.push(Some(at.add(node, &mut self.guards).await?));
+        Ok(())
+    }
+
+    /// Where a node keeps its data.
+    pub(crate) fn data(&self, node: u16) -> PathBuf {
+        self.dir.path().join(format!("data{node}"))
     }
 
     /// A connection to a node's API.
@@ -108,7 +93,7 @@ impl Cluster {
     }
 
     /// How many nodes vote.
-    async fn voters(&self) -> Option<usize> {
+    pub(crate) async fn voters(&self) -> Option<usize> {
         let request = GetClusterStatusRequest {};
         let mut client = ClusterServiceClient::new(self.channel(0).ok()?);
         let nodes = client.get_cluster_status(request).await.ok()?.into_inner().status?.nodes;
@@ -118,7 +103,7 @@ impl Cluster {
     /// The position of the node that leads.
     pub(crate) async fn leader_node(&self) -> Result<u16> {
         until(|| async {
-            for node in (0..NODES).filter(|n| self.daemons[usize::from(*n)].is_some()) {
+            for node in self.nodes().filter(|n| self.daemons[usize::from(*n)].is_some()) {
                 let request = GetClusterStatusRequest {};
                 let mut client = ClusterServiceClient::new(self.channel(node)?);
                 let answer = client.get_cluster_status(request);
@@ -147,7 +132,7 @@ impl Cluster {
     }
 
     pub(crate) fn nodes(&self) -> std::ops::Range<u16> {
-        0..NODES
+        0..u16::try_from(self.daemons.len()).expect("a few")
     }
 
     /// The process of a node's daemon.
@@ -167,6 +152,53 @@ impl Cluster {
     pub(crate) fn restart(&mut self, node: u16) -> Result<()> {
         self.daemons[usize::from(node)] = Some(spawn(&self.binary, self.dir.path(), node)?);
         Ok(())
+    }
+}
+
+/// Where the nodes of a cluster are made.
+struct Place<'a> {
+    binary: &'a Path,
+    dir: &'a Path,
+    context: &'a Path,
+}
+
+impl Place<'_> {
+    fn run(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(self.binary);
+        let command = command.args(args).env("FLEET_CLUSTER_CONTEXT", self.context);
+        Ok(command.stdin(Stdio::null()).stderr(Stdio::null()).output()?)
+    }
+
+    /// Makes a node and starts its guard and its daemon; the first is a new cluster, others join it.
+    async fn add(&self, node: u16, guards: &mut Vec<Keeper>) -> Result<Child> {
+        let config = self.dir.join(format!("{node}.toml"));
+        let data = self.dir.join(format!("data{node}"));
+        let cgroup = format!("fleet-bench/{}n{node}", std::process::id());
+        let guard_dir = self.dir.join(format!("guard{node}"));
+        let text = format!(
+            "data_dir = {data:?}\nport_first = 1024\nlog = \"warn,openraft=error\"\n\
+             cgroup = {cgroup:?}\nguard_dir = {guard_dir:?}\n"
+        );
+        let (within, group) = (|| Command::new("env"), cgroup_root().join(&cgroup));
+        guards.extend(Keeper::start_all(within, self.binary, &guard_dir, &group));
+        fs::write(&config, text)?;
+        let config = config.to_string_lossy().into_owned();
+        let (at, name) = (format!("127.0.0.1:{}", port(node)), format!("n{}", node + 1));
+        let place = ["--advertise", &at, "--name", &name, "--config", &config, "--no-start"];
+        if node == 0 {
+            self.run(&[&["init"], &place[..]].concat())?;
+        } else {
+            let token = until(|| async {
+                let made = self.run(&["token", "create", "-q"])?;
+                Ok(made.status.success().then_some(made.stdout))
+            });
+            let file = self.dir.join("token");
+            fs::write(&file, token.await?)?;
+            let first = format!("127.0.0.1:{}", port(0));
+            let token = ["--token-file", file.to_str().context("a path")?];
+            self.run(&[&["join", &first], &place[..], &token[..]].concat())?;
+        }
+        spawn(self.binary, self.dir, node)
     }
 }
 
@@ -249,6 +281,15 @@ impl Writer {
             return Err(tonic::Status::internal(agent.state_message));
         }
         Ok(())
+    }
+}
+
+impl Writer {
+    /// Asks for a restart of an agent that does not run: an entry and no more.
+    pub(crate) async fn restart(&mut self, name: &str) -> Result<(), tonic::Status> {
+        let name = format!("fleets/bench/agents/{name}");
+        let request = RestartAgentRequest { name, ..RestartAgentRequest::default() };
+        self.api.restart_agent(request).await.map(drop)
     }
 }
 

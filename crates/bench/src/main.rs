@@ -14,6 +14,7 @@ mod leases;
 mod load;
 mod node_lost;
 mod restart;
+mod snapshot;
 mod supervisors;
 mod tls;
 
@@ -40,6 +41,8 @@ enum What {
     Batch,
     /// Thousands of workers on leases: what they cost their leader
     Leases,
+    /// A follower joins and is sent a snapshot: how much longer writes take meanwhile
+    Snapshot,
     /// Planning and state at growing sizes, without log or network
     Growth,
     /// Daemon killed and started again: agents restarted, time to adopt them
@@ -97,6 +100,7 @@ fn main() -> Result<()> {
             What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Batch => runtime.block_on(batch::run(&binary, args.turns))?,
             What::Leases => runtime.block_on(leases::run(&binary, args.workers))?,
+            What::Snapshot => runtime.block_on(snapshot::run(&binary))?,
             What::Growth => growth::run()?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::Supervisors => supervisors::run(&binary, args.agents)?,

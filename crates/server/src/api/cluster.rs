@@ -1,7 +1,5 @@
 //! `fleet.v1.ClusterService`.
 
-use std::collections::BTreeMap;
-
 use fleet_core::{
     Cause, MovePolicy, MoveRule, Operation, Outcome, SetMovePolicy, SetPlacementPolicy, State,
     admission, plan, rebalance,
@@ -20,7 +18,7 @@ use fleet_types::{LeaseTiming, limits};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, idempotency, problems};
+use super::{Api, census::Census, idempotency, problems};
 
 fn parse(policy: &v1::MovePolicy) -> Result<MovePolicy, Status> {
     let rule = match policy.rule() {
@@ -48,17 +46,8 @@ impl Api {
         timing.map_or(0, |timing| self.leases.feared_lost(state, &timing))
     }
 
-    fn status(&self, state: &State) -> ClusterStatus {
+    fn status(&self, state: &State, census: Census) -> ClusterStatus {
         let cluster = state.cluster();
-        let mut agents_by_state = BTreeMap::new();
-        for agent in state.agents().values() {
-            let mut shown = fleet_proto::v1::Agent {
-                state: convert::agent_state(agent).into(),
-                ..Default::default()
-            };
-            self.observed.complete(agent, &mut shown);
-            *agents_by_state.entry(shown.state().as_str_name().to_owned()).or_insert(0) += 1;
-        }
         let (nodes, moves) = (state.nodes().values(), plan::moves(state, self.feared_lost(state)));
         let raft = self.raft.status();
         ClusterStatus {
@@ -68,9 +57,9 @@ impl Api {
             term: raft.term,
             applied_index: *self.raft.applied_index().borrow(),
             nodes: nodes.filter_map(|node| self.show(state, node.id)).collect(),
-            agents_by_state,
+            agents_by_state: census.by_state,
             agents: convert::count(state.agents().len()),
-            problems: problems::find(state, &self.observed, moves),
+            problems: problems::find(state, moves).into_iter().chain(census.problems).collect(),
             create_time: cluster.map(|c| convert::timestamp(c.created)),
             move_policy: cluster.map(|c| convert::move_policy(c.moves)),
             moves_paused: !moves,
@@ -87,7 +76,9 @@ impl ClusterService for Api {
         &self,
         _: Request<GetClusterStatusRequest>,
     ) -> Result<Response<GetClusterStatusResponse>, Status> {
-        let status = self.read(|state| self.status(state)).await?;
+        self.linearize().await?;
+        let census = self.census().await;
+        let status = self.raft.read(|state| self.status(state, census));
         Ok(Response::new(GetClusterStatusResponse { status: Some(status) }))
     }
 

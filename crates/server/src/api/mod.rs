@@ -2,6 +2,7 @@
 //! gets here.
 
 mod agent;
+mod census;
 mod cluster;
 mod event;
 mod fleet;
@@ -61,12 +62,17 @@ fn idempotency(request_id: &str, content: &impl Message) -> Result<Option<Idempo
 }
 
 impl Api {
-    /// Reads the state as it is now or later, never as it was.
-    async fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Status> {
+    /// Returns once reads see the state as it is now or later.
+    async fn linearize(&self) -> Result<(), Status> {
         self.raft.linearize().await.map_err(|error| match error {
             ReadError::NotLeader { leader } => not_leader(leader),
             ReadError::NoQuorum(_) => not_leader(None),
-        })?;
+        })
+    }
+
+    /// Reads the state as it is now or later, never as it was.
+    async fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Status> {
+        self.linearize().await?;
         Ok(self.raft.read(read))
     }
 

@@ -3,6 +3,7 @@
 use fleet_core::{Agent, MoveRule, Node, NodeStatus, PendingReason, Role, Schedulable, State};
 use fleet_proto::{
     convert::api::pending,
+    host::Observation,
     v1::{Problem, agent::State as AgentState},
 };
 
@@ -10,15 +11,12 @@ use fleet_types::NodeId;
 
 use crate::leader::Observed;
 
-/// Agents named one by one; the rest is counted.
-const NAMED_MAX: usize = 5;
-
 fn problem(reason: &str, message: String, action: &str) -> Problem {
     Problem { reason: reason.into(), message, action: action.into() }
 }
 
-/// Everything wrong, most urgent first.
-pub(super) fn find(state: &State, observed: &Observed, moves: bool) -> Vec<Problem> {
+/// Everything wrong with the cluster and its nodes, most urgent first.
+pub(super) fn find(state: &State, moves: bool) -> Vec<Problem> {
     let mut found = Vec::new();
     if !moves {
         let held = state.unplaced().filter_map(|id| state.agents().get(id));
@@ -35,7 +33,6 @@ pub(super) fn find(state: &State, observed: &Observed, moves: bool) -> Vec<Probl
         ));
     }
     nodes(state, &mut found);
-    agents(state, observed, &mut found);
     found
 }
 
@@ -126,44 +123,37 @@ fn runs_twice(state: &State, agent: &Agent, line: &str) -> String {
     format!("agent {} ({now}{before}) says another copy of its session is live: {line}", agent.id)
 }
 
-fn agents(state: &State, observed: &Observed, found: &mut Vec<Problem>) {
-    let (mut named, mut more) = (0, 0);
-    for agent in state.agents().values() {
-        let trouble = match agent.pending {
-            Some(reason) => Some((
-                "AGENT_PENDING",
-                format!("agent {} waits: {}", agent.id, pending(reason, &agent.spec)),
-                "add a node, free ports, or install the runtime",
-            )),
-            None => observed.of(agent).and_then(|o| match o.state() {
-                _ if !o.double_run.is_empty() => Some((
-                    "AGENT_RUNS_TWICE",
-                    runs_twice(state, agent, &o.double_run),
-                    "end the other copy; then `fleet-cluster agent restart` it",
-                )),
-                AgentState::CrashLooping => Some((
-                    "AGENT_CRASH_LOOPING",
-                    format!("agent {}: {}", agent.id, o.message),
-                    "see `fleet-cluster agent logs`, mend it, then `fleet-cluster agent restart` it",
-                )),
-                AgentState::BackingOff | AgentState::Unready => Some((
-                    "AGENT_UNREADY",
-                    format!("agent {}: {}", agent.id, o.message),
-                    "see `fleet-cluster agent logs`",
-                )),
-                _ => None,
-            }),
-        };
-        let Some((reason, message, action)) = trouble else { continue };
-        if named < NAMED_MAX {
-            found.push(problem(reason, message, action));
-            named += 1;
-        } else {
-            more += 1;
-        }
+/// What is wrong with an agent, if anything is.
+pub(super) fn of_agent(state: &State, observed: &Observed, agent: &Agent) -> Option<Problem> {
+    if let Some(reason) = agent.pending {
+        let message = format!("agent {} waits: {}", agent.id, pending(reason, &agent.spec));
+        let action = "see `fleet-cluster agent explain` for what would help";
+        return Some(problem("AGENT_PENDING", message, action));
     }
-    if more > 0 {
-        let message = format!("{more} more agents are not well");
-        found.push(problem("AGENTS_UNWELL", message, "see `fleet-cluster agent list`"));
-    }
+    let trouble = |o: &Observation| match o.state() {
+        _ if !o.double_run.is_empty() => Some((
+            "AGENT_RUNS_TWICE",
+            runs_twice(state, agent, &o.double_run),
+            "end the other copy; then `fleet-cluster agent restart` it",
+        )),
+        AgentState::CrashLooping => Some((
+            "AGENT_CRASH_LOOPING",
+            format!("agent {}: {}", agent.id, o.message),
+            "see `fleet-cluster agent logs`, mend it, then `fleet-cluster agent restart` it",
+        )),
+        AgentState::BackingOff | AgentState::Unready => Some((
+            "AGENT_UNREADY",
+            format!("agent {}: {}", agent.id, o.message),
+            "see `fleet-cluster agent logs`",
+        )),
+        _ => None,
+    };
+    let (reason, message, action) = observed.look(agent, trouble).flatten()?;
+    Some(problem(reason, message, action))
+}
+
+/// What is wrong with more agents than are named.
+pub(super) fn of_more(count: usize) -> Problem {
+    let message = format!("{count} more agents are not well");
+    problem("AGENTS_UNWELL", message, "see `fleet-cluster agent list`")
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use fleet_core::{Agent, Desired};
 use fleet_proto::{
-    convert::host::parse_agent,
+    convert::{api::agent_state, host::parse_agent},
     host::Observation,
     v1::{self, agent::State},
 };
@@ -57,21 +57,33 @@ impl Observed {
         }
     }
 
-    /// The report on an agent's current placement, if there is one.
-    pub fn of(&self, agent: &Agent) -> Option<Observation> {
+    /// Looks at the report on an agent's current placement, if there is one.
+    pub fn look<T>(&self, agent: &Agent, look: impl FnOnce(&Observation) -> T) -> Option<T> {
         let placement = agent.placement.as_ref()?;
         let agents = self.agents.lock().expect("no holder panics");
         let (node, observation) = agents.get(&agent.id)?;
         let current = *node == placement.node && observation.generation == agent.generation.0;
-        current.then(|| observation.clone())
+        current.then(|| look(observation))
+    }
+
+    /// The report on an agent's current placement, if there is one.
+    pub fn of(&self, agent: &Agent) -> Option<Observation> {
+        self.look(agent, Observation::clone)
+    }
+
+    /// The state an agent is in, as far as is known.
+    pub fn state(&self, agent: &Agent) -> State {
+        // Hosts are not told of agents that were never to run.
+        let idle = agent.placement.is_some() && agent.desired == Desired::Stopped;
+        let unseen = || if idle { State::Stopped } else { agent_state(agent) };
+        self.look(agent, Observation::state).unwrap_or_else(unseen)
     }
 
     /// Fills in what is observed.
     pub fn complete(&self, agent: &Agent, shown: &mut v1::Agent) {
         let Some(observation) = self.of(agent) else {
-            if agent.placement.is_some() && agent.desired == Desired::Stopped {
-                // Hosts are not told of agents that were never to run.
-                shown.state = State::Stopped.into();
+            shown.state = self.state(agent).into();
+            if shown.state() == State::Stopped {
                 shown.state_message.clear();
             }
             return;

@@ -1,0 +1,67 @@
+//! How the agents are. They are looked at a page at a time, for applying waits while the state is
+//! read: the counts of a cluster that changes meanwhile are of no one moment.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use fleet_core::State;
+use fleet_proto::v1::Problem;
+use fleet_types::AgentId;
+
+use super::{Api, problems};
+use crate::leader::Observed;
+
+/// Agents looked at before others may go on: less than a millisecond.
+const PAGE: usize = 500;
+/// Agents named one by one; the rest is counted.
+const NAMED_MAX: usize = 5;
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Census {
+    /// How many agents are in each state.
+    pub(super) by_state: BTreeMap<String, u32>,
+    /// What is wrong with agents.
+    pub(super) problems: Vec<Problem>,
+    more: usize,
+}
+
+impl Census {
+    /// Looks at the agents after one; answers the last, or none when no more follow.
+    fn page(
+        &mut self,
+        state: &State,
+        observed: &Observed,
+        after: Bound<AgentId>,
+    ) -> Option<AgentId> {
+        let (mut seen, mut last) = (0, None);
+        for (id, agent) in state.agents().range((after, Bound::Unbounded)).take(PAGE) {
+            let name = observed.state(agent).as_str_name();
+            match self.by_state.get_mut(name) {
+                Some(count) => *count += 1,
+                None => drop(self.by_state.insert(name.to_owned(), 1)),
+            }
+            match problems::of_agent(state, observed, agent) {
+                Some(problem) if self.problems.len() < NAMED_MAX => self.problems.push(problem),
+                Some(_) => self.more += 1,
+                None => {}
+            }
+            (seen, last) = (seen + 1, Some(id));
+        }
+        last.filter(|_| seen == PAGE).cloned()
+    }
+}
+
+impl Api {
+    /// Looks at all agents.
+    pub(super) async fn census(&self) -> Census {
+        let (mut census, mut after) = (Census::default(), Bound::Unbounded);
+        while let Some(last) = self.raft.read(|state| census.page(state, &self.observed, after)) {
+            after = Bound::Excluded(last);
+            tokio::task::yield_now().await;
+        }
+        if census.more > 0 {
+            census.problems.push(problems::of_more(census.more));
+        }
+        census
+    }
+}
