@@ -12,8 +12,9 @@ use cluster_tests::{Keeper, cgroup_root};
 use fleet_client::{Context, Identity, connect_any_member};
 use fleet_proto::v1::{
     Agent, AgentSpec, CreateAgentRequest, CreateFleetRequest, GetClusterStatusRequest,
-    RestartAgentRequest, agent::DesiredState, agent_service_client::AgentServiceClient,
-    cluster_service_client::ClusterServiceClient, fleet_service_client::FleetServiceClient,
+    ListNodesRequest, StopAgentRequest, agent::DesiredState,
+    agent_service_client::AgentServiceClient, cluster_service_client::ClusterServiceClient,
+    fleet_service_client::FleetServiceClient, node_service_client::NodeServiceClient,
 };
 use fleet_types::limits::MESSAGE_BYTES_MAX;
 use tempfile::TempDir;
@@ -58,7 +59,7 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let context = dir.path().join("context.json");
         let mut guards = Vec::new();
-        let at = Place { binary, dir: dir.path(), context: &context };
+        let at = Place { binary, dir: dir.path(), context: &context, alone: None };
         let mut daemons = Vec::new();
         for node in 0..nodes {
             daemons.push(Some(at.add(node, &mut guards).await?));
@@ -66,17 +67,19 @@ impl Cluster {
         let stored = Context::load(&context)?;
         let identity = stored.identity(&context)?;
         let cluster = Self { dir, binary: binary.to_owned(), daemons, guards, identity };
-        until(|| async { Ok(cluster.voters().await.filter(|n| *n == usize::from(nodes))) }).await?;
+        let (all, first) = (usize::from(nodes), cluster.channel(0)?);
+        until(|| async { Ok(cluster.voters(&first).await.filter(|n| *n == all)) }).await?;
         let leader = cluster.leader().await?;
         let request = CreateFleetRequest { fleet_id: "bench".into(), ..Default::default() };
         FleetServiceClient::new(leader.channels[0].clone()).create_fleet(request).await?;
         Ok(cluster)
     }
 
-    /// Joins one more node.
-    pub(crate) async fn add(&mut self) -> Result<()> {
+    /// Joins one more node, on a core and with data of its own.
+    pub(crate) async fn add(&mut self, core: usize, data: &Path) -> Result<()> {
         let context = self.dir.path().join("context.json");
-        let at = Place { binary: &self.binary, dir: self.dir.path(), context: &context };
+        let (binary, dir, alone) = (&self.binary, self.dir.path(), Some((core, data)));
+        let at = Place { binary, dir, context: &context, alone };
         let node = u16::try_from(self.daemons.len())?;
         self.daemons.push(Some(at.add(node, &mut self.guards).await?));
         Ok(())
@@ -92,11 +95,10 @@ impl Cluster {
         Ok(connect_any_member(&self.identity, &format!("127.0.0.1:{}", port(node)))?)
     }
 
-    /// How many nodes vote.
-    pub(crate) async fn voters(&self) -> Option<usize> {
-        let request = GetClusterStatusRequest {};
-        let mut client = ClusterServiceClient::new(self.channel(0).ok()?);
-        let nodes = client.get_cluster_status(request).await.ok()?.into_inner().status?.nodes;
+    /// How many nodes vote, asked over `channel`.
+    pub(crate) async fn voters(&self, channel: &Channel) -> Option<usize> {
+        let mut client = NodeServiceClient::new(channel.clone());
+        let nodes = client.list_nodes(ListNodesRequest::default()).await.ok()?.into_inner().nodes;
         Some(nodes.iter().filter(|node| node.votes).count())
     }
 
@@ -150,7 +152,8 @@ impl Cluster {
     }
 
     pub(crate) fn restart(&mut self, node: u16) -> Result<()> {
-        self.daemons[usize::from(node)] = Some(spawn(&self.binary, self.dir.path(), node)?);
+        let daemon = spawn(Command::new(&self.binary), self.dir.path(), node)?;
+        self.daemons[usize::from(node)] = Some(daemon);
         Ok(())
     }
 }
@@ -160,11 +163,20 @@ struct Place<'a> {
     binary: &'a Path,
     dir: &'a Path,
     context: &'a Path,
+    /// The core its processes are kept to, and where it has its data if not with the others.
+    alone: Option<(usize, &'a Path)>,
 }
 
 impl Place<'_> {
+    fn command(&self) -> Command {
+        let Some((core, _)) = self.alone else { return Command::new(self.binary) };
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core.to_string()]).arg(self.binary);
+        command
+    }
+
     fn run(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new(self.binary);
+        let mut command = self.command();
         let command = command.args(args).env("FLEET_CLUSTER_CONTEXT", self.context);
         Ok(command.stdin(Stdio::null()).stderr(Stdio::null()).output()?)
     }
@@ -173,6 +185,7 @@ impl Place<'_> {
     async fn add(&self, node: u16, guards: &mut Vec<Keeper>) -> Result<Child> {
         let config = self.dir.join(format!("{node}.toml"));
         let data = self.dir.join(format!("data{node}"));
+        let data = self.alone.map_or(data, |(_, data)| data.join("data"));
         let cgroup = format!("fleet-bench/{}n{node}", std::process::id());
         let guard_dir = self.dir.join(format!("guard{node}"));
         let text = format!(
@@ -198,15 +211,15 @@ impl Place<'_> {
             let token = ["--token-file", file.to_str().context("a path")?];
             self.run(&[&["join", &first], &place[..], &token[..]].concat())?;
         }
-        spawn(self.binary, self.dir, node)
+        spawn(self.command(), self.dir, node)
     }
 }
 
-fn spawn(binary: &Path, dir: &Path, node: u16) -> Result<Child> {
+fn spawn(mut command: Command, dir: &Path, node: u16) -> Result<Child> {
     let log =
         fs::File::options().create(true).append(true).open(dir.join(format!("{node}.log")))?;
     let config = dir.join(format!("{node}.toml"));
-    Ok(Command::new(binary).arg("run").arg("--config").arg(config).stderr(log).spawn()?)
+    Ok(command.arg("run").arg("--config").arg(config).stderr(log).spawn()?)
 }
 
 impl Drop for Cluster {
@@ -285,11 +298,11 @@ impl Writer {
 }
 
 impl Writer {
-    /// Asks for a restart of an agent that does not run: an entry and no more.
-    pub(crate) async fn restart(&mut self, name: &str) -> Result<(), tonic::Status> {
+    /// Stops an agent that does not run: an entry in the log and no more.
+    pub(crate) async fn stop(&mut self, name: &str) -> Result<(), tonic::Status> {
         let name = format!("fleets/bench/agents/{name}");
-        let request = RestartAgentRequest { name, ..RestartAgentRequest::default() };
-        self.api.restart_agent(request).await.map(drop)
+        let request = StopAgentRequest { name, ..StopAgentRequest::default() };
+        self.api.stop_agent(request).await.map(drop)
     }
 }
 

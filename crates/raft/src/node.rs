@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use openraft::{
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
 };
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, watch},
@@ -237,7 +238,11 @@ impl Node {
 
     /// Reads the applied state. Keep `read` short: applying waits for it.
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
-        read(&self.inner.applied.read().expect("no holder panics").state)
+        let applied = self.inner.applied.read();
+        let found = read(&applied.state);
+        // Or else a reader that comes again at once could keep applying out for as long as it does.
+        RwLockReadGuard::unlock_fair(applied);
+        found
     }
 
     /// Index of the last applied entry; changes as entries are applied.

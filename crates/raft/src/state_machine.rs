@@ -2,12 +2,7 @@
 //! the position, to disk in one write. That write is not synced: the log is, and a restart applies
 //! again what the mirror lacks.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    path::PathBuf,
-    sync::{Arc, RwLock},
-};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use fleet_core::{Key, Record, State, apply};
 use fleet_proto::{
@@ -19,6 +14,7 @@ use openraft::{
     EntryPayload, OptionalSend,
     storage::{EntryResponder, RaftStateMachine},
 };
+use parking_lot::RwLock;
 use prost::Message;
 use rocksdb::{IteratorMode, WriteBatch};
 use tokio::sync::{broadcast, watch};
@@ -114,7 +110,7 @@ impl StateMachine {
 
     /// Applies an entry to memory; what is to be mirrored to disk, and the results.
     fn apply_entry(&self, entry: Entry) -> io::Result<(WriteBatch, Results)> {
-        let mut applied = self.applied.write().expect("no holder panics");
+        let mut applied = self.applied.write();
         let (mut results, mut members_changed) = (Vec::new(), false);
         let index = entry.log_id.index();
         match entry.payload {
@@ -193,7 +189,7 @@ impl StateMachine {
         self.put_members(&mut batch, &applied);
         self.store.write(batch, true)?;
         snapshot::publish(&self.snapshots, &file.path, meta)?;
-        *self.applied.write().expect("no holder panics") = applied;
+        *self.applied.write() = applied;
         self.index.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
         Ok(())
     }
@@ -204,7 +200,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let applied = self.applied.read().expect("no holder panics");
+        let applied = self.applied.read();
         Ok((applied.last, applied.membership.clone()))
     }
 

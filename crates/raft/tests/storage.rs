@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use fleet_core::{CreateFleet, InitCluster, NodeAddress, Operation, State, Wants};
@@ -161,4 +162,24 @@ async fn a_node_that_lost_what_it_acknowledged_refuses_to_take_part() {
     let refused = open(1, &damaged).await.err().expect("it took part");
     assert!(matches!(refused, OpenError::LostEntries { .. }), "{refused:?}");
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_comes_again_at_once_does_not_keep_applying_out() {
+    const READS: u32 = 3_000;
+    let dir = TempDir::new().unwrap();
+    let node = first(dir.path()).await;
+    let (reading, reads) = (node.clone(), Arc::new(AtomicU32::new(0)));
+    let count = reads.clone();
+    let reader = std::thread::spawn(move || {
+        while count.fetch_add(1, Ordering::Relaxed) < READS {
+            // About as long as a page of a large state takes.
+            reading
+                .read(|_| std::hint::black_box((0..50_000).map(std::hint::black_box).sum::<u32>()));
+        }
+    });
+    fleets(&node, 0..20).await;
+    let before_the_last = reads.load(Ordering::Relaxed);
+    reader.join().unwrap();
+    assert!(before_the_last < READS, "twenty entries waited for {before_the_last} reads");
 }

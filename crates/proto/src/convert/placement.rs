@@ -161,14 +161,18 @@ pub fn agent_move(state: &State, it: &Move) -> v1::AgentMove {
 
 /// How a node's agents leave; none when it is not drained.
 pub(super) fn drain(state: &State, node: &Node) -> Option<v1::Drain> {
+    if node.schedulable != Schedulable::Draining {
+        return None;
+    }
     let pace = node.drain.unwrap_or_default();
-    let agents = || state.placed_on(node.id).filter_map(|id| state.agents().get(id));
-    let leaving = agents().filter(|a| a.placement.as_ref().is_some_and(|p| p.evicting)).count();
-    (node.schedulable == Schedulable::Draining).then(|| v1::Drain {
+    let agents = state.placed_on(node.id);
+    let left = agents.len();
+    let leaving = agents.filter_map(|id| state.agents().get(id)?.placement.as_ref());
+    Some(v1::Drain {
         moves_at_once: pace.moves_max,
         deadline: pace.deadline.map(timestamp),
-        agents_left: count(agents().count()),
-        agents_leaving: count(leaving),
+        agents_left: count(left),
+        agents_leaving: count(leaving.filter(|placement| placement.evicting).count()),
     })
 }
 

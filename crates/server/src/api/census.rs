@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use fleet_core::State;
 use fleet_proto::v1::Problem;
+use fleet_raft::Node;
 use fleet_types::AgentId;
+use tonic::Status;
 
 use super::{Api, problems};
 use crate::leader::Observed;
@@ -51,17 +53,23 @@ impl Census {
     }
 }
 
+/// Looks at all agents; takes long where there are many.
+fn take(raft: &Node, observed: &Observed) -> Census {
+    let (mut census, mut after) = (Census::default(), Bound::Unbounded);
+    while let Some(last) = raft.read(|state| census.page(state, observed, after)) {
+        after = Bound::Excluded(last);
+    }
+    if census.more > 0 {
+        census.problems.push(problems::of_more(census.more));
+    }
+    census
+}
+
 impl Api {
-    /// Looks at all agents.
-    pub(super) async fn census(&self) -> Census {
-        let (mut census, mut after) = (Census::default(), Bound::Unbounded);
-        while let Some(last) = self.raft.read(|state| census.page(state, &self.observed, after)) {
-            after = Bound::Excluded(last);
-            tokio::task::yield_now().await;
-        }
-        if census.more > 0 {
-            census.problems.push(problems::of_more(census.more));
-        }
-        census
+    /// Looks at all agents, on a thread that nothing else waits for.
+    pub(super) async fn census(&self) -> Result<Census, Status> {
+        let (raft, observed) = (self.raft.clone(), self.observed.clone());
+        let census = tokio::task::spawn_blocking(move || take(&raft, &observed)).await;
+        census.map_err(|_| Status::unavailable("the node is stopping"))
     }
 }

@@ -77,7 +77,7 @@ impl ClusterService for Api {
         _: Request<GetClusterStatusRequest>,
     ) -> Result<Response<GetClusterStatusResponse>, Status> {
         self.linearize().await?;
-        let census = self.census().await;
+        let census = self.census().await?;
         let status = self.raft.read(|state| self.status(state, census));
         Ok(Response::new(GetClusterStatusResponse { status: Some(status) }))
     }
