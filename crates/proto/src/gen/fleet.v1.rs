@@ -4147,7 +4147,8 @@ pub struct ClusterStatus {
     /// Every node.
     #[prost(message, repeated, tag = "6")]
     pub nodes: ::prost::alloc::vec::Vec<Node>,
-    /// How many agents are in each observed state.
+    /// How many agents are in each observed state; counted one after the other, so of no one moment
+    /// while they change.
     #[prost(btree_map = "string, uint32", tag = "7")]
     pub agents_by_state: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,

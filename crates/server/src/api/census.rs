@@ -53,10 +53,10 @@ impl Census {
     }
 }
 
-/// Looks at all agents; takes long where there are many.
-fn take(raft: &Node, observed: &Observed) -> Census {
+/// Counts page after page; `next` counts the one after an agent, and answers its last.
+fn take(next: impl Fn(&mut Census, Bound<AgentId>) -> Option<AgentId>) -> Census {
     let (mut census, mut after) = (Census::default(), Bound::Unbounded);
-    while let Some(last) = raft.read(|state| census.page(state, observed, after)) {
+    while let Some(last) = next(&mut census, after) {
         after = Bound::Excluded(last);
     }
     if census.more > 0 {
@@ -69,7 +69,69 @@ impl Api {
     /// Looks at all agents, on a thread that nothing else waits for.
     pub(super) async fn census(&self) -> Result<Census, Status> {
         let (raft, observed) = (self.raft.clone(), self.observed.clone());
-        let census = tokio::task::spawn_blocking(move || take(&raft, &observed)).await;
+        let next = move |census: &mut Census, after| {
+            raft.read(|state| census.page(state, &observed, after))
+        };
+        let census = tokio::task::spawn_blocking(move || take(next)).await;
         census.map_err(|_| Status::unavailable("the node is stopping"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fleet_core::{
+        Agent, AgentSpec, Desired, Evidence, Lifecycle, PendingReason, Record, Wants,
+    };
+    use fleet_proto::v1::agent::State as AgentState;
+    use fleet_types::{
+        AgentClass, Generation, Labels, ResourceLimits, Resources, Revision, Timestamp,
+    };
+
+    use super::*;
+
+    fn waiting(number: usize) -> Record {
+        let spec = AgentSpec {
+            runtime: "exec".parse().unwrap(),
+            config: String::new(),
+            command: Vec::new(),
+            environment: BTreeMap::new(),
+            ports: 1,
+            labels: Labels::default(),
+            limits: ResourceLimits::default(),
+            class: AgentClass::Strict,
+            priority: 0,
+            wants: Wants { requests: Resources::default(), ..Wants::default() },
+        };
+        Record::Agent(Agent {
+            id: format!("f/a{number}").parse().unwrap(),
+            spec: Arc::new(spec),
+            desired: Desired::Running,
+            lifecycle: Lifecycle::Live,
+            restarts: 0,
+            uid: 70_000,
+            generation: Generation(0),
+            placement: None,
+            pending: Some(PendingReason::NoNode),
+            evidence: Evidence::First,
+            former: None,
+            created: Timestamp(0),
+            revision: Revision(1),
+        })
+    }
+
+    #[test]
+    fn every_agent_is_counted_once() {
+        for agents in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
+            let state = State::restore((0..agents).map(waiting));
+            let observed = Observed::default();
+            let census = take(|census, after| census.page(&state, &observed, after));
+            let counted = census.by_state.get(AgentState::Pending.as_str_name());
+            assert_eq!(counted.map_or(0, |count| *count as usize), agents);
+            let named = agents.min(NAMED_MAX);
+            assert_eq!(census.problems.len(), named + usize::from(agents > NAMED_MAX));
+            assert_eq!(census.more, agents - named);
+        }
     }
 }

@@ -44,7 +44,10 @@ pub(super) fn why(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> 
         Obstacle::OldRuntime => {
             let runtimes = node.and_then(|node| node.report.as_ref()).map(|r| &r.runtimes);
             let found = runtimes.and_then(|r| r.get(&spec.runtime)).cloned().unwrap_or_default();
-            format!("runtime {} has version {found}", spec.runtime)
+            match found.as_str() {
+                "-" => format!("runtime {} has no version there", spec.runtime),
+                found => format!("runtime {} has version {found}", spec.runtime),
+            }
         }
         Obstacle::NotApart => "another agent of its fleet is there, and they stand apart".into(),
         Obstacle::NoRoom(Lack::Ports(free)) => {
