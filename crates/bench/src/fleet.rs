@@ -59,7 +59,7 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let context = dir.path().join("context.json");
         let mut guards = Vec::new();
-        let at = Place { binary, dir: dir.path(), context: &context, alone: None };
+        let at = Place { binary, dir: dir.path(), context: &context, aside: None };
         let mut daemons = Vec::new();
         for node in 0..nodes {
             daemons.push(Some(at.add(node, &mut guards).await?));
@@ -75,11 +75,11 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Joins one more node, on a core and with data of its own.
-    pub(crate) async fn add(&mut self, core: usize, data: &Path) -> Result<()> {
+    /// Joins one more node, which has its data elsewhere and of the cores what others leave.
+    pub(crate) async fn add_aside(&mut self, data: &Path) -> Result<()> {
         let context = self.dir.path().join("context.json");
-        let (binary, dir, alone) = (&self.binary, self.dir.path(), Some((core, data)));
-        let at = Place { binary, dir, context: &context, alone };
+        let (binary, dir, aside) = (&self.binary, self.dir.path(), Some(data));
+        let at = Place { binary, dir, context: &context, aside };
         let node = u16::try_from(self.daemons.len())?;
         self.daemons.push(Some(at.add(node, &mut self.guards).await?));
         Ok(())
@@ -163,15 +163,17 @@ struct Place<'a> {
     binary: &'a Path,
     dir: &'a Path,
     context: &'a Path,
-    /// The core its processes are kept to, and where it has its data if not with the others.
-    alone: Option<(usize, &'a Path)>,
+    /// Where it has its data, if it is to take nothing from the others: neither disk nor cores.
+    aside: Option<&'a Path>,
 }
 
 impl Place<'_> {
     fn command(&self) -> Command {
-        let Some((core, _)) = self.alone else { return Command::new(self.binary) };
-        let mut command = Command::new("taskset");
-        command.args(["-c", &core.to_string()]).arg(self.binary);
+        if self.aside.is_none() {
+            return Command::new(self.binary);
+        }
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(self.binary);
         command
     }
 
@@ -185,7 +187,7 @@ impl Place<'_> {
     async fn add(&self, node: u16, guards: &mut Vec<Keeper>) -> Result<Child> {
         let config = self.dir.join(format!("{node}.toml"));
         let data = self.dir.join(format!("data{node}"));
-        let data = self.alone.map_or(data, |(_, data)| data.join("data"));
+        let data = self.aside.map_or(data, |aside| aside.join("data"));
         let cgroup = format!("fleet-bench/{}n{node}", std::process::id());
         let guard_dir = self.dir.join(format!("guard{node}"));
         let text = format!(

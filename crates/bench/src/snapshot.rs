@@ -1,11 +1,10 @@
 //! A new follower that needs a snapshot joins while agents are made: what the writers notice. It
-//! has a core to itself and its data in memory: on the cores and the disk of the others it would
-//! take what a machine of its own has.
+//! runs when a core is idle and has its data in memory: on the cores and the disk of the others it
+//! would take what a machine of its own has.
 
 use std::{
     fs,
     path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{batch, fleet};
@@ -27,9 +26,6 @@ const BEFORE: Duration = Duration::from_secs(4);
 
 /// Where it has its data.
 const MEMORY: &str = "/dev/shm";
-/// The core of the one that joins, and that of all others.
-const JOINER: usize = 1;
-const OTHERS: usize = 0;
 /// Pause between looks whether it follows.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -83,17 +79,8 @@ fn figures(all: &[Sample], from: Instant, to: Instant) -> (f64, f64, f64) {
     (at(500).unwrap_or(f64::NAN), at(990).unwrap_or(f64::NAN), last.unwrap_or(f64::NAN))
 }
 
-/// Keeps this process, and what it starts from now on, to a core.
-fn keep_to(core: usize) -> Result<()> {
-    let (core, own) = (core.to_string(), std::process::id().to_string());
-    let kept = Command::new("taskset").args(["-acp", &core, &own]).output()?;
-    ensure!(kept.status.success(), "taskset: {}", String::from_utf8_lossy(&kept.stderr));
-    Ok(())
-}
-
 /// Prints what writers notice of a follower that joins.
 pub(crate) async fn run(binary: &Path) -> Result<()> {
-    keep_to(OTHERS)?;
     println!("\na new follower is sent a snapshot while agents are made, fsync on\n");
     println!(
         "| agents | snapshot MiB | clients | before p50 ms | p99 ms | max ms | follows after ms \
@@ -127,7 +114,7 @@ async fn one(binary: &Path, agents: usize, clients: usize) -> Result<()> {
     let (mut joined, mut follows) = (began, began);
     let join = async {
         tokio::time::sleep(BEFORE).await;
-        cluster.add(JOINER, data.path()).await?;
+        cluster.add_aside(data.path()).await?;
         joined = Instant::now();
         while cluster.voters(&first).await != Some(3) {
             tokio::time::sleep(LOOK).await;

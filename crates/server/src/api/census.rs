@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use fleet_core::State;
 use fleet_proto::v1::Problem;
-use fleet_raft::Node;
 use fleet_types::AgentId;
 use tonic::Status;
 
