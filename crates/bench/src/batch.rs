@@ -19,11 +19,13 @@ const SIZES: [usize; 2] = [10_000, 90_000];
 /// Batches under way at once.
 const AT_ONCE: usize = 10;
 
-fn batch(number: usize) -> BatchCreateAgentsRequest {
+/// Agents with an environment of `bytes`.
+fn batch(number: usize, bytes: usize) -> BatchCreateAgentsRequest {
     let one = |n: usize| {
         let spec = AgentSpec {
             runtime: "exec".into(),
             command: vec!["/bin/true".into()],
+            environment: [("TEXT".to_owned(), "x".repeat(bytes))].into(),
             ports: 1,
             ..AgentSpec::default()
         };
@@ -45,9 +47,12 @@ fn batch(number: usize) -> BatchCreateAgentsRequest {
     }
 }
 
-/// Requests that make so many agents.
-pub(crate) fn batches(agents: usize) -> impl Iterator<Item = BatchCreateAgentsRequest> {
-    (0..agents / AGENTS_PER_CALL_MAX).map(batch)
+/// Requests that make so many agents, with an environment of `bytes` each.
+pub(crate) fn batches(
+    agents: usize,
+    bytes: usize,
+) -> impl Iterator<Item = BatchCreateAgentsRequest> {
+    (0..agents / AGENTS_PER_CALL_MAX).map(move |number| batch(number, bytes))
 }
 
 /// From the start of a follower's daemon to its first answer from the API, in milliseconds.
@@ -75,7 +80,7 @@ pub(crate) async fn run(binary: &Path, turns: usize) -> Result<()> {
         for _ in 0..turns {
             let mut cluster = fleet::Cluster::start(binary).await?;
             let api = cluster.leader().await?;
-            let batches: Vec<_> = batches(agents).collect();
+            let batches: Vec<_> = batches(agents, 0).collect();
             let began = Instant::now();
             let calls = stream::iter(batches.into_iter().enumerate()).map(|(n, batch)| {
                 let mut client = api.agents(n);

@@ -19,6 +19,8 @@ use crate::{batch, fleet};
 
 /// Agents there are when the follower joins.
 const SIZES: [usize; 3] = [10_000, 25_000, 45_000];
+/// What an agent's configuration is taken to take, in bytes.
+const CONFIGURED: usize = 1_000;
 /// Writers at once.
 const CLIENTS: [usize; 2] = [1, 4];
 /// How long is looked before it joins.
@@ -98,7 +100,7 @@ pub(crate) async fn run(binary: &Path) -> Result<()> {
 async fn one(binary: &Path, agents: usize, clients: usize) -> Result<()> {
     let mut cluster = fleet::Cluster::start_of(binary, 2).await?;
     let api = cluster.leader().await?;
-    let calls = stream::iter(batch::batches(agents).enumerate()).map(|(n, batch)| {
+    let calls = stream::iter(batch::batches(agents, CONFIGURED).enumerate()).map(|(n, batch)| {
         let mut client = api.agents(n);
         async move { client.batch_create_agents(batch).await }
     });

@@ -203,7 +203,8 @@ impl<'a> Rebalance<'a> {
             let rooms = rooms.filter_map(|(_, id)| self.rooms.get_key_value(id));
             let mut nodes: Vec<_> = rooms.map(|(id, room)| (room.load(), *id)).collect();
             nodes.sort_unstable();
-            let pairs = uneven.agents().flat_map(|it| nodes.iter().map(move |(_, to)| (it, *to)));
+            let agents = uneven.agents().filter(|(_, from)| self.rooms.contains_key(from));
+            let pairs = agents.flat_map(|it| nodes.iter().map(move |(_, to)| (it, *to)));
             let mut pairs = pairs.take_while(|_| {
                 vain += 1;
                 vain <= VAIN_MAX

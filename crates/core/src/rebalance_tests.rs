@@ -116,6 +116,19 @@ fn a_fleet_spreads_again_when_a_rack_is_back() {
 }
 
 #[test]
+fn nothing_is_moved_off_a_node_that_is_cordoned() {
+    let in_rack = |rack| Size { ports: 399, memory_gib: 64, rack, version: 1 };
+    let (mut state, nodes) = cluster(&[in_rack(0), in_rack(1)]);
+    for n in 0..6 {
+        add(&mut state, n, Ask { spread: true, ..PLAIN }, Some(nodes[0]));
+    }
+    assert_eq!(rebalance::moves(&state, 10).len(), 3);
+    let set = SetSchedulable { node: nodes[0], schedulable: Schedulable::Cordoned, drain: None };
+    apply(&mut state, 3_000, &command(Operation::SetSchedulable(set))).unwrap();
+    assert_eq!(rebalance::moves(&state, 10), []);
+}
+
+#[test]
 fn what_is_on_the_move_counts_where_it_goes() {
     let same = Size { ports: 399, memory_gib: 64, rack: 0, version: 1 };
     let (mut state, nodes) = cluster(&[same, same]);

@@ -116,9 +116,7 @@ async fn a_node_that_is_far_behind_is_sent_a_snapshot() {
     assert_eq!(digest(&late), digest(&leader));
     assert_ne!(fs::read_dir(two.join("snapshots")).unwrap().count(), 0, "it came entry by entry");
 
-    let again = dir.path().join("again");
-    copy(&two, &again);
-    let again = open(2, &again).await.unwrap();
+    let again = opened_again(&two, goal).await;
     assert_eq!(digest(&again), digest(&leader), "what was installed is not what was stored");
     for node in [leader, late, again] {
         node.shutdown().await;
@@ -128,6 +126,21 @@ async fn a_node_that_is_far_behind_is_sent_a_snapshot() {
 /// What a power cut would leave of a node's directory, which is still open here.
 fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+}
+
+/// A second node 2 on what the first has stored, once that has all up to `goal`: an entry is applied
+/// first and stored right after.
+async fn opened_again(dir: &Path, goal: u64) -> Node {
+    for attempt in 0.. {
+        let again = dir.with_file_name(format!("again{attempt}"));
+        copy(dir, &again);
+        let again = open(2, &again).await.unwrap();
+        if *again.applied_index().borrow() >= goal {
+            return again;
+        }
+        again.shutdown().await;
+    }
+    unreachable!("attempts do not end")
 }
 
 /// The index that a node's mark says was acknowledged.
@@ -181,5 +194,6 @@ async fn a_reader_that_comes_again_at_once_does_not_keep_applying_out() {
     fleets(&node, 0..20).await;
     let before_the_last = reads.load(Ordering::Relaxed);
     reader.join().unwrap();
+    node.shutdown().await;
     assert!(before_the_last < READS, "twenty entries waited for {before_the_last} reads");
 }
