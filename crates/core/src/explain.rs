@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How many ways out are named.
-pub const REMEDIES_MAX: usize = 3;
+const REMEDIES_MAX: usize = 3;
 
 /// What a node is to an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,6 @@
 //! the ones of the lowest priority are moved first.
 
 use alloc::{collections::BTreeMap, vec::Vec};
-use core::cmp::Reverse;
 
 use fleet_types::{AgentClass, AgentId, NodeId, Timestamp};
 
@@ -136,11 +135,6 @@ pub(crate) fn movable(agent: &Agent) -> bool {
         && !leaving(agent)
 }
 
-/// Sorts agents so that the best to move is last.
-pub(crate) fn best_last(agents: &mut [&Agent]) {
-    agents.sort_unstable_by_key(|agent| (Reverse(agent.spec.priority), agent.uid));
-}
-
 /// A rebalance in the making, on copies of the nodes' rooms.
 struct Rebalance<'a> {
     state: &'a State,
@@ -177,9 +171,7 @@ impl<'a> Rebalance<'a> {
         let state = self.state;
         self.movable.entry(node).or_insert_with(|| {
             let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
-            let mut agents: Vec<&Agent> = agents.filter(|agent| movable(agent)).collect();
-            best_last(&mut agents);
-            agents
+            plan::first_come(agents.filter(|agent| movable(agent))).collect()
         })
     }
 

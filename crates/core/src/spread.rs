@@ -7,11 +7,7 @@ use alloc::{
 
 use fleet_types::{FleetName, NodeId};
 
-use crate::{
-    rebalance::{best_last, movable},
-    record::Agent,
-    state::State,
-};
+use crate::{plan, rebalance::movable, record::Agent, state::State};
 
 /// The value of a label, or none where a node has not the label.
 type Value<'a> = Option<&'a str>;
@@ -77,7 +73,7 @@ impl<'a> Fleets<'a> {
                 for (node, count) in state.index().fleets.get(*fleet).into_iter().flatten() {
                     *spread.counts.entry(value(state, *node, key)).or_default() += count.all;
                 }
-                best_last(&mut spread.agents);
+                spread.agents = plan::first_come(spread.agents.drain(..)).collect();
             }
         }
         Self { state, spread, apart }

@@ -5,9 +5,8 @@ use std::{ops::Bound, pin::Pin};
 use fleet_client::connect_node;
 use fleet_core::{
     Admission, AgentDraft, AgentSpec, Cause, CreateAgents, DeleteAgent, Desired, EvictAgents,
-    Eviction, FULL, Operation, PendingReason, Rejection, RestartAgent, SetAgentDesired, State,
-    Wants, check_create,
-    explain::{Obstacle, Verdict, explain, remedies},
+    Eviction, Operation, Rejection, RestartAgent, SetAgentDesired, State, Wants, check_create,
+    explain::{Verdict, explain},
     plan::{Planner, why_pending},
 };
 use fleet_host::overlay;
@@ -20,7 +19,7 @@ use fleet_proto::{
         Agent, BatchCreateAgentsRequest, BatchCreateAgentsResponse, CreateAgentRequest,
         CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, ExplainAgentRequest,
         ExplainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
-        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, Placement, Remedy,
+        ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, Placement,
         RestartAgentRequest, RestartAgentResponse, StartAgentRequest, StartAgentResponse,
         StopAgentRequest, StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse,
         agent::DesiredState, agent_service_server::AgentService,
@@ -31,7 +30,11 @@ use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Api, idempotency, obstacle};
+use super::{
+    Api,
+    explain::{help, shown},
+    idempotency,
+};
 
 type Logs = Pin<Box<dyn Stream<Item = Result<TailAgentLogsResponse, Status>> + Send>>;
 
@@ -232,67 +235,6 @@ fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Option<Result<Evi
         }
         None => Err(from_rejection(&Rejection::NodeUnknown(to))),
     })
-}
-
-/// What a node is to an agent, for people.
-fn shown(state: &State, agent: &fleet_core::Agent, id: NodeId, verdict: &Verdict) -> NodeVerdict {
-    let node = state.nodes().get(&id);
-    let (suits, reason, message) = match verdict {
-        Verdict::Here => {
-            let why = agent.placement.as_ref().map(|p| convert::evidence(&p.evidence));
-            (true, "PLACED", format!("it is here: {}", why.unwrap_or_default()))
-        }
-        Verdict::Suits { agents, load } => {
-            let (full, why) = (load * 100 / FULL, "of nodes that suit, the least full is taken");
-            let message =
-                format!("it could run here, beside {agents} agents, {full} % full; {why}");
-            (true, "SUITS", message)
-        }
-        Verdict::Hindered(obstacles) => {
-            let all = obstacles.iter().map(|o| obstacle::why(node, &agent.spec, *o));
-            let first = obstacles.first().map_or("", |first| obstacle::reason(*first));
-            (false, first, all.collect::<Vec<_>>().join("; "))
-        }
-    };
-    NodeVerdict {
-        node: format!("nodes/{id}"),
-        node_display_name: node.map(|node| node.name.to_string()).unwrap_or_default(),
-        suits,
-        reason: reason.into(),
-        message,
-    }
-}
-
-/// What would let an agent be placed.
-fn help(state: &State, agent: &fleet_core::Agent) -> Vec<Remedy> {
-    if agent.placement.is_some() {
-        return Vec::new();
-    }
-    let remedy = |(id, obstacles): (NodeId, Vec<Obstacle>)| {
-        let node = state.nodes().get(&id);
-        let name = node.map(|node| node.name.to_string()).unwrap_or_default();
-        let steps = obstacles.iter().map(|o| obstacle::way_out(node, &agent.spec, *o));
-        Remedy {
-            node: format!("nodes/{id}"),
-            reasons: obstacles.iter().map(|o| obstacle::reason(*o).into()).collect(),
-            message: format!("{name}: {}", steps.collect::<Vec<_>>().join(", and ")),
-            node_display_name: name,
-        }
-    };
-    let general = |reason: &str, message: String| {
-        let reasons = vec![reason.into()];
-        Remedy { reasons, message, ..Remedy::default() }
-    };
-    if agent.pending == Some(PendingReason::MovesPaused) {
-        let what = "bring its node back, or `fleet-cluster moves always` to place it elsewhere";
-        return vec![general("MOVES_PAUSED", what.into())];
-    }
-    let mut all: Vec<Remedy> = remedies(state, agent).into_iter().map(remedy).collect();
-    if !all.is_empty() || state.nodes().is_empty() {
-        let what = format!("or join another node with {}", obstacle::needs(&agent.spec));
-        all.push(general("NEW_NODE", what));
-    }
-    all
 }
 
 #[tonic::async_trait]

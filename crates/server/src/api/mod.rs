@@ -5,10 +5,10 @@ mod agent;
 mod census;
 mod cluster;
 mod event;
+mod explain;
 mod fleet;
 mod join;
 mod node;
-mod obstacle;
 mod problems;
 mod token;
 

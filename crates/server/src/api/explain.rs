@@ -1,10 +1,17 @@
-//! What keeps a node from having an agent, in words, and what to do about it.
+//! What nodes are to an agent, in words: why it is there, what stands in the way, and what to do.
 
-use fleet_core::{AgentSpec, Lack, Node, NodeStatus, explain::Obstacle};
-use fleet_proto::convert::api as convert;
+use fleet_core::{
+    Agent, AgentSpec, FULL, Lack, Node, NodeStatus, PendingReason, State,
+    explain::{Obstacle, Verdict, remedies},
+};
+use fleet_proto::{
+    convert::api as convert,
+    v1::{NodeVerdict, Remedy},
+};
+use fleet_types::NodeId;
 
 /// Its stable code.
-pub(super) fn reason(obstacle: Obstacle) -> &'static str {
+fn reason(obstacle: Obstacle) -> &'static str {
     match obstacle {
         Obstacle::NotUp(_) => "NOT_UP",
         Obstacle::NotOpen(_) => "NOT_OPEN",
@@ -31,7 +38,7 @@ fn version(spec: &AgentSpec) -> String {
 }
 
 /// What it is.
-pub(super) fn why(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String {
+fn why(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String {
     match obstacle {
         Obstacle::NotUp(NodeStatus::Fenced) => "the node is out of reach and was fenced".into(),
         Obstacle::NotUp(_) => "the node has not registered yet".into(),
@@ -63,7 +70,7 @@ pub(super) fn why(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> 
 }
 
 /// What takes it away.
-pub(super) fn way_out(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String {
+fn way_out(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String {
     let name = node.map(|node| node.name.to_string()).unwrap_or_default();
     let asked = spec.wants.requests;
     match obstacle {
@@ -92,7 +99,7 @@ pub(super) fn way_out(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle)
 }
 
 /// What a node must have for an agent.
-pub(super) fn needs(spec: &AgentSpec) -> String {
+fn needs(spec: &AgentSpec) -> String {
     let mut all = vec![format!("runtime {} {}", spec.runtime, version(spec)).trim_end().to_owned()];
     let asked = spec.wants.requests;
     all.extend(spec.wants.node_labels.iter().next().map(|_| convert::node_labels(spec)));
@@ -100,4 +107,65 @@ pub(super) fn needs(spec: &AgentSpec) -> String {
     all.extend((asked.cpu_millis > 0).then(|| convert::cores(asked.cpu_millis)));
     all.push(format!("{} ports", spec.ports));
     all.join(", ")
+}
+
+/// What a node is to an agent, for people.
+pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict) -> NodeVerdict {
+    let node = state.nodes().get(&id);
+    let (suits, reason, message) = match verdict {
+        Verdict::Here => {
+            let why = agent.placement.as_ref().map(|p| convert::evidence(&p.evidence));
+            (true, "PLACED", format!("it is here: {}", why.unwrap_or_default()))
+        }
+        Verdict::Suits { agents, load } => {
+            let (full, why) = (load * 100 / FULL, "of nodes that suit, the least full is taken");
+            let message =
+                format!("it could run here, beside {agents} agents, {full} % full; {why}");
+            (true, "SUITS", message)
+        }
+        Verdict::Hindered(obstacles) => {
+            let all = obstacles.iter().map(|o| why(node, &agent.spec, *o));
+            let first = obstacles.first().map_or("", |first| reason(*first));
+            (false, first, all.collect::<Vec<_>>().join("; "))
+        }
+    };
+    NodeVerdict {
+        node: format!("nodes/{id}"),
+        node_display_name: node.map(|node| node.name.to_string()).unwrap_or_default(),
+        suits,
+        reason: reason.into(),
+        message,
+    }
+}
+
+/// What would let an agent be placed.
+pub(super) fn help(state: &State, agent: &Agent) -> Vec<Remedy> {
+    if agent.placement.is_some() {
+        return Vec::new();
+    }
+    let remedy = |(id, obstacles): (NodeId, Vec<Obstacle>)| {
+        let node = state.nodes().get(&id);
+        let name = node.map(|node| node.name.to_string()).unwrap_or_default();
+        let steps = obstacles.iter().map(|o| way_out(node, &agent.spec, *o));
+        Remedy {
+            node: format!("nodes/{id}"),
+            reasons: obstacles.iter().map(|o| reason(*o).into()).collect(),
+            message: format!("{name}: {}", steps.collect::<Vec<_>>().join(", and ")),
+            node_display_name: name,
+        }
+    };
+    let general = |reason: &str, message: String| {
+        let reasons = vec![reason.into()];
+        Remedy { reasons, message, ..Remedy::default() }
+    };
+    if agent.pending == Some(PendingReason::MovesPaused) {
+        let what = "bring its node back, or `fleet-cluster moves always` to place it elsewhere";
+        return vec![general("MOVES_PAUSED", what.into())];
+    }
+    let mut all: Vec<Remedy> = remedies(state, agent).into_iter().map(remedy).collect();
+    if !all.is_empty() || state.nodes().is_empty() {
+        let what = format!("or join another node with {}", needs(&agent.spec));
+        all.push(general("NEW_NODE", what));
+    }
+    all
 }
