@@ -76,13 +76,14 @@ impl Cluster {
     }
 
     /// Joins one more node, which has its data elsewhere and of the cores what others leave.
-    pub(crate) async fn add_aside(&mut self, data: &Path) -> Result<()> {
+    /// Its position.
+    pub(crate) async fn add_aside(&mut self, data: &Path) -> Result<u16> {
         let context = self.dir.path().join("context.json");
         let (binary, dir, aside) = (&self.binary, self.dir.path(), Some(data));
         let at = Place { binary, dir, context: &context, aside };
         let node = u16::try_from(self.daemons.len())?;
         self.daemons.push(Some(at.add(node, &mut self.guards).await?));
-        Ok(())
+        Ok(node)
     }
 
     /// Where a node keeps its data.

@@ -31,8 +31,8 @@ fn resident_kib(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }
 
-/// Processor time that processes have used.
-fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+/// Processor time that processes have used, in seconds.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     let ticks_per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
     let of = |pid: &u32| -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;

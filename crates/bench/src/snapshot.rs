@@ -1,10 +1,12 @@
 //! A new follower that needs a snapshot joins while agents are made: what the writers notice. It
 //! runs when a core is idle and has its data in memory: on the cores and the disk of the others it
-//! would take what a machine of its own has.
+//! would take what a machine of its own has. A core that is never idle is felt all the same, so
+//! the writers are also timed beside a loop that runs when a core is idle and does nothing.
 
 use std::{
-    fs,
+    fmt, fs, io,
     path::Path,
+    process::{Child, Command},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::{batch, fleet};
+use crate::{batch, fleet, restart::cpu_seconds};
 
 /// Agents there are when the follower joins.
 const SIZES: [usize; 3] = [10_000, 25_000, 45_000];
@@ -23,13 +25,31 @@ const SIZES: [usize; 3] = [10_000, 25_000, 45_000];
 const CONFIGURED: usize = 1_000;
 /// Writers at once.
 const CLIENTS: [usize; 2] = [1, 4];
-/// How long is looked before it joins.
+/// How long the writers are alone, and how long they are beside the loop.
 const BEFORE: Duration = Duration::from_secs(4);
 
 /// Where it has its data.
 const MEMORY: &str = "/dev/shm";
 /// Pause between looks whether it follows.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// A loop that runs when a core is idle.
+struct Loop(Child);
+
+impl Loop {
+    fn start() -> io::Result<Self> {
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0", "sh", "-c", "while :; do :; done"]).spawn().map(Self)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // What is gone cannot be killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// When a write was answered, and after how many milliseconds.
 type Sample = (Instant, f64);
@@ -71,24 +91,37 @@ async fn under_load(
     stopped.map(|()| all)
 }
 
-/// Of the writes answered from `from` to `to`: median, 99th percentile and most, in milliseconds.
-fn figures(all: &[Sample], from: Instant, to: Instant) -> (f64, f64, f64) {
-    let within = all.iter().filter(|(at, _)| (from..to).contains(at));
-    let mut took: Vec<f64> = within.map(|(_, ms)| *ms).collect();
-    took.sort_by(f64::total_cmp);
-    let at = |permille: usize| took.get(took.len() * permille / 1_000).copied();
-    let last = took.last().copied();
-    (at(500).unwrap_or(f64::NAN), at(990).unwrap_or(f64::NAN), last.unwrap_or(f64::NAN))
+/// Median, 99th percentile and most, in milliseconds.
+struct Figures(f64, f64, f64);
+
+impl Figures {
+    /// Of the writes answered from `from` to `to`.
+    fn of(all: &[Sample], from: Instant, to: Instant) -> Self {
+        let within = all.iter().filter(|(at, _)| (from..to).contains(at));
+        let mut took: Vec<f64> = within.map(|(_, ms)| *ms).collect();
+        took.sort_by(f64::total_cmp);
+        let at = |permille: usize| took.get(took.len() * permille / 1_000).copied();
+        let last = took.last().copied();
+        Self(at(500).unwrap_or(f64::NAN), at(990).unwrap_or(f64::NAN), last.unwrap_or(f64::NAN))
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} | {:.2} | {:.1}", self.0, self.1, self.2)
+    }
 }
 
 /// Prints what writers notice of a follower that joins.
 pub(crate) async fn run(binary: &Path) -> Result<()> {
     println!("\na new follower is sent a snapshot while agents are made, fsync on\n");
     println!(
-        "| agents | snapshot MiB | clients | before p50 ms | p99 ms | max ms | follows after ms \
-         | meanwhile p50 ms | p99 ms | max ms | p99 ratio |"
+        "| agents | snapshot MiB | clients | alone p50 ms | p99 ms | max ms \
+         | beside a loop p50 ms | p99 ms | max ms | its use of a core \
+         | follows after ms | its use of a core \
+         | meanwhile p50 ms | p99 ms | max ms | p99 to beside a loop | p99 to alone |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for agents in SIZES {
         for clients in CLIENTS {
             one(binary, agents, clients).await?;
@@ -113,32 +146,39 @@ async fn one(binary: &Path, agents: usize, clients: usize) -> Result<()> {
 
     let (first, data) = (cluster.channel(0)?, tempfile::tempdir_in(MEMORY)?);
     let began = Instant::now();
-    let (mut joined, mut follows) = (began, began);
+    let (mut beside, mut after, mut joined, mut follows) = (began, began, began, began);
+    let (mut looped, mut used) = (0.0, 0.0);
     let join = async {
         tokio::time::sleep(BEFORE).await;
-        cluster.add_aside(data.path()).await?;
+        beside = Instant::now();
+        let idle = Loop::start()?;
+        tokio::time::sleep(BEFORE).await;
+        after = Instant::now();
+        looped = cpu_seconds(&[idle.0.id()])?;
+        drop(idle);
+        let node = cluster.add_aside(data.path()).await?;
         joined = Instant::now();
         while cluster.voters(&first).await != Some(3) {
             tokio::time::sleep(LOOK).await;
         }
         follows = Instant::now();
+        used = cpu_seconds(&[cluster.pid(node)?])?;
         Ok(())
     };
     let all = under_load(&api, clients, "w", join).await?;
     let bytes = snapshot(&leader).context("a snapshot")?;
-    let (before, meanwhile) = (figures(&all, began, joined), figures(&all, joined, follows));
+    let (alone, looping) = (Figures::of(&all, began, beside), Figures::of(&all, beside, after));
+    let meanwhile = Figures::of(&all, joined, follows);
+    let took = (follows - joined).as_secs_f64();
     println!(
-        "| {agents} | {:.1} | {clients} | {:.2} | {:.2} | {:.1} | {:.0} | {:.2} | {:.2} | {:.1} \
-         | {:.2} |",
+        "| {agents} | {:.1} | {clients} | {alone} | {looping} | {:.2} | {:.0} | {:.2} \
+         | {meanwhile} | {:.2} | {:.2} |",
         bytes as f64 / f64::from(1 << 20),
-        before.0,
-        before.1,
-        before.2,
-        (follows - joined).as_secs_f64() * 1_000.0,
-        meanwhile.0,
-        meanwhile.1,
-        meanwhile.2,
-        meanwhile.1 / before.1,
+        looped / (after - beside).as_secs_f64(),
+        took * 1_000.0,
+        used / took,
+        meanwhile.1 / looping.1,
+        meanwhile.1 / alone.1,
     );
     Ok(())
 }
