@@ -1,5 +1,7 @@
 //! Beside other supervisors of processes: supervisord, PM2, s6 and runit, each with the same
-//! children: a shell that notes its start in a file of its own and becomes `sleep`.
+//! children: a shell that notes its start in a file of its own and becomes `sleep`. Ours gives each
+//! a user, mounts and more of its own; s6 and runit are measured with children that do most of
+//! that for themselves, too.
 //!
 //! `SUPERVISORD`, `PM2` and `NODE` name those programs; s6 and runit are the distribution's.
 
@@ -7,7 +9,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -39,6 +41,18 @@ fn seconds(number: u32) -> String {
 
 fn script(marks: &Path, number: u32) -> String {
     format!("echo >> {}/{number}; exec sleep {}", marks.display(), seconds(number))
+}
+
+/// As [`script`], for a child that has its own user, mounts, host name and no capabilities: all that
+/// is to be had from util-linux of what ours gives. No control group, Landlock, or system calls denied.
+fn confined(marks: &Path, number: u32) -> String {
+    let uid = 700_000_000 + number;
+    format!(
+        "exec unshare --mount --uts --ipc sh -c 'mount -t proc -o hidepid=invisible proc /proc; \
+         mount -t tmpfs tmpfs /dev/shm; exec setpriv --reuid {uid} --regid {uid} --clear-groups \
+         --no-new-privs --bounding-set=-all --inh-caps=-all sh -c \"{}\"'",
+        script(marks, number)
+    )
 }
 
 /// The processes there are: pid, name, arguments.
@@ -134,16 +148,25 @@ fn spawn(command: &mut Command) -> Result<Child> {
     Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
 }
 
-/// A folder with a `run` script for each child, as s6 and runit have it.
-fn services(dir: &Path, marks: &Path, count: u32) -> Result<()> {
+/// What a child executes.
+type Script = fn(&Path, u32) -> String;
+
+/// A folder with a `run` script for each child, as s6 and runit have it, and one for the children's
+/// marks.
+fn services(dir: &Path, script: Script, count: u32) -> Result<(PathBuf, PathBuf)> {
+    let (marks, scan) = (dir.join("marks"), dir.join("scan"));
+    fs::create_dir(&marks)?;
+    for place in [dir, &marks] {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o777))?;
+    }
     for number in 0..count {
-        let service = dir.join(number.to_string());
+        let service = scan.join(number.to_string());
         fs::create_dir_all(&service)?;
         let run = service.join("run");
-        fs::write(&run, format!("#!/bin/sh\n{}\n", script(marks, number)))?;
+        fs::write(&run, format!("#!/bin/sh\n{}\n", script(&marks, number)))?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
     }
-    Ok(())
+    Ok((marks, scan))
 }
 
 fn ours(binary: &Path, count: u32) -> Result<()> {
@@ -217,12 +240,10 @@ fn pm2(count: u32) -> Result<()> {
     })
 }
 
-fn s6(count: u32) -> Result<()> {
+fn s6(name: &'static str, script: Script, count: u32) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let (marks, scan) = (dir.path().join("marks"), dir.path().join("scan"));
-    fs::create_dir(&marks)?;
-    services(&scan, &marks, count)?;
-    let kind = Kind { name: "s6", processes: &["s6-svscan", "s6-supervise"] };
+    let (marks, scan) = services(dir.path(), script, count)?;
+    let kind = Kind { name, processes: &["s6-svscan", "s6-supervise"] };
     let most = (count + 10).to_string();
     kind.measure(count, &marks, || {
         spawn(Command::new("s6-svscan").args(["-c", &most]).arg(&scan))?;
@@ -230,12 +251,10 @@ fn s6(count: u32) -> Result<()> {
     })
 }
 
-fn runit(count: u32) -> Result<()> {
+fn runit(name: &'static str, script: Script, count: u32) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let (marks, scan) = (dir.path().join("marks"), dir.path().join("scan"));
-    fs::create_dir(&marks)?;
-    services(&scan, &marks, count)?;
-    let kind = Kind { name: "runit", processes: &["runsvdir", "runsv"] };
+    let (marks, scan) = services(dir.path(), script, count)?;
+    let kind = Kind { name, processes: &["runsvdir", "runsv"] };
     kind.measure(count, &marks, || {
         spawn(Command::new("runsvdir").arg(&scan))?;
         Ok(())
@@ -251,8 +270,10 @@ pub(crate) fn run(binary: &Path, count: u32) -> Result<()> {
     );
     println!("|---|---|---|---|---|");
     ours(binary, count)?;
-    s6(count)?;
-    runit(count)?;
+    s6("s6", script, count)?;
+    s6("s6, confined", confined, count)?;
+    runit("runit", script, count)?;
+    runit("runit, confined", confined, count)?;
     supervisord(count)?;
     pm2(count)
 }

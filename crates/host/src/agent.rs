@@ -182,7 +182,12 @@ impl Task {
                 bytes = finished(&mut self.measuring) => self.measured(bytes),
                 () = sleep(due) => Some(Event::Time),
                 () = &mut log_check => {
-                    log_check.as_mut().reset(self.look_at_log());
+                    let (next, grown) = self.look_at_log();
+                    log_check.as_mut().reset(next);
+                    // A thousand agents that run and say nothing cost their host next to nothing.
+                    if self.life.state() == State::Ready && !grown {
+                        continue;
+                    }
                     None
                 }
             };
@@ -446,19 +451,21 @@ impl Task {
         format!("{message}: {}", String::from_utf8_lossy(&last).trim())
     }
 
-    /// Reads what is new in the log and keeps it small; when to look again.
-    fn look_at_log(&mut self) -> Instant {
-        if self.watch.grown(&self.log) {
+    /// Reads what is new in the log and keeps it small; when to look again, and whether there was
+    /// anything.
+    fn look_at_log(&mut self) -> (Instant, bool) {
+        let grown = self.watch.grown(&self.log);
+        if grown {
             self.watch_log();
             match self.log.cap() {
-                Ok(true) => return Instant::now() + FLOOD_CHECK,
+                Ok(true) => return (Instant::now() + FLOOD_CHECK, true),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(agent = %self.id, %error, "keeping the log small failed");
                 }
             }
         }
-        self.host.pace.next()
+        (self.host.pace.next(), grown)
     }
 
     fn watch_log(&mut self) {

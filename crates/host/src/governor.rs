@@ -1,5 +1,5 @@
 //! How many agents start at once, whose turn it is, and how long the others may have to wait. A
-//! start costs seconds of processor time; too many at once all take longer than they may.
+//! start may cost seconds of processor time; too many at once all take longer than they may.
 
 use std::{
     cmp::Reverse,
@@ -9,6 +9,10 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+
+/// A start shorter than this waits for its parts to hear of each other more than it computes: twice
+/// as many at once keep the cores busy.
+const SHORT: Duration = Duration::from_millis(50);
 
 /// A place in the line: the highest priority first, the oldest agent first, the first to come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,9 +52,15 @@ pub(crate) struct Permit {
 }
 
 impl Line {
+    /// How many may start at once.
+    fn width(&self, governor: &Governor) -> usize {
+        let short = self.start.is_some_and(|start| start < SHORT);
+        if short { 2 * governor.width } else { governor.width }
+    }
+
     /// Calls as many as may start.
-    fn call(&mut self, width: usize) {
-        while self.starting < width
+    fn call(&mut self, governor: &Governor) {
+        while self.starting < self.width(governor)
             && let Some((_, call)) = self.waiting.pop_first()
         {
             // One who has left has no turn.
@@ -60,7 +70,7 @@ impl Line {
 }
 
 impl Governor {
-    /// Lets `width` start at once.
+    /// Lets `width` start at once, and twice as many when a start is short.
     pub(crate) fn new(width: usize) -> Self {
         Self { width, line: Mutex::default() }
     }
@@ -76,7 +86,7 @@ impl Governor {
         let (call, called) = oneshot::channel();
         line.next += 1;
         line.waiting.insert(place, call);
-        line.call(self.width);
+        line.call(self);
         Ticket { governor: self.clone(), place, called }
     }
 
@@ -84,7 +94,7 @@ impl Governor {
     pub(crate) fn describe(&self, place: Place) -> String {
         let line = self.line();
         let before = line.waiting.range(..place).count();
-        let rounds = u32::try_from(before / self.width + 1).unwrap_or(u32::MAX);
+        let rounds = u32::try_from(before / line.width(self) + 1).unwrap_or(u32::MAX);
         let about = line.start.map(|start| (start * rounds).as_secs().max(1));
         let about = about.map_or_else(String::new, |s| format!(", about {s} s"));
         format!("waits for its turn to start: {before} before it{about}")
@@ -92,13 +102,14 @@ impl Governor {
 
     /// How many may start at once, and how long one took of late; none before the first.
     pub(crate) fn pace(&self) -> (usize, Option<Duration>) {
-        (self.width, self.line().start)
+        let line = self.line();
+        (line.width(self), line.start)
     }
 
     fn leave(&self) {
         let mut line = self.line();
         line.starting -= 1;
-        line.call(self.width);
+        line.call(self);
     }
 }
 
@@ -185,5 +196,15 @@ mod tests {
         drop(late);
         low.turn().await.started();
         assert_eq!(governor.line().starting, 0);
+    }
+
+    #[tokio::test]
+    async fn short_starts_overlap_and_long_ones_do_not() {
+        let governor = Arc::new(Governor::new(1));
+        governor.line_up(0, 0).turn().await.started();
+        assert_eq!(governor.pace().0, 2);
+        let _both = (governor.line_up(0, 1).turn().await, governor.line_up(0, 2).turn().await);
+        governor.line().start = Some(SHORT);
+        assert_eq!(governor.pace().0, 1);
     }
 }
