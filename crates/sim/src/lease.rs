@@ -4,12 +4,13 @@
 //!
 //! A run begins with a lease just granted and ends when the fence of the holder's epoch is on the
 //! disks of a quorum, or when it is long. The promise: at that moment nothing of the holder
-//! executes. Times are microseconds of true time; each machine's own clock runs up to
+//! executes. The lease is the node's, which strict agents run under, or the longer one of its sticky
+//! agents, which the same renewals prolong. Times are microseconds of true time; each machine's own clock runs up to
 //! [`DRIFT_PERMILLE`] fast or slow.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use fleet_types::{LeaseProfile, LeaseTiming};
+use fleet_types::{AgentClass, LeaseProfile, LeaseTiming};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -22,6 +23,8 @@ const QUORUM: usize = 2;
 const DRIFT_PERMILLE: i64 = 70;
 /// Longest delay of a message.
 const DELAY_MAX: i64 = 12_000_000;
+/// Longest pause between a leader's looks for the silent, for each lease of the node.
+const LOOK: i64 = 100_000;
 /// A run is over at the latest after so many lease lengths.
 const LEASES_MAX: i64 = 6;
 
@@ -107,7 +110,12 @@ struct Round {
 struct Lease {
     rng: ChaCha8Rng,
     mistake: Option<Mistake>,
+    /// Of the node, but for the length of the lease.
     timing: LeaseTiming,
+    /// How many leases of the node it lasts.
+    leases: i64,
+    /// How long a new leader fences nobody.
+    patience: i64,
     now: i64,
     events: BinaryHeap<Reverse<(i64, u32, usize)>>,
     stored: Vec<Event>,
@@ -130,9 +138,9 @@ fn us(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX / 1_000) * 1_000
 }
 
-/// One run; the seed determines it.
-pub fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
-    let mut lease = Lease::new(seed, mistake);
+/// One run of the lease of a class that has an end; the seed determines it.
+pub fn run(seed: u64, class: AgentClass, mistake: Option<Mistake>) -> Outcome {
+    let mut lease = Lease::new(seed, class, mistake);
     let end = LEASES_MAX * us(lease.timing.lease_ms);
     while let Some(Reverse((at, _, event))) = lease.events.pop() {
         lease.now = at;
@@ -147,16 +155,17 @@ pub fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
 }
 
 impl Lease {
-    fn new(seed: u64, mistake: Option<Mistake>) -> Self {
+    fn new(seed: u64, class: AgentClass, mistake: Option<Mistake>) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let profiles = [LeaseProfile::Default, LeaseProfile::Fast, LeaseProfile::Aggressive];
-        let timing = LeaseTiming::of(profiles[rng.random_range(0..profiles.len())]);
+        let node = LeaseTiming::of(profiles[rng.random_range(0..profiles.len())]);
+        let timing = LeaseTiming { lease_ms: class.lease_ms(node.lease_ms), ..node };
         let lease = us(timing.lease_ms);
         let mut rate = || 1_000 + rng.random_range(-DRIFT_PERMILLE..=DRIFT_PERMILLE);
         let voters = std::array::from_fn(|_| Voter { rate_permille: rate(), term: 1, heard: 0 });
         let holder_permille = rate();
         let (late, lost) = (rng.random_range(0..30), rng.random_range(0..20));
-        let cut = if rng.random_bool(0.8) { rng.random_range(0..2 * lease) } else { i64::MAX };
+        let cut = rng.random_bool(0.8).then(|| rng.random_range(0..2 * us(node.lease_ms)));
         let elections = rng.random_range(0..4);
         let stands: Vec<(i64, usize)> = (0..elections)
             .map(|_| (rng.random_range(0..3 * lease), rng.random_range(0..VOTERS)))
@@ -165,6 +174,8 @@ impl Lease {
             rng,
             mistake,
             timing,
+            leases: us(timing.lease_ms) / us(node.lease_ms),
+            patience: us(node.patience_ms()),
             now: 0,
             events: BinaryHeap::new(),
             stored: Vec::new(),
@@ -174,7 +185,7 @@ impl Lease {
             rounds: Vec::new(),
             holder_permille,
             deadline: us(timing.holder_ms()),
-            cut,
+            cut: cut.unwrap_or(i64::MAX),
             late,
             lost,
         };
@@ -349,7 +360,7 @@ impl Lease {
             self.begin(leader, Purpose::Fence);
         }
         // A fence that was lost is proposed again.
-        let pause = self.rng.random_range(1_000..100_000);
+        let pause = self.rng.random_range(1_000..LOOK * self.leases);
         self.at(self.now + pause, Event::Look { leader });
     }
 
@@ -392,7 +403,7 @@ impl Lease {
         let ago = if self.is(Mistake::CountsFromTheOldestAnswer) { oldest } else { newest };
         let margin = i64::try_from(LeaseTiming::WAITER_MARGIN_PERMILLE).unwrap_or(0);
         let (mut predecessors, mut patient_until) =
-            (now - ago * (1_000 - margin) / 1_000, now + us(self.timing.patience_ms()));
+            (now - ago * (1_000 - margin) / 1_000, now + self.patience);
         if self.is(Mistake::NewLeaderDoesNotWait) {
             (predecessors, patient_until) = (now - us(self.timing.fence_after_ms()), now);
         }

@@ -8,6 +8,7 @@ use fleet_sim::{
     Mistake, Options,
     lease::{self, Outcome},
 };
+use fleet_types::AgentClass;
 
 /// Arguments of `sim`.
 #[derive(Parser)]
@@ -24,8 +25,8 @@ pub struct Args {
     /// Machines.
     #[arg(long, default_value_t = 5)]
     machines: u64,
-    /// Instead of whole worlds, run so many takeovers of one lease, on every core; then count
-    /// what each planted mistake breaks in a hundredth as many.
+    /// Instead of whole worlds, run so many takeovers of one lease, on every core, and a thousandth
+    /// as many of a sticky one; then count what each planted mistake breaks in a hundredth as many.
     #[arg(long)]
     leases: Option<u64>,
 }
@@ -72,12 +73,12 @@ struct Tally {
 }
 
 /// Runs `count` seeds from `seed` on, on every core.
-fn tally(seed: u64, count: u64, mistake: Option<Mistake>) -> Tally {
+fn tally(seed: u64, count: u64, class: AgentClass, mistake: Option<Mistake>) -> Tally {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let part = |core: usize| {
         let mut tally = Tally::default();
         for seed in (0..count).skip(core).step_by(cores).map(|k| seed.wrapping_add(k)) {
-            match lease::run(seed, mistake) {
+            match lease::run(seed, class, mistake) {
                 Outcome::Kept => {}
                 Outcome::Fenced => tally.fenced += 1,
                 Outcome::Overlap(_) => {
@@ -100,19 +101,25 @@ fn tally(seed: u64, count: u64, mistake: Option<Mistake>) -> Tally {
 }
 
 fn leases(seed: u64, count: u64) -> Result<()> {
-    let began = Instant::now();
-    let design = tally(seed, count, None);
-    if let Some(seed) = design.first {
-        bail!("{} overlaps in {count} runs; the first is seed {seed}", design.overlaps);
+    // A sticky lease is a hundred times as long, and so is its run.
+    for (class, count) in [(AgentClass::Strict, count), (AgentClass::Sticky, count / 1_000)] {
+        let began = Instant::now();
+        let design = tally(seed, count, class, None);
+        if let Some(seed) = design.first {
+            bail!(
+                "{class}: {} overlaps in {count} runs; the first is seed {seed}",
+                design.overlaps
+            );
+        }
+        let (took, fenced) = (began.elapsed().as_secs_f64(), design.fenced);
+        println!(
+            "{class}: {count} runs in {took:.0} s from seed {seed}: {fenced} takeovers, 0 overlaps"
+        );
     }
-    let took = began.elapsed().as_secs_f64();
-    println!(
-        "{count} runs in {took:.0} s from seed {seed}: {} takeovers, 0 overlaps",
-        design.fenced
-    );
     // What is applied to an old epoch shows in whole worlds only.
     for mistake in Mistake::ALL.into_iter().filter(|m| *m != Mistake::AcceptsOldEpochs) {
-        let Tally { fenced, overlaps, .. } = tally(seed, count / 100, Some(mistake));
+        let Tally { fenced, overlaps, .. } =
+            tally(seed, count / 100, AgentClass::Strict, Some(mistake));
         println!("{mistake:?}: {overlaps} overlaps in {} takeovers", fenced + overlaps);
     }
     Ok(())
