@@ -252,6 +252,11 @@ impl Cluster {
         status.strip_prefix("held ")?.split_whitespace().nth(1)?.parse().ok()
     }
 
+    /// The control group of a strict agent, `FLEET.AGENT`.
+    pub fn agent_group(&self, number: u32, agent: &str) -> PathBuf {
+        cgroup_root().join(self.cgroup(number)).join("strict").join(agent)
+    }
+
     /// Whether any process of an agent runs on a host.
     pub fn populated(&self, number: u32) -> bool {
         let events = cgroup_root().join(self.cgroup(number)).join("cgroup.events");

@@ -1,6 +1,6 @@
 //! The daemon comes and goes; agents do not notice, and end when it stays away too long.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use cluster_tests::{Cluster, exclusive, host_of, oracle, until};
 
@@ -199,6 +199,47 @@ fn agents_of_a_held_node_go_on_while_its_daemon_is_away_for_longer_than_a_lease(
     cluster.mend(held);
     cluster.wait_active(3);
     assert!(!cluster.cli(&["status"]).out.contains("NODE_HELD"), "a fence ends a hold");
+}
+
+#[test]
+fn a_paused_init_is_no_dead_one() {
+    let (mut cluster, pid) = node();
+    let guard = cluster.guard_pids(1)[0];
+    let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
+    let init = children.trim();
+    for signal in ["STOP", "CONT"] {
+        assert!(Command::new("kill").args(["-s", signal, init]).status().unwrap().success());
+        let before = cluster.lease_deadline(1).unwrap();
+        until(10, "a renewal", || (cluster.lease_deadline(1)? > before).then_some(()));
+        assert_eq!(cluster.guard_pids(1)[0], guard);
+    }
+    same(&cluster, pid);
+}
+
+#[test]
+fn a_second_guard_does_not_start() {
+    let (mut cluster, pid) = node();
+    let guard = cluster.guard_pids(1)[0];
+    let arguments = fs::read_to_string(format!("/proc/{guard}/cmdline")).unwrap();
+    let mut arguments = arguments.trim_end_matches('\0').split('\0');
+    let second = Command::new(arguments.next().unwrap()).args(arguments).output().unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("another guard is running"), "{said}");
+    same(&cluster, pid);
+}
+
+#[test]
+fn what_is_left_of_a_stopped_agent_is_ended_by_the_next_daemon() {
+    let (mut cluster, _) = node();
+    cluster.ok(&["agent", "stop", "f/a"]);
+    cluster.end(1, "KILL");
+    let mut left = Command::new("sleep").arg("infinity").spawn().unwrap();
+    let group = cluster.agent_group(1, "f.a");
+    fs::write(group.join("cgroup.procs"), left.id().to_string()).unwrap();
+    assert!(cluster.populated(1));
+    cluster.start(1);
+    until(10, "the end of what was left", || left.try_wait().unwrap());
 }
 
 #[test]

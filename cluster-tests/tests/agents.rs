@@ -1,6 +1,6 @@
 //! One agent's life on one node, which is a whole cluster.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
 use cluster_tests::{Cluster, until};
 
@@ -39,6 +39,29 @@ fn an_agent_starts_stops_restarts_and_goes() {
     assert_eq!(cluster.cli(&["agent", "get", "f/a"]).code, 4);
     assert!(cluster.folder(1, "fleets").join("f/a").exists(), "its HOME stays");
     cluster.ok(&["fleet", "delete", "f"]);
+}
+
+#[test]
+fn one_made_anew_under_an_old_name_owns_what_the_old_one_left() {
+    let cluster = cluster();
+    let home = cluster.folder(1, "fleets").join("f/a");
+    exec(
+        &cluster,
+        "f/a",
+        "mkdir d; echo kept > d/old; ln -s /etc/passwd link; exec sleep infinity",
+    );
+    let link = home.join("link");
+    until(10, "what it leaves", || fs::symlink_metadata(&link).ok());
+    let uid = cluster.agent("f/a")["uid"].clone();
+    cluster.ok(&["agent", "delete", "f/a"]);
+    exec(&cluster, "f/a", "mv d/old d/new; exec sleep infinity");
+    assert_ne!(cluster.agent("f/a")["uid"], uid);
+    until(10, "what the new one does with it", || {
+        (fs::read_to_string(home.join("d/new")).ok()? == "kept\n").then_some(())
+    });
+    let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+    assert_eq!(u64::from(owner(&link)), cluster.agent("f/a")["uid"].as_u64().unwrap());
+    assert_eq!(owner(Path::new("/etc/passwd")), 0, "a link redirects nothing");
 }
 
 #[test]

@@ -30,6 +30,7 @@ use nix::{
         socket::{getsockopt, sockopt::PeerCredentials},
         time::TimeSpec,
         timer::{Expiration, Timer, TimerSetTimeFlags},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     time::{ClockId, clock_gettime},
     unistd::{alarm, execvp},
@@ -273,10 +274,11 @@ impl Guard {
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
             if ready[0] {
                 while let Some(signal) = signals.read_signal()? {
-                    if signal.ssi_signo == Signal::SIGCHLD as u32 {
+                    if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                        self.replace()?;
+                    } else if waitpid(None, Some(WaitPidFlag::WNOHANG))? != WaitStatus::StillAlive {
                         return Err(io::Error::other("init is dead, and with it every agent"));
                     }
-                    self.replace()?;
                 }
             }
             if ready[1] {

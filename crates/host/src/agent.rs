@@ -148,8 +148,13 @@ impl Task {
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         if self.child.is_some() {
             self.adopt().await;
-        } else if self.assignment.run {
-            self.on(Event::Want);
+        } else {
+            // What init has forgotten may have left children; they are no part of a next start, and
+            // while they run the agent is not gone.
+            empty(&self.group).await;
+            if self.assignment.run {
+                self.on(Event::Want);
+            }
         }
         self.report();
         let mut log_check = std::pin::pin!(tokio::time::sleep_until(self.host.pace.next()));

@@ -149,6 +149,29 @@ pub enum AssignError {
     Group(#[from] GroupError),
 }
 
+/// Whom a leader means.
+struct Addressee {
+    term: u64,
+    node: NodeId,
+    epoch: Epoch,
+}
+
+impl Addressee {
+    /// Refuses a caller who means another than this one.
+    fn check(&self, meant: &Self) -> Result<(), AssignError> {
+        if meant.node != self.node {
+            return Err(AssignError::WrongNode(self.node));
+        }
+        if meant.epoch != self.epoch || meant.epoch.0 == 0 {
+            return Err(AssignError::StaleEpoch(self.epoch));
+        }
+        if meant.term < self.term {
+            return Err(AssignError::StaleTerm(self.term));
+        }
+        Ok(())
+    }
+}
+
 struct Running {
     class: AgentClass,
     generation: u64,
@@ -358,16 +381,9 @@ impl Host {
     /// When it is one.
     pub fn check(&self, term: u64, node: NodeId, epoch: Epoch) -> Result<(), AssignError> {
         let state = self.state.lock().expect("no holder panics");
-        if node != self.shared.site.node {
-            return Err(AssignError::WrongNode(self.shared.site.node));
-        }
-        if epoch != state.epoch || epoch.0 == 0 {
-            return Err(AssignError::StaleEpoch(state.epoch));
-        }
-        if term < state.told.term {
-            return Err(AssignError::StaleTerm(state.told.term));
-        }
-        Ok(())
+        let here =
+            Addressee { term: state.told.term, node: self.shared.site.node, epoch: state.epoch };
+        here.check(&Addressee { term, node, epoch })
     }
 
     /// Takes in what the leader says, writes it down, and sets the agents' tasks to it.
@@ -550,5 +566,25 @@ impl Host {
         for tasks in tasks {
             tasks.join_all().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placement_for_another_node_or_of_the_past_is_refused() {
+        let at = |term, node, epoch| Addressee { term, node: NodeId(node), epoch: Epoch(epoch) };
+        let here = at(5, 1, 7);
+        assert!(here.check(&at(5, 1, 7)).is_ok());
+        assert!(here.check(&at(6, 1, 7)).is_ok(), "a later leader");
+        assert!(matches!(here.check(&at(5, 2, 7)), Err(AssignError::WrongNode(NodeId(1)))));
+        for epoch in [0, 6, 8] {
+            let refused = here.check(&at(5, 1, epoch));
+            assert!(matches!(refused, Err(AssignError::StaleEpoch(Epoch(7)))), "{epoch}");
+        }
+        assert!(matches!(here.check(&at(4, 1, 7)), Err(AssignError::StaleTerm(5))));
+        assert!(at(5, 1, 0).check(&at(5, 1, 0)).is_err(), "without a lease nothing is placed");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,7 @@ use fleet_proto::{
 };
 use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock, ResourceLimits};
 use serde_json::Value;
+use walkdir::WalkDir;
 
 use crate::{
     overlay,
@@ -241,8 +242,21 @@ fn make_home(home: &Path, uid: u32) -> io::Result<()> {
     if !fs::symlink_metadata(home)?.is_dir() {
         return Err(io::Error::other("exists and is not a directory"));
     }
-    chown(home, Some(uid), Some(uid))?;
+    own(home, uid)?;
     fs::set_permissions(home, fs::Permissions::from_mode(0o700))
+}
+
+/// Gives `home` to `uid`, and with it what is in it where it was another's: of an agent of the same
+/// name that was deleted. It goes last, so what was interrupted is done again.
+fn own(home: &Path, uid: u32) -> io::Result<()> {
+    if fs::symlink_metadata(home)?.uid() == uid {
+        return Ok(());
+    }
+    for entry in WalkDir::new(home).contents_first(true).same_file_system(true) {
+        // Links are given away themselves, never what they point at.
+        lchown(entry?.path(), Some(uid), Some(uid))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -450,6 +450,15 @@ mod tests {
     }
 
     #[test]
+    fn one_that_never_gets_ready_is_parked() {
+        for definition in built_in().definitions.values() {
+            let policy = definition.policy.policy(None);
+            let in_vain = u64::from(policy.crashes_max) * policy.start_timeout_ms;
+            assert!(policy.crash_window_ms > in_vain, "{}", definition.name);
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_an_error() {
         let text = BUILT_IN[0].replace("ports = 16", "ports = 16\nprots = 3");
         assert!(parse("x", &text).unwrap_err().to_string().contains("prots"));
