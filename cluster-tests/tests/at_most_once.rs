@@ -50,6 +50,18 @@ fn leader_and_node_are_lost_together(mutant: Option<&'static str>) -> Vec<Overla
     verdict(&cluster)
 }
 
+/// The leader and another node are cut off from the rest together, so that node is heard, by one
+/// who may lead no more.
+fn node_is_cut_off_with_the_leader(mutant: Option<&'static str>) -> Vec<Overlap> {
+    let cluster = cluster(4, mutant);
+    place(&cluster, 4, 4);
+    let leader = cluster.leader();
+    let rest: Vec<u32> = (1..=3).filter(|n| *n != leader).collect();
+    cluster.point_at(&rest);
+    rest.iter().for_each(|n| [leader, 4].iter().for_each(|cut| cluster.part(*cut, *n)));
+    verdict(&cluster)
+}
+
 /// Everything that could end agents is paused, and nothing can start another guard.
 fn node_is_paused(mutant: Option<&'static str>) -> Vec<Overlap> {
     let mut cluster = cluster(3, mutant);
@@ -80,6 +92,16 @@ fn losing_leader_and_node_together_doubles_nothing() {
 #[test]
 fn mutant_new_leader_does_not_wait_is_noticed() {
     assert_caught(&leader_and_node_are_lost_together(Some("new-leader-does-not-wait")));
+}
+
+#[test]
+fn a_node_that_a_deposed_leader_hears_doubles_nothing() {
+    assert_none(&node_is_cut_off_with_the_leader(None));
+}
+
+#[test]
+fn mutant_grants_without_quorum_is_noticed() {
+    assert_caught(&node_is_cut_off_with_the_leader(Some("grants-without-quorum")));
 }
 
 #[test]

@@ -10,6 +10,8 @@ pub enum Mutant {
     /// `new-leader-does-not-wait`: a new leader gives nodes it never heard time for two renewals
     /// and no more.
     NewLeaderDoesNotWait,
+    /// `grants-without-quorum`: who leads, or did, grants without asking anyone.
+    GrantsWithoutQuorum,
     /// `no-pid-namespace`: the guard's init is an ordinary process, so its end ends nobody else's.
     NoPidNamespace,
     /// `no-realtime-priority`: the guard waits for the processor as anybody does.
@@ -22,6 +24,7 @@ impl Mutant {
     const fn name(self) -> &'static str {
         match self {
             Self::NewLeaderDoesNotWait => "new-leader-does-not-wait",
+            Self::GrantsWithoutQuorum => "grants-without-quorum",
             Self::NoPidNamespace => "no-pid-namespace",
             Self::NoRealtimePriority => "no-realtime-priority",
             Self::KilledIsNotSilent => "killed-is-not-silent",
