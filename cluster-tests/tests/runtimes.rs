@@ -87,5 +87,15 @@ fn an_agent_that_hears_of_another_copy_is_reported_with_both_placements() {
     assert!(message.contains("f/a (generation 1 on n1)"), "{message}");
     assert!(message.contains("a session elsewhere"), "{message}");
     assert_eq!(cluster.agent("f/a")["doubleRun"], "a session elsewhere");
+    let alarms = || {
+        let events = cluster.json(&["events", "--agent", "f/a"])["events"].as_array().cloned();
+        let told = events.unwrap_or_default().into_iter();
+        told.filter(|event| event["reason"] == "AGENT_RUNS_TWICE").collect::<Vec<_>>()
+    };
+    until(10, "an event", || (!alarms().is_empty()).then_some(()));
+    let message = "at generation 1, says another copy of its session is live: a session elsewhere";
+    assert_eq!(alarms()[0]["message"], message);
+    cluster.ok(&["agent", "restart", "f/a"]);
+    until(20, "another event, of the next start", || (alarms().len() == 2).then_some(()));
     assert!(cluster.log(1).contains("another copy is live"));
 }

@@ -91,6 +91,9 @@ fn dispatch(
             commands::quarantine_ports::apply(state, revision, at, op)
         }
         Operation::ReleasePorts(op) => commands::release_ports::apply(state, revision, op),
+        Operation::ReportDoubleRun(op) => {
+            commands::report_double_run::apply(state, revision, at, op)
+        }
         Operation::SetPlacementPolicy(op) => {
             commands::set_placement_policy::apply(state, revision, op)
         }

@@ -84,6 +84,8 @@ pub enum Operation {
     QuarantinePorts(QuarantinePorts),
     /// Let agents have ports again that nothing uses any more.
     ReleasePorts(ReleasePorts),
+    /// Keep that an agent says that another copy of its session is live.
+    ReportDoubleRun(ReportDoubleRun),
 }
 
 /// See [`Operation::InitCluster`].
@@ -373,6 +375,23 @@ pub struct QuarantinePorts {
     pub epoch: Epoch,
     /// Who listens there, in words.
     pub by: String,
+}
+
+/// See [`Operation::ReportDoubleRun`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportDoubleRun {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Which of its starts since it was placed; each is kept once.
+    pub start: u32,
+    /// The node that says so.
+    pub node: NodeId,
+    /// The epoch it says so under.
+    pub epoch: Epoch,
+    /// What the agent logged.
+    pub line: String,
 }
 
 /// See [`Operation::ReleasePorts`].

@@ -93,6 +93,17 @@ pub enum What {
         /// Whether the leader did it by itself.
         automatic: bool,
     },
+    /// The agent logged that another copy of its session is live.
+    AgentRunsTwice {
+        /// At this generation.
+        generation: Generation,
+        /// In which of its starts since it was placed.
+        start: u32,
+        /// Where it was placed before, if anywhere, and at which generation.
+        former: Option<(NodeId, Generation)>,
+        /// What it logged.
+        line: String,
+    },
     /// Ports of the node are kept from agents because something else listens there.
     PortsQuarantined {
         /// Which.

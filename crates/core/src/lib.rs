@@ -42,8 +42,8 @@ pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,
     CreateToken, DeleteAgent, DeleteFleet, EvictAgents, Eviction, FenceNode, HoldChange, HoldNode,
     InitCluster, Operation, PlaceAgents, QuarantinePorts, RegisterNode, ReleasePorts, RemoveNode,
-    Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy, SetPlacementPolicy,
-    SetRole, SetSchedulable,
+    ReportDoubleRun, Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy,
+    SetPlacementPolicy, SetRole, SetSchedulable,
 };
 pub use event::{Cause, Event, What};
 pub use ports::BuddyAllocator;

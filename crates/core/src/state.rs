@@ -6,7 +6,8 @@ use alloc::{
 };
 
 use fleet_types::{
-    AgentId, FleetName, NodeId, PortBlock, PortRange, RequestId, Revision, Timestamp, TokenId,
+    AgentId, FleetName, Generation, NodeId, PortBlock, PortRange, RequestId, Revision, Timestamp,
+    TokenId,
     limits::{EVENTS_MAX, REQUESTS_REMEMBERED_MAX},
 };
 
@@ -204,6 +205,16 @@ impl State {
     /// What happened, the latest last.
     pub fn events(&self) -> &BTreeMap<u64, Event> {
         &self.events
+    }
+
+    /// Whether it is known that an agent, in one of its starts, said that it runs twice.
+    pub fn told_of_double_run(&self, agent: &AgentId, generation: Generation, start: u32) -> bool {
+        self.events.values().rev().any(|event| match &event.what {
+            What::AgentRunsTwice { generation: of, start: in_start, .. } => {
+                event.agent.as_ref() == Some(agent) && (*of, *in_start) == (generation, start)
+            }
+            _ => false,
+        })
     }
 
     /// How agents are placed.

@@ -113,6 +113,12 @@ fn happenings() -> Vec<core::What> {
         What::NodeRemoved,
         What::RoleChanged { role: core::Role::Voter, automatic: true },
         What::PortsQuarantined { block: PortBlock { base: 10_240, size: 16 }, by: "nginx".into() },
+        What::AgentRunsTwice {
+            generation: Generation(3),
+            start: 2,
+            former: Some((NodeId(5), Generation(2))),
+            line: "conflict".into(),
+        },
     ]
 }
 
@@ -316,6 +322,14 @@ fn operations() -> Vec<Op> {
             blocks: vec![PortBlock { base: 10_240, size: 16 }],
         }),
         Op::SetRole(core::SetRole { node, role: core::Role::Worker, automatic: true }),
+        Op::ReportDoubleRun(core::ReportDoubleRun {
+            agent: agent(),
+            generation: Generation(3),
+            start: 2,
+            node,
+            epoch: Epoch(4),
+            line: "conflict".into(),
+        }),
     ]
 }
 

@@ -268,6 +268,13 @@ fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
             let by = if *automatic { "the leader" } else { "an operator" };
             ("ROLE_CHANGED", format!("made {} by {by}", role_name(*now)))
         }
+        What::AgentRunsTwice { generation, former, line, .. } => {
+            let before = former.map_or_else(String::new, |(node, former)| {
+                format!(", before it generation {former} on {}", node_name(state, node))
+            });
+            let what = "says another copy of its session is live";
+            ("AGENT_RUNS_TWICE", format!("at generation {generation}{before}, {what}: {line}"))
+        }
         What::PortsQuarantined { block, by } => {
             ("PORTS_QUARANTINED", format!("ports {block} are kept from agents: {by}"))
         }

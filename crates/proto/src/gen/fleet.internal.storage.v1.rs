@@ -633,7 +633,7 @@ pub struct EventRecord {
     /// What.
     #[prost(
         oneof = "event_record::What",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     pub what: ::core::option::Option<event_record::What>,
 }
@@ -678,6 +678,9 @@ pub mod event_record {
         /// Ports are kept from agents.
         #[prost(message, tag = "21")]
         PortsQuarantined(super::PortsQuarantined),
+        /// The agent logged that another copy of its session is live.
+        #[prost(message, tag = "22")]
+        AgentRunsTwice(super::AgentRunsTwice),
     }
 }
 /// An agent was placed.
@@ -709,6 +712,25 @@ pub struct RoleChanged {
     /// Whether the leader did it by itself.
     #[prost(bool, tag = "2")]
     pub automatic: bool,
+}
+/// An agent logged that another copy of its session is live.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentRunsTwice {
+    /// At this generation.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// In which of its starts since it was placed.
+    #[prost(uint32, tag = "2")]
+    pub start: u32,
+    /// Where it was placed before; 0 for nowhere.
+    #[prost(uint64, tag = "3")]
+    pub former_node: u64,
+    /// At this generation.
+    #[prost(uint64, tag = "4")]
+    pub former_generation: u64,
+    /// What it logged.
+    #[prost(string, tag = "5")]
+    pub line: ::prost::alloc::string::String,
 }
 /// Ports are kept from agents.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -745,7 +767,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "command::Operation",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
     )]
     pub operation: ::core::option::Option<command::Operation>,
 }
@@ -823,6 +845,9 @@ pub mod command {
         /// Give a node a vote, or take it.
         #[prost(message, tag = "32")]
         SetRole(super::SetRole),
+        /// Keep that an agent says that another copy of its session is live.
+        #[prost(message, tag = "33")]
+        ReportDoubleRun(super::ReportDoubleRun),
     }
 }
 /// Names an agent.
@@ -1108,6 +1133,28 @@ pub struct QuarantinePorts {
     /// Who listens there, in words.
     #[prost(string, tag = "5")]
     pub by: ::prost::alloc::string::String,
+}
+/// Keep that an agent says that another copy of its session is live.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportDoubleRun {
+    /// The agent.
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentRef>,
+    /// Its generation.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Which of its starts since it was placed.
+    #[prost(uint32, tag = "3")]
+    pub start: u32,
+    /// The node that says so.
+    #[prost(uint64, tag = "4")]
+    pub node: u64,
+    /// The epoch it says so under.
+    #[prost(uint64, tag = "5")]
+    pub epoch: u64,
+    /// What the agent logged.
+    #[prost(string, tag = "6")]
+    pub line: ::prost::alloc::string::String,
 }
 /// Ports in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

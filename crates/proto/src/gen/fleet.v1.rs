@@ -4827,8 +4827,8 @@ pub struct Event {
     #[prost(uint64, tag = "3")]
     pub revision: u64,
     /// What, as a stable code: AGENT_PLACED, AGENT_PENDING, AGENT_EVICTED, AGENT_KEPT, AGENT_DELETED,
-    /// NODE_ADMITTED, NODE_REGISTERED, NODE_FENCED, NODE_SCHEDULING, NODE_REMOVED, ROLE_CHANGED or
-    /// PORTS_QUARANTINED.
+    /// AGENT_RUNS_TWICE, NODE_ADMITTED, NODE_REGISTERED, NODE_FENCED, NODE_SCHEDULING, NODE_REMOVED,
+    /// ROLE_CHANGED or PORTS_QUARANTINED.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     /// The same in words, with its cause.

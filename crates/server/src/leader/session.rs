@@ -8,8 +8,8 @@ use std::{
 
 use fleet_client::connect_node;
 use fleet_core::{
-    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, ReleasePorts, Role,
-    State,
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, ReleasePorts,
+    ReportDoubleRun, Role, State,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -108,6 +108,7 @@ impl Session {
                     }
                     self.confirm(&report.observations).await;
                     self.quarantine(&report.observations).await;
+                    self.report_double_runs(&report.observations).await;
                     if report.observations.is_empty() {
                         unused = report.unused;
                         self.release(&unused).await;
@@ -279,6 +280,28 @@ impl Session {
         }
     }
 
+    /// Records that agents say that another copy of their session is live.
+    async fn report_double_runs(&self, observations: &[Observation]) {
+        for observation in observations.iter().filter(|o| !o.double_run.is_empty()) {
+            let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
+            let start = observation.starts;
+            let news = self.leader.raft.read(|state| {
+                let agent = state.agents().get(&id)?;
+                let here = agent.placement.as_ref()?.node == self.node;
+                let current = here && agent.generation.0 == observation.generation;
+                let told = || state.told_of_double_run(&id, agent.generation, start);
+                (current && !told()).then_some(agent.generation)
+            });
+            let Some(generation) = news else { continue };
+            let (node, epoch, line) = (self.node, self.epoch, observation.double_run.clone());
+            let report = ReportDoubleRun { agent: id, generation, start, node, epoch, line };
+            let done = self.leader.proposer.submit(Operation::ReportDoubleRun(report)).await;
+            if let Err(status) = done {
+                tracing::warn!(%status, "that an agent runs twice is not recorded yet");
+            }
+        }
+    }
+
     /// Lets agents have ports again that nothing uses.
     async fn release(&self, unused: &[PortBlock]) {
         let kept: Vec<fleet_types::PortBlock> = self.leader.raft.read(|state| {
@@ -299,9 +322,12 @@ impl Session {
         let overdue: Vec<Observation> = self.leader.raft.read(|state| {
             let agents = sent.iter().filter_map(|id| state.agents().get(id));
             let observed = agents.filter_map(|agent| self.leader.observed.of(agent));
-            observed.filter(|o| o.gone || !o.ports_taken.is_empty()).collect()
+            observed
+                .filter(|o| o.gone || !o.ports_taken.is_empty() || !o.double_run.is_empty())
+                .collect()
         });
         self.confirm(&overdue).await;
         self.quarantine(&overdue).await;
+        self.report_double_runs(&overdue).await;
     }
 }

@@ -110,6 +110,14 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             by: o.by.clone(),
         }),
         Op::ReleasePorts(o) => Wire::ReleasePorts(put_release_ports(o)),
+        Op::ReportDoubleRun(o) => Wire::ReportDoubleRun(wire::ReportDoubleRun {
+            agent: Some(put_agent_ref(&o.agent)),
+            generation: o.generation.0,
+            start: o.start,
+            node: o.node.0,
+            epoch: o.epoch.0,
+            line: o.line.clone(),
+        }),
         Op::SetRole(o) => Wire::SetRole(wire::SetRole {
             node: o.node.0,
             role: put_role(o.role),
@@ -296,6 +304,14 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
             by: o.by,
         }),
         Wire::ReleasePorts(o) => Op::ReleasePorts(get_release_ports(o)?),
+        Wire::ReportDoubleRun(o) => Op::ReportDoubleRun(core::ReportDoubleRun {
+            agent: get_agent_ref(need("agent", o.agent)?)?,
+            generation: Generation(o.generation),
+            start: o.start,
+            node: NodeId(o.node),
+            epoch: Epoch(o.epoch),
+            line: o.line,
+        }),
         Wire::SetRole(o) => Op::SetRole(core::SetRole {
             node: NodeId(o.node),
             role: get_role(o.role)?,

@@ -28,6 +28,16 @@ pub(super) fn put_event(e: &Event) -> wire::EventRecord {
         What::RoleChanged { role, automatic } => {
             Wire::RoleChanged(wire::RoleChanged { role: put_role(*role), automatic: *automatic })
         }
+        What::AgentRunsTwice { generation, start, former, line } => {
+            let (node, former) = former.map_or((0, 0), |(node, of)| (node.0, of.0));
+            Wire::AgentRunsTwice(wire::AgentRunsTwice {
+                generation: generation.0,
+                start: *start,
+                former_node: node,
+                former_generation: former,
+                line: line.clone(),
+            })
+        }
         What::PortsQuarantined { block, by } => Wire::PortsQuarantined(wire::PortsQuarantined {
             port_base: block.base.into(),
             port_size: block.size.into(),
@@ -67,6 +77,12 @@ pub(super) fn get_event(e: wire::EventRecord) -> Result<Event> {
         Wire::RoleChanged(w) => {
             What::RoleChanged { role: get_role(w.role)?, automatic: w.automatic }
         }
+        Wire::AgentRunsTwice(w) => What::AgentRunsTwice {
+            generation: Generation(w.generation),
+            start: w.start,
+            former: some_node(w.former_node).map(|node| (node, Generation(w.former_generation))),
+            line: w.line,
+        },
         Wire::PortsQuarantined(w) => {
             What::PortsQuarantined { block: block(w.port_base, w.port_size)?, by: w.by }
         }
