@@ -4,13 +4,14 @@
 //!
 //! A run begins with a lease just granted and ends when the fence of the holder's epoch is on the
 //! disks of a quorum, or when it is long. The promise: at that moment nothing of the holder
-//! executes. The lease is the node's, which strict agents run under, or the longer one of its sticky
-//! agents, which the same renewals prolong. Times are microseconds of true time; each machine's own clock runs up to
-//! [`DRIFT_PERMILLE`] fast or slow.
+//! executes. The lease is the node's, which strict agents run under, or the longer one of its
+//! sticky agents, which the same renewals prolong. Times are microseconds of true time; each
+//! machine's own clock runs up to [`DRIFT_PERMILLE`] fast or slow.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use fleet_types::{AgentClass, LeaseProfile, LeaseTiming};
+pub use fleet_types::AgentClass;
+use fleet_types::{LeaseProfile, LeaseTiming};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

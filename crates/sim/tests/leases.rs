@@ -4,9 +4,8 @@
 
 use fleet_sim::{
     Mistake,
-    lease::{Outcome, run},
+    lease::{AgentClass, Outcome, run},
 };
-use fleet_types::AgentClass;
 
 /// Runs seeds until an overlap, or all of them; fences and the first overlap.
 fn fences(

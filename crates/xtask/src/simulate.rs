@@ -6,9 +6,8 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use fleet_sim::{
     Mistake, Options,
-    lease::{self, Outcome},
+    lease::{self, AgentClass, Outcome},
 };
-use fleet_types::AgentClass;
 
 /// Arguments of `sim`.
 #[derive(Parser)]
