@@ -36,6 +36,8 @@ struct Table {
     heard_ms: BTreeMap<NodeId, u64>,
     /// Receipt of the last renewal granted for longer than usual.
     held_ms: BTreeMap<NodeId, u64>,
+    /// How many registrations of a node are under way.
+    registering: BTreeMap<NodeId, u32>,
     /// Epochs whose fence is on its way: they are granted nothing any more.
     dying: BTreeSet<(NodeId, Epoch)>,
 }
@@ -44,6 +46,27 @@ struct Table {
 #[derive(Default)]
 pub struct Leases {
     table: Mutex<Table>,
+}
+
+/// A registration under way. Its epoch is in the state before its node counts as heard under it, so
+/// until this is dropped the node is not taken for silent.
+pub struct Registering<'a> {
+    leases: &'a Leases,
+    node: NodeId,
+}
+
+impl Drop for Registering<'_> {
+    fn drop(&mut self) {
+        self.leases.with(|table| {
+            // A table of another term knows nothing of it.
+            if let Some(under_way) = table.registering.get_mut(&self.node) {
+                *under_way -= 1;
+                if *under_way == 0 {
+                    table.registering.remove(&self.node);
+                }
+            }
+        });
+    }
 }
 
 /// A node that may be fenced.
@@ -110,6 +133,12 @@ impl Leases {
     /// This node leads no more.
     pub fn end_term(&self) {
         self.with(|table| *table = Table::default());
+    }
+
+    /// A node is about to register.
+    pub fn registering(&self, node: NodeId) -> Registering<'_> {
+        self.with(|table| *table.registering.entry(node).or_default() += 1);
+        Registering { leases: self, node }
     }
 
     /// Notes a renewal received at `receipt_ms` and confirmed by a quorum since, `held` when for
@@ -180,7 +209,8 @@ impl Leases {
                 return (Vec::new(), Some(term.patient_until_ms - now));
             }
             let (mut silent, mut next) = (Vec::new(), None);
-            for node in state.nodes().values() {
+            let nodes = state.nodes().values();
+            for node in nodes.filter(|node| !table.registering.contains_key(&node.id)) {
                 let Some(reach) = next_to_end(state, node) else { continue };
                 let Some(wait) = wait_ms(reach, node, timing) else { continue };
                 let waited_ms = term.waited_ms(&table.heard_ms, node.id, now);
@@ -194,5 +224,81 @@ impl Leases {
             }
             (silent, next)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fleet_core::{
+        Command, InitCluster, NodeAddress, NodeReport, Operation, RegisterNode, apply,
+    };
+    use fleet_types::{Labels, LeaseProfile, PortRange, Resources, Timestamp};
+
+    const NODE: NodeId = NodeId(1);
+
+    /// A cluster of one registered node.
+    fn state() -> State {
+        let address = NodeAddress { api: "a:1".into(), peer: "a:2".into(), lease: "a:3".into() };
+        let init = InitCluster {
+            cluster: "0123456789abcdef".parse().unwrap(),
+            profile: LeaseProfile::Default,
+            node: NODE,
+            name: "n1".parse().unwrap(),
+            address,
+            storage: "s1".into(),
+        };
+        let report = NodeReport {
+            port_range: PortRange::new(10_240, 10_500).unwrap(),
+            runtimes: BTreeMap::new(),
+            capacity: Resources::default(),
+            disk_bytes: 0,
+            labels: Labels::default(),
+            version: "0".into(),
+            boot: "b".into(),
+            degraded: Vec::new(),
+            unfit: Vec::new(),
+        };
+        let register = RegisterNode { node: NODE, storage: "s1".into(), held: None, report };
+        let mut state = State::default();
+        let operations = [Operation::InitCluster(init), Operation::RegisterNode(register)];
+        for (index, operation) in (1..).zip(operations) {
+            let command = Command { at: Timestamp(1), request: None, operation };
+            apply(&mut state, index, &command).unwrap();
+        }
+        state
+    }
+
+    /// Leases of a leader that fences at once whom it has not heard.
+    fn leases() -> Leases {
+        let leases = Leases::default();
+        let term = Term { predecessors_ms: 0, patient_until_ms: 0 };
+        leases.with(|table| table.term = Some(term));
+        leases
+    }
+
+    fn silent(leases: &Leases, state: &State) -> usize {
+        leases.silent(state, &LeaseTiming::of(LeaseProfile::Default)).0.len()
+    }
+
+    #[test]
+    fn one_that_registers_is_not_silent() {
+        let (state, leases) = (state(), leases());
+        let (first, second) = (leases.registering(NODE), leases.registering(NODE));
+        assert_eq!(silent(&leases, &state), 0);
+        drop(first);
+        assert_eq!(silent(&leases, &state), 0, "another registration is under way");
+        leases.grant(NODE, state.nodes()[&NODE].epoch, raw_ms(), false);
+        drop(second);
+        assert_eq!(silent(&leases, &state), 0);
+    }
+
+    #[test]
+    fn one_that_failed_to_register_is_silent_still() {
+        let (state, leases) = (state(), leases());
+        drop(leases.registering(NODE));
+        assert_eq!(silent(&leases, &state), 1);
+        let epoch = state.nodes()[&NODE].epoch;
+        assert!(!leases.grant(NODE, epoch, raw_ms(), false), "its fence is on its way");
     }
 }

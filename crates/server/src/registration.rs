@@ -95,6 +95,7 @@ impl RegistrationService for Service {
         let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
         let report = report(request)?;
         let operation = Operation::RegisterNode(RegisterNode { node, storage, held, report });
+        let _registering = self.leases.registering(node);
         match proposer.submit(operation).await? {
             Outcome::NodeRegistered { epoch } => {
                 // The lease counts from here until the first renewal.
