@@ -19,7 +19,11 @@ use fleet_proto::{
 };
 use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName, PortBlock};
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{
+        broadcast,
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::JoinSet,
 };
 
@@ -141,6 +145,9 @@ pub enum AssignError {
     /// It names an agent that cannot be.
     #[error("malformed: {0}")]
     Malformed(String),
+    /// An agent's task has not come to its earlier orders yet.
+    #[error("agent {0} is behind with what it was told; say everything again")]
+    Busy(AgentId),
     /// It could not be written down.
     #[error("the ledger cannot be written")]
     Ledger(#[from] io::Error),
@@ -448,15 +455,18 @@ impl Host {
         state: &mut State,
         id: AgentId,
         assignment: Assignment,
-    ) -> Result<(), GroupError> {
+    ) -> Result<(), AssignError> {
         if let Some(running) = state.agents.get_mut(&id) {
             (running.generation, running.removed) = (assignment.generation, false);
             let order = Order::Assign(Box::new(assignment.clone()));
-            if running.orders.try_send(order).is_ok() {
-                return Ok(());
+            match running.orders.try_send(order) {
+                Ok(()) => return Ok(()),
+                // A second task beside it could start what the first still ends.
+                Err(TrySendError::Full(_)) => return Err(AssignError::Busy(id)),
+                Err(TrySendError::Closed(_)) => {}
             }
         }
-        self.start_task(state, id, assignment, None)
+        Ok(self.start_task(state, id, assignment, None)?)
     }
 
     fn start_task(

@@ -1,7 +1,7 @@
 //! Ports of this node that are kept from agents, and whether anything uses them still. The kernel
 //! tells nobody when the last socket of a port is gone, so they are looked at now and then.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use fleet_process::unused;
 use fleet_types::PortBlock;
@@ -40,7 +40,11 @@ async fn run(mut kept: watch::Receiver<Vec<PortBlock>>, found: watch::Sender<Vec
     loop {
         let blocks = kept.borrow_and_update().clone();
         let none = blocks.is_empty();
-        let free = tokio::task::spawn_blocking(move || unused(&blocks)).await.unwrap_or_default();
+        let looked = tokio::task::spawn_blocking(move || unused(&blocks)).await;
+        let free = looked.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+            tracing::warn!(%error, "which ports are in use cannot be told; they are kept");
+            Vec::new()
+        });
         found.send_if_modified(|before| {
             let news = *before != free;
             *before = free;

@@ -62,6 +62,7 @@ fn refused(error: &AssignError) -> Status {
         AssignError::StaleEpoch(_) => (Code::FailedPrecondition, "STALE_EPOCH"),
         AssignError::StaleTerm(_) => (Code::FailedPrecondition, "STALE_TERM"),
         AssignError::Malformed(_) => (Code::InvalidArgument, "MALFORMED"),
+        AssignError::Busy(_) => (Code::Unavailable, "AGENT_BEHIND"),
         AssignError::Ledger(_) => (Code::Unavailable, "LEDGER_FAILED"),
         AssignError::Group(_) => (Code::Unavailable, "CONTROL_GROUP_FAILED"),
     };

@@ -61,7 +61,11 @@ pub(crate) async fn launch(
     let prepared = tokio::task::spawn_blocking(move || {
         let plan = site.site.prepare(&id, &assignment)?;
         let block = block(&assignment);
-        let holders = holders(block);
+        let holders = holders(block).map_err(|e| Refusal {
+            why: format!("looking who listens on its ports: {e}"),
+            fatal: false,
+            ports_taken: None,
+        })?;
         match holders.first() {
             Some(holder) => {
                 Err(Refusal { why: holder.to_string(), fatal: false, ports_taken: Some(block) })

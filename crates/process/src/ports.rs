@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{Ipv6Addr, SocketAddrV6},
 };
 
 use fleet_types::PortBlock;
 use procfs::{
+    ProcError, ProcResult,
     net::{TcpNetEntry, TcpState, tcp, tcp6, udp, udp6},
     process::{FDTarget, all_processes},
 };
@@ -52,34 +54,48 @@ fn free(block: PortBlock) -> bool {
     })
 }
 
+/// A table of sockets; empty where the kernel has none of the family.
+fn table<T>(read: ProcResult<Vec<T>>) -> io::Result<Vec<T>> {
+    match read {
+        Err(ProcError::NotFound(_)) => Ok(Vec::new()),
+        other => other.map_err(io::Error::other),
+    }
+}
+
 /// Who listens on the ports of `block`, in port order.
-pub fn holders(block: PortBlock) -> Vec<Holder> {
+///
+/// # Errors
+/// When it cannot be told.
+pub fn holders(block: PortBlock) -> io::Result<Vec<Holder>> {
     if free(block) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let listening = |entry: &TcpNetEntry| {
         let port = entry.local_address.port();
         entry.state == TcpState::Listen && (block.base..=block.last()).contains(&port)
     };
-    let entries = tcp().unwrap_or_default().into_iter().chain(tcp6().unwrap_or_default());
+    let entries = table(tcp())?.into_iter().chain(table(tcp6())?);
     let mut sockets: Vec<_> = entries.filter(listening).collect();
     sockets.sort_by_key(|entry| entry.local_address.port());
     sockets.dedup_by_key(|entry| entry.local_address.port());
-    sockets.iter().map(|entry| holder(entry.local_address.port(), entry.inode)).collect()
+    Ok(sockets.iter().map(|entry| holder(entry.local_address.port(), entry.inode)).collect())
 }
 
 /// Those of `blocks` of which no socket, open or closing, uses a port.
-pub fn unused(blocks: &[PortBlock]) -> Vec<PortBlock> {
+///
+/// # Errors
+/// When it cannot be told.
+pub fn unused(blocks: &[PortBlock]) -> io::Result<Vec<PortBlock>> {
     if blocks.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let tables = [tcp(), tcp6()].map(Result::unwrap_or_default);
+    let tables = [table(tcp())?, table(tcp6())?];
     let streams = tables.into_iter().flatten().map(|entry| entry.local_address.port());
-    let tables = [udp(), udp6()].map(Result::unwrap_or_default);
+    let tables = [table(udp())?, table(udp6())?];
     let datagrams = tables.into_iter().flatten().map(|entry| entry.local_address.port());
     let used: BTreeSet<u16> = streams.chain(datagrams).collect();
     let idle = |block: &&PortBlock| used.range(block.base..=block.last()).next().is_none();
-    blocks.iter().filter(idle).copied().collect()
+    Ok(blocks.iter().filter(idle).copied().collect())
 }
 
 fn holder(port: u16, inode: u64) -> Holder {
@@ -99,19 +115,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_cannot_be_read_is_not_empty() {
+        assert!(table::<u8>(Err(ProcError::PermissionDenied(None))).is_err());
+        assert!(table::<u8>(Err(ProcError::NotFound(None))).unwrap().is_empty());
+    }
+
+    #[test]
     fn a_listener_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let block = PortBlock { base: port, size: 1 };
-        let found = holders(block);
-        assert_eq!(unused(&[block]), []);
+        let found = holders(block).unwrap();
+        assert_eq!(unused(&[block]).unwrap(), []);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].pid, i32::try_from(std::process::id()).ok());
         drop(listener);
         assert!(free(PortBlock { base: port, size: 1 }));
-        assert_eq!(holders(PortBlock { base: port, size: 1 }), []);
+        assert_eq!(holders(PortBlock { base: port, size: 1 }).unwrap(), []);
         let listener = std::net::TcpListener::bind(("::1", port)).unwrap();
-        assert_eq!(holders(PortBlock { base: port, size: 1 }).len(), 1);
+        assert_eq!(holders(PortBlock { base: port, size: 1 }).unwrap().len(), 1);
         drop(listener);
     }
 }
