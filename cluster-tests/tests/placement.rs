@@ -184,6 +184,12 @@ fleets:
     assert!(other.code == 1 && other.out.contains("priority differ"), "{other:?}");
     let refused = run("apply", &manifest.replace("priority: 3", "priority: 4"));
     assert!(refused.code == 1 && refused.err.contains("nothing was made"), "{refused:?}");
+    let fleet = manifest.replace("memory_bytes: 1000000", "memory_bytes: 2000000");
+    let other = run("plan", &fleet);
+    assert!(other.code == 1 && other.out.contains("cannot change fleet"), "{other:?}");
+    assert_eq!(run("apply", &fleet).code, 1);
+    let silent = manifest.replace("    wants: {memory_bytes: 1000000}\n", "");
+    assert_eq!(run("plan", &silent).code, 0, "what is not stated is left alone");
     let wrong = run("plan", "fleets: {shop: {agnets: {}}}");
     assert!(wrong.code == 2 && wrong.err.contains("agnets"), "{wrong:?}");
     let unreachable = cluster.cli_with(&["plan", "-f", "-", "--context", "/nonexistent"], manifest);

@@ -175,6 +175,27 @@ fn differences(stated: &AgentSpec, there: &AgentSpec) -> Vec<&'static str> {
     differ.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
 }
 
+/// As [`differences`], of what a fleet gives its agents.
+fn fleet_differences(stated: &Fleet, there: &Fleet) -> Vec<&'static str> {
+    let gives = |fleet: &Fleet| AgentSpec {
+        config_json: fleet.config_json.clone(),
+        labels: fleet.labels.clone(),
+        node_labels: fleet.node_labels.clone(),
+        requests: fleet.requests,
+        runtime_version: fleet.runtime_version.clone(),
+        apart: fleet.apart,
+        spread_by: fleet.spread_by.clone(),
+        ..AgentSpec::default()
+    };
+    let fields = differences(&gives(stated), &gives(there)).into_iter();
+    let silent = |field: &str| match field {
+        "config" => stated.config_json.is_empty(),
+        "labels" => stated.labels.is_empty(),
+        _ => false,
+    };
+    fields.filter(|field| !silent(field)).collect()
+}
+
 /// Something that would change, or cannot.
 struct Change {
     what: String,
@@ -187,6 +208,8 @@ struct Compared {
     name: String,
     fleet: Fleet,
     exists: bool,
+    /// The fields in which the fleet there is not the one stated.
+    differs: Vec<&'static str>,
     missing: Vec<(String, AgentSpec)>,
     /// Agents that exist and are not what is stated, with the fields.
     different: Vec<(String, Vec<&'static str>)>,
@@ -202,9 +225,10 @@ async fn compare(client: &Client, file: &File) -> Result<Vec<Compared>> {
                 async move { FleetServiceClient::new(channel).get_fleet(request).await }
             })
             .await;
-        let exists = match found {
-            Ok(_) => true,
-            Err(status) if status.code() == Code::NotFound => false,
+        let fleet = entry.fleet();
+        let (exists, differs) = match found {
+            Ok(there) => (true, fleet_differences(&fleet, &there.fleet.unwrap_or_default())),
+            Err(status) if status.code() == Code::NotFound => (false, Vec::new()),
             Err(status) => return Err(status.into()),
         };
         let there: BTreeMap<String, AgentSpec> = if exists {
@@ -226,8 +250,7 @@ async fn compare(client: &Client, file: &File) -> Result<Vec<Compared>> {
                 }
             }
         }
-        let (name, fleet) = (name.clone(), entry.fleet());
-        all.push(Compared { name, fleet, exists, missing, different });
+        all.push(Compared { name: name.clone(), fleet, exists, differs, missing, different });
     }
     Ok(all)
 }
@@ -273,17 +296,29 @@ fn placed(agent: &Agent) -> Change {
     Change { what: "create agent".into(), name: agent::display(&agent.name), detail }
 }
 
-fn refused(name: String, fields: &[&str]) -> Change {
+fn refused(what: &str, name: String, fields: &[&str]) -> Change {
     let detail = format!("{} differ; delete and create it anew to change it", fields.join(", "));
-    Change { what: "cannot change agent".into(), name, detail }
+    Change { what: format!("cannot change {what}"), name, detail }
+}
+
+impl Compared {
+    /// What exists and is not what is stated.
+    fn refused(&self) -> impl Iterator<Item = Change> + '_ {
+        let fleet =
+            (!self.differs.is_empty()).then(|| refused("fleet", self.name.clone(), &self.differs));
+        let agents = self.different.iter();
+        let agents = agents.map(|(id, f)| refused("agent", format!("{}/{id}", self.name), f));
+        fleet.into_iter().chain(agents)
+    }
 }
 
 async fn changes(client: &Client, manifest: &Manifest) -> Result<Vec<Change>> {
     let file = load(manifest)?;
     let mut all = Vec::new();
-    for Compared { name, exists, missing, different, .. } in compare(client, &file).await? {
-        if exists {
-            let made = create(client, &name, &missing, manifest.allow_overcommit, true).await?;
+    for compared in compare(client, &file).await? {
+        let Compared { name, exists, missing, .. } = &compared;
+        if *exists {
+            let made = create(client, name, missing, manifest.allow_overcommit, true).await?;
             all.extend(made.iter().map(placed));
         } else {
             let detail = String::new();
@@ -294,7 +329,7 @@ async fn changes(client: &Client, manifest: &Manifest) -> Result<Vec<Change>> {
                 detail: "where is known once its fleet exists".into(),
             }));
         }
-        all.extend(different.iter().map(|(id, f)| refused(format!("{name}/{id}"), f)));
+        all.extend(compared.refused());
     }
     Ok(all)
 }
@@ -343,9 +378,7 @@ pub async fn apply(global: &Global, manifest: Manifest) -> Result<ExitCode> {
     let client = client(global)?;
     let file = load(&manifest)?;
     let all = compare(&client, &file).await?;
-    let different = all.iter().flat_map(|of| of.different.iter().map(move |it| (of, it)));
-    if let Some((of, (id, fields))) = different.into_iter().next() {
-        let change = refused(format!("{}/{id}", of.name), fields);
+    if let Some(change) = all.iter().flat_map(Compared::refused).next() {
         bail!("{} {}: {}; nothing was made", change.what, change.name, change.detail);
     }
     for Compared { name, fleet, exists, missing, .. } in all {
