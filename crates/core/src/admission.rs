@@ -53,6 +53,13 @@ fn asked(spec: &AgentSpec) -> Amounts {
     [memory_bytes, cpu_millis, spec.ports.into()]
 }
 
+/// What a node has, as far as it has said.
+fn amounts(node: &Node, policy: &PlacementPolicy) -> Option<Amounts> {
+    let report = node.report.as_ref()?;
+    let Resources { memory_bytes, cpu_millis } = room::limit(report, policy);
+    Some([memory_bytes, cpu_millis, report.port_range.size().into()])
+}
+
 /// Sums over all agents and all nodes that count, kept as they change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -88,8 +95,7 @@ impl Totals {
         self.remove_node(node.id);
         let counts = node.status != NodeStatus::Joining && node.schedulable == Schedulable::Open;
         let Some(report) = node.report.as_ref().filter(|_| counts) else { return };
-        let Resources { memory_bytes, cpu_millis } = room::limit(report, policy);
-        let amounts = [memory_bytes, cpu_millis, report.port_range.size().into()];
+        let Some(amounts) = amounts(node, policy) else { return };
         for (n, amount) in amounts.into_iter().enumerate() {
             self.has[n] += amount;
             self.sizes[n].insert((amount, node.id));
@@ -101,6 +107,13 @@ impl Totals {
     fn unbounded(&self, of: Dimension) -> bool {
         self.sizes[of as usize].first().is_none_or(|(amount, _)| *amount == 0)
     }
+}
+
+/// Whether a node that takes no agents now has so much: it may be opened again.
+fn closed_has(state: &State, of: Dimension, amount: u64) -> bool {
+    let policy = state.placement_policy();
+    let closed = state.nodes().values().filter(|node| node.schedulable != Schedulable::Open);
+    closed.filter_map(|node| amounts(node, &policy)).any(|has| has[of as usize] >= amount)
 }
 
 /// How much of something more agents may ask for.
@@ -144,7 +157,8 @@ pub(crate) fn check(state: &State, op: &CreateAgents) -> Result<(), Rejection> {
         for (of, amount) in Dimension::ALL.into_iter().zip(asked(&draft.spec)) {
             more[of as usize] += amount;
             let most = totals.sizes[of as usize].last().map(|(most, _)| *most);
-            if let Some(most) = most.filter(|most| !totals.unbounded(of) && amount > *most) {
+            let too_large = |most: &u64| !totals.unbounded(of) && amount > *most;
+            if let Some(most) = most.filter(too_large).filter(|_| !closed_has(state, of, amount)) {
                 let (what, asked) = (of.name(), amount);
                 return Err(Rejection::NoNodeEver { what, asked, most });
             }

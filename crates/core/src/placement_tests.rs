@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, slice};
 
 use fleet_types::{
     AgentClass, AgentId, FleetName, Labels, NodeId, PortRange, Resources, Timestamp, Version,
+    limits::EVICTIONS_MAX,
 };
 use proptest::prelude::*;
 
@@ -350,6 +351,9 @@ fn what_no_node_could_ever_run_is_refused_with_the_limit() {
     let mut more = asking(plain);
     more.limits.memory_bytes = 4 << 20;
     assert_eq!(refuse(more).reason(), "CONSTRAINTS_CONTRADICT");
+    let mut more = asking(plain);
+    (more.wants.requests.cpu_millis, more.limits.cpu_millis) = (100, 50);
+    assert_eq!(refuse(more).reason(), "CONSTRAINTS_CONTRADICT");
     let one = create(
         &mut state,
         2_001,
@@ -362,6 +366,56 @@ fn what_no_node_could_ever_run_is_refused_with_the_limit() {
     one.unwrap();
     let two = create(&mut state, 2_002, fleet(0), "c", None, asking(plain), Admission::SurviveLoss);
     assert_eq!(two.unwrap_err().reason(), "N_MINUS_ONE_VIOLATION");
+}
+
+#[test]
+fn what_only_a_closed_node_could_run_waits_for_it() {
+    let sized = |memory_gib| Size { ports: 199, memory_gib, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[sized(4), sized(8)]);
+    let set = SetSchedulable { node: nodes[1], schedulable: Schedulable::Cordoned, drain: None };
+    apply(&mut state, 2_000, &command(Operation::SetSchedulable(set))).unwrap();
+    let mut add = |name, memory| {
+        let spec = asking(Ask { memory, ..PLAIN });
+        create(&mut state, 2_001, fleet(0), name, None, spec, Admission::Overcommit)
+    };
+    add("a", 32).unwrap();
+    assert_eq!(add("b", 33).unwrap_err().reason(), "REQUEST_TOO_LARGE");
+}
+
+#[test]
+fn a_loss_is_not_planned_for_what_is_being_deleted() {
+    let size = Size { ports: 199, memory_gib: 4, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size, size]);
+    for (index, name) in [(2_000, "a"), (2_001, "b")] {
+        let (to, spec) = (Some(nodes[0]), asking(PLAIN));
+        create(&mut state, index, fleet(0), name, to, spec, Admission::Unchecked).unwrap();
+    }
+    let agent: AgentId = "f0/a".parse().unwrap();
+    apply(&mut state, 2_002, &command(Operation::DeleteAgent(DeleteAgent { agent }))).unwrap();
+    let moved = plan::replacements(&state, nodes[0], AgentClass::Strict);
+    assert_eq!(moved, [("f0/b".parse().unwrap(), nodes[1])]);
+}
+
+#[test]
+fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(99), size(2_000)]);
+    for n in 0..EVICTIONS_MAX as u64 + 10 {
+        let (index, name, to) = (2_000 + n, format!("a{n}"), Some(nodes[1]));
+        let spec = asking(PLAIN);
+        create(&mut state, index, fleet(0), &name, to, spec, Admission::Unchecked).unwrap();
+    }
+    let drain = Some(Drain { moves_max: 3, deadline: Some(Timestamp(1)) });
+    let set = SetSchedulable { node: nodes[1], schedulable: Schedulable::Draining, drain };
+    apply(&mut state, 9_000, &command(Operation::SetSchedulable(set))).unwrap();
+    for left in [10, 0] {
+        let evict = rebalance::drains(&state, Timestamp(2)).pop().unwrap();
+        assert!(evict.agents.len() == EVICTIONS_MAX || left == 0);
+        apply(&mut state, 9_001, &command(Operation::EvictAgents(evict))).unwrap();
+        let agents = state.placed_on(nodes[1]).filter_map(|id| state.agents().get(id));
+        let stay = agents.filter(|a| a.placement.as_ref().is_some_and(|p| !p.evicting)).count();
+        assert_eq!(stay, left);
+    }
 }
 
 #[test]

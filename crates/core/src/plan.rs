@@ -34,7 +34,10 @@ use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId};
 use crate::{
     command::FenceNode,
     index::{ByLoad, open},
-    record::{Agent, AgentSpec, Evidence, MovePolicy, MoveRule, Node, NodeStatus, PendingReason},
+    record::{
+        Agent, AgentSpec, Evidence, Lifecycle, MovePolicy, MoveRule, Node, NodeStatus,
+        PendingReason,
+    },
     room::{Lack, Load, Room},
     state::State,
 };
@@ -382,8 +385,8 @@ pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(Agen
     losses.filter_map(|(agent, to)| Some((agent.id.clone(), to?))).collect()
 }
 
-/// All agents of `node`, in the order they are placed if it is lost, each with where it would go;
-/// nowhere when it fits nowhere, or is of a class after `reach`.
+/// All agents of `node` that are not being deleted, in the order they are placed if it is lost, each
+/// with where it would go; nowhere when it fits nowhere, or is of a class after `reach`.
 pub(crate) fn losses(
     state: &State,
     node: NodeId,
@@ -391,6 +394,7 @@ pub(crate) fn losses(
 ) -> Vec<(&Agent, Option<NodeId>)> {
     let mut planner = Planner::without(state, node);
     let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
+    let agents = agents.filter(|agent| agent.lifecycle == Lifecycle::Live);
     let mut place = |agent: &Agent| {
         (agent.spec.class <= reach).then(|| planner.choose(&agent.id.fleet, &agent.spec))
     };

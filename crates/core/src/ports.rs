@@ -114,6 +114,12 @@ impl BuddyAllocator {
     pub fn free_ports(&self) -> u32 {
         self.free.iter().zip(0_u32..).map(|(bases, order)| narrow_len(bases) << order).sum()
     }
+
+    /// How many ports are free in pieces smaller than the largest free block.
+    pub fn free_in_pieces(&self) -> u32 {
+        let Some(order) = self.free.iter().rposition(|bases| !bases.is_empty()) else { return 0 };
+        self.free_ports() - (narrow_len(&self.free[order]) << order)
+    }
 }
 
 fn narrow(port: u32) -> u16 {
@@ -140,6 +146,15 @@ mod tests {
         assert!(!ports.fits(128), "20001-20130 holds no aligned 128");
         let block = ports.take(64).unwrap();
         assert_eq!(block.base % 64, 0);
+    }
+
+    #[test]
+    fn what_nobody_took_is_hardly_in_pieces() {
+        let mut ports = BuddyAllocator::new(range(10_240, 32_767));
+        assert_eq!(ports.free_in_pieces(), 0);
+        ports.take(16).unwrap();
+        assert_eq!(ports.free_in_pieces(), 1_024 - 16);
+        assert_eq!(BuddyAllocator::new(range(20_001, 20_001)).free_in_pieces(), 0);
     }
 
     #[test]

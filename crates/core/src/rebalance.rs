@@ -21,7 +21,7 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use fleet_types::{AgentClass, AgentId, NodeId, Timestamp};
+use fleet_types::{AgentClass, AgentId, NodeId, Timestamp, limits::EVICTIONS_MAX};
 
 use crate::{
     command::{EvictAgents, Eviction},
@@ -74,7 +74,11 @@ fn drain(state: &State, node: &Node, now: Timestamp) -> Vec<Eviction> {
         agents.filter(|a| a.lifecycle == Lifecycle::Live).partition(|agent| leaving(agent));
     let late = pace.deadline.is_some_and(|deadline| deadline <= now);
     if late {
-        return staying.into_iter().map(|agent| eviction(agent, None)).collect();
+        return staying
+            .into_iter()
+            .map(|agent| eviction(agent, None))
+            .take(EVICTIONS_MAX)
+            .collect();
     }
     let most = if pace.moves_max == 0 { usize::MAX } else { pace.moves_max as usize };
     let mut planner = Planner::without(state, node.id);
@@ -82,7 +86,7 @@ fn drain(state: &State, node: &Node, now: Timestamp) -> Vec<Eviction> {
     for agent in &going {
         planner.choose(&agent.id.fleet, &agent.spec);
     }
-    let free = most.saturating_sub(going.len()).min(fleet_types::limits::EVICTIONS_MAX);
+    let free = most.saturating_sub(going.len()).min(EVICTIONS_MAX);
     plan::first_come(staying.into_iter())
         .filter_map(|agent| Some((agent, planner.choose(&agent.id.fleet, &agent.spec)?)))
         .take(free)

@@ -87,6 +87,10 @@ fn check(draft: &AgentDraft) -> Result<(), Rejection> {
     if most > 0 && asked > most {
         return Err(Rejection::Contradiction("it asks for more memory than it may use"));
     }
+    let (asked, most) = (draft.spec.wants.requests.cpu_millis, draft.spec.limits.cpu_millis);
+    if most > 0 && asked > most.into() {
+        return Err(Rejection::Contradiction("it asks for more of a core than it may use"));
+    }
     Ok(())
 }
 

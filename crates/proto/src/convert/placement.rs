@@ -209,14 +209,14 @@ pub fn ports(state: &State, node: NodeId) -> v1::ListNodePortsResponse {
     });
     let mut all: Vec<_> = owned.chain(free).chain(state.quarantined(node).map(kept)).collect();
     all.sort_by_key(|ports| ports.block.map(|block| block.base));
-    let (free, largest) =
-        ports.map_or((0, 0), |ports| (ports.free_ports(), u32::from(ports.largest())));
+    let (free, in_pieces) =
+        ports.map_or((0, 0), |ports| (ports.free_ports(), ports.free_in_pieces()));
     v1::ListNodePortsResponse {
         ports: all,
         owned: state.room(node).map_or(0, Room::ports_owned),
         free,
         quarantined: state.quarantined(node).map(|kept| u32::from(kept.block.size)).sum(),
-        fragmentation_percent: (free - largest) * 100 / free.max(1),
+        fragmentation_percent: in_pieces * 100 / free.max(1),
     }
 }
 

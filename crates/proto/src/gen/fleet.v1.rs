@@ -2604,8 +2604,8 @@ pub struct ListNodePortsResponse {
     /// Ports that are kept from agents.
     #[prost(uint32, tag = "4")]
     pub quarantined: u32,
-    /// How much of what is free lies outside the largest free block, in hundredths: at 0 it is in one
-    /// piece.
+    /// How much of what is free lies in pieces smaller than the largest free block, in hundredths: at 0
+    /// there are none.
     #[prost(uint32, tag = "5")]
     pub fragmentation_percent: u32,
 }
