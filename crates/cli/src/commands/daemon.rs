@@ -1,14 +1,11 @@
 //! `run`.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::Path,
-    process::{Command, ExitCode},
-};
+use std::{ffi::CString, os::unix::ffi::OsStringExt, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use fleet_runtime::{Config, telemetry};
 use fleet_server::Ended;
+use nix::unistd::execv;
 
 use crate::args::{CONFIG, Run};
 
@@ -34,8 +31,12 @@ pub async fn run(args: Run) -> Result<ExitCode> {
 
 /// Becomes the daemon once more, in the same process: whoever watches over it sees no end.
 fn start_anew() -> Result<ExitCode> {
-    // By this name even a program that was replaced or removed is found.
-    let mut command = Command::new("/proc/self/exe");
-    let error = command.arg0("fleet-cluster").args(std::env::args_os().skip(1)).exec();
+    let arguments = std::env::args_os().skip(1).map(|argument| CString::new(argument.into_vec()));
+    let arguments = std::iter::once(Ok(c"fleet-cluster".to_owned())).chain(arguments);
+    let arguments = arguments.collect::<Result<Vec<CString>, _>>()?;
+    // By this name even a program that was replaced or removed is found. Not the standard library's
+    // call: that heeds SIGPIPE from a moment before, in which another thread may write to a peer
+    // that is gone and so end the process.
+    let Err(error) = execv(c"/proc/self/exe", &arguments);
     Err(error).context("starting anew failed")
 }
