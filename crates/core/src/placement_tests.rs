@@ -419,6 +419,29 @@ fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
 }
 
 #[test]
+fn two_drains_share_the_room_there_is() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(31), size(399), size(399)]);
+    for n in 0..4 {
+        let (index, name, to) = (2_000 + n, format!("a{n}"), Some(nodes[1 + n as usize % 2]));
+        let spec = asking(Ask { order: 5, ..PLAIN });
+        create(&mut state, index, fleet(0), &name, to, spec, Admission::Unchecked).unwrap();
+    }
+    for node in [nodes[1], nodes[2]] {
+        let drain = Some(Drain { moves_max: 0, deadline: None });
+        let set = SetSchedulable { node, schedulable: Schedulable::Draining, drain };
+        apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
+    }
+    // The third node has room for one block of 32.
+    let leave: usize =
+        rebalance::drains(&state, Timestamp(1)).iter().map(|evict| evict.agents.len()).sum();
+    assert_eq!(leave, 1);
+    let evict = rebalance::drains(&state, Timestamp(1)).pop().unwrap();
+    apply(&mut state, 2_101, &command(Operation::EvictAgents(evict))).unwrap();
+    assert_eq!(rebalance::drains(&state, Timestamp(1)), [], "its room is spoken for");
+}
+
+#[test]
 fn a_drain_goes_at_its_pace_and_forces_nobody_out_before_its_deadline() {
     let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
     let (mut state, nodes) = cluster(&[size(127), size(399)]);

@@ -62,12 +62,23 @@ fn eviction(agent: &Agent, to: Option<NodeId>) -> Eviction {
 /// The agents that are asked to leave nodes that are drained, now.
 pub fn drains(state: &State, now: Timestamp) -> Vec<EvictAgents> {
     let draining = state.nodes().values().filter(|n| n.schedulable == Schedulable::Draining);
-    let agents =
-        draining.filter_map(|node| Some(drain(state, node, now)).filter(|a| !a.is_empty()));
+    let draining: Vec<&Node> = draining.collect();
+    if draining.is_empty() {
+        return Vec::new();
+    }
+    let mut planner = Planner::new(state);
+    // What is on its way needs its room too.
+    for agent in on_the_move(state) {
+        let next = agent.placement.as_ref().and_then(|placement| placement.next);
+        planner.choose_towards(next, &agent.id.fleet, &agent.spec);
+    }
+    let agents = draining.into_iter().map(|node| drain(&mut planner, node, now));
+    let agents = agents.filter(|agents| !agents.is_empty());
     agents.map(|agents| EvictAgents { agents, cause: Cause::Drain }).collect()
 }
 
-fn drain(state: &State, node: &Node, now: Timestamp) -> Vec<Eviction> {
+fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp) -> Vec<Eviction> {
+    let state = planner.state();
     let pace = node.drain.unwrap_or_default();
     let agents = state.placed_on(node.id).filter_map(|id| state.agents().get(id));
     let (going, staying): (Vec<&Agent>, Vec<&Agent>) =
@@ -81,11 +92,6 @@ fn drain(state: &State, node: &Node, now: Timestamp) -> Vec<Eviction> {
             .collect();
     }
     let most = if pace.moves_max == 0 { usize::MAX } else { pace.moves_max as usize };
-    let mut planner = Planner::without(state, node.id);
-    // What is on its way needs its room too.
-    for agent in &going {
-        planner.choose(&agent.id.fleet, &agent.spec);
-    }
     let free = most.saturating_sub(going.len()).min(EVICTIONS_MAX);
     plan::first_come(staying.into_iter())
         .filter_map(|agent| Some((agent, planner.choose(&agent.id.fleet, &agent.spec)?)))
