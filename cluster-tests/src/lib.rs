@@ -278,8 +278,9 @@ impl Cluster {
         self.host(number).guards = Keeper::start_all(within, &binary(), &directory, &group);
     }
 
-    /// As [`Cluster::start`], with guards that get no real-time priority.
-    pub fn start_without_priority(&mut self, number: u32) {
+    /// Replaces a host's guards, if it has any, by others that get no real-time priority.
+    pub fn guards_without_priority(&mut self, number: u32) {
+        self.host(number).guards.clear();
         let (directory, group) = (self.guard_dir(number), cgroup_root().join(self.cgroup(number)));
         let within = || {
             let mut within = self.within(number);
@@ -287,7 +288,6 @@ impl Cluster {
             within
         };
         self.host(number).guards = Keeper::start_all(within, &binary(), &directory, &group);
-        self.start(number);
     }
 
     /// Sends a host's daemon a signal that does not end it.

@@ -108,7 +108,8 @@ fn a_guard_that_ends_takes_only_its_own_class_along() {
 fn a_node_that_may_end_agents_late_gets_no_strict_ones() {
     let mut cluster = Cluster::hosts(2);
     assert_eq!(cluster.init("fast").code, 0);
-    cluster.start_without_priority(1);
+    cluster.guards_without_priority(1);
+    cluster.start(1);
     cluster.wait_active(1);
     cluster.ok(&["fleet", "create", "f"]);
     for class in CLASSES {
@@ -129,4 +130,16 @@ fn a_node_that_may_end_agents_late_gets_no_strict_ones() {
     assert_eq!(cluster.join(2, &token).code, 0);
     cluster.start(2);
     assert_eq!(cluster.wait_ready("f/strict", 1, 30), 2);
+}
+
+#[test]
+fn what_a_guard_lacks_is_noticed_while_the_daemon_runs() {
+    let mut cluster = Cluster::formed(2, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sleep", "infinity"]);
+    let host = host_of(&cluster.agent("f/a"));
+    cluster.guards_without_priority(host);
+    assert_ne!(cluster.wait_ready("f/a", 2, 30), host);
+    let status = cluster.cli(&["status"]).out;
+    assert!(status.contains("gets no strict agents: guard: no real-time priority"), "{status}");
 }

@@ -28,6 +28,16 @@ struct Shared {
     stream: Mutex<Option<BufReader<UnixStream>>>,
     lease: Mutex<Option<Lease>>,
     announced: watch::Sender<Option<Lease>>,
+    lacks: watch::Sender<Lacks>,
+}
+
+/// What a guard lacks, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// To end agents in time always.
+    pub degraded: Option<String>,
+    /// To end strict agents in time; they are not to be kept here then.
+    pub unfit: Option<String>,
 }
 
 /// A handle to the guard. Clones share the connection, which is made anew when the guard is.
@@ -35,17 +45,29 @@ struct Shared {
 pub struct Guard {
     shared: Arc<Shared>,
     class: AgentClass,
-    degraded: Option<String>,
-    unfit: Option<String>,
-}
-
-/// What the guard holds; none when it says something else.
-fn held(answer: &str) -> Option<Lease> {
-    let held = answer.parse::<Status>().ok()?.held?;
-    Some(Lease { epoch: Epoch(held.epoch), deadline_ms: held.deadline_ms })
 }
 
 impl Shared {
+    /// What the guard holds by its answer; none when that says something else.
+    fn held(&self, answer: &str) -> Option<Lease> {
+        let Status { held, degraded, unfit } = answer.parse().ok()?;
+        let from_guard = |why: Option<String>| why.map(|why| format!("guard: {why}"));
+        let lacks = Lacks { degraded: from_guard(degraded), unfit: from_guard(unfit) };
+        self.lacks.send_if_modified(|known| {
+            let news = *known != lacks;
+            if news {
+                tracing::warn!(
+                    degraded = lacks.degraded,
+                    unfit = lacks.unfit,
+                    "what a guard lacks"
+                );
+            }
+            *known = lacks;
+            news
+        });
+        held.map(|held| Lease { epoch: Epoch(held.epoch), deadline_ms: held.deadline_ms })
+    }
+
     /// Makes a request and answers what the guard says.
     fn ask(&self, request: &str) -> io::Result<String> {
         let mut held = self.stream.lock().expect("no holder panics");
@@ -102,7 +124,7 @@ impl Shared {
                 continue;
             }
             match self.ask("status") {
-                Ok(answer) if held(&answer).is_none() => {
+                Ok(answer) if self.held(&answer).is_none() => {
                     tracing::warn!(%class, "the lease is over: its agents on this node were ended");
                     self.announced.send_replace(None);
                 }
@@ -131,28 +153,21 @@ impl Guard {
             stream: Mutex::new(None),
             lease: Mutex::new(None),
             announced: watch::channel(None).0,
+            lacks: watch::channel(Lacks::default()).0,
         });
-        let status = shared.ask("status")?;
-        let held = held(&status);
-        let status = status.parse::<Status>().ok();
-        let (degraded, unfit) = status.map_or((None, None), |lacks| (lacks.degraded, lacks.unfit));
+        let held = shared.held(&shared.ask("status")?);
         shared.hold(held);
         shared.announced.send_replace(held);
         let watching = shared.clone();
         std::thread::Builder::new().name("guard-watch".into()).spawn(move || {
             watching.watch(class);
         })?;
-        Ok(Self { shared, class, degraded, unfit })
+        Ok(Self { shared, class })
     }
 
-    /// What the guard lacks to end agents in time, if anything.
-    pub fn degraded(&self) -> Option<String> {
-        self.degraded.as_ref().map(|why| format!("guard: {why}"))
-    }
-
-    /// Why strict agents are not to be kept here, if so.
-    pub fn unfit(&self) -> Option<String> {
-        self.unfit.as_ref().map(|why| format!("guard: {why}"))
+    /// What the guard lacks; another that takes its place may lack something else.
+    pub fn lacks(&self) -> watch::Receiver<Lacks> {
+        self.shared.lacks.subscribe()
     }
 
     /// The class of its agents.
@@ -192,7 +207,7 @@ impl Guard {
     /// Hands over that the leader granted a lease. What the guard refuses changes nothing.
     pub fn grant(&self, nonce: u64, epoch: Epoch, lease_ms: u64) {
         match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
-            Ok(answer) => match held(&answer) {
+            Ok(answer) => match self.shared.held(&answer) {
                 Some(held) => {
                     self.shared.hold(Some(held));
                     self.shared.announced.send_replace(Some(held));

@@ -134,10 +134,9 @@ impl Daemon {
             guards.push(self.guard(class).await?);
         }
         let host = self.host(runtimes, &guards).await?;
-        let guard = guards[AgentClass::Strict as usize].clone();
 
         self.listen(voting, &host, leases).await?;
-        let degraded = lacking().into_iter().chain(guard.degraded()).chain(host.degraded());
+        let degraded = lacking().into_iter().chain(host.degraded());
         let degraded = degraded.chain(egress::restrict()).chain(reserve(range));
         let degraded: Vec<String> = degraded.collect();
         for why in &degraded {
@@ -153,7 +152,7 @@ impl Daemon {
             boot_id: boot_id(),
             held_epoch: 0,
             degraded,
-            unfit: guard.unfit().into_iter().collect(),
+            unfit: Vec::new(),
             capacity: Some(resources(capacity())),
             disk_bytes: disk_bytes(Path::new(HOMES)),
         };

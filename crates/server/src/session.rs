@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use fleet_client::{Identity, connect_node};
-use fleet_host::{Host, guard::Guard, lease::Lease};
+use fleet_host::{
+    Host,
+    guard::{Guard, Lacks},
+    lease::Lease,
+};
 use fleet_proto::{
     error::reason,
     host::{RegisterRequest, registration_service_client::RegistrationServiceClient},
@@ -26,7 +30,7 @@ pub struct Session {
     pub host: Host,
     /// What holds its lease.
     pub guard: Guard,
-    /// What it says of itself.
+    /// What it says of itself, but for what the guard lacks.
     pub about: RegisterRequest,
     /// Where the epoch to renew is announced; 0 for none.
     pub epoch: watch::Sender<Epoch>,
@@ -48,6 +52,7 @@ impl Session {
             let life = Life {
                 identity: &self.identity,
                 host: &self.host,
+                guard: &self.guard,
                 about: &self.about,
                 epoch: &self.epoch,
                 ready: &self.ready,
@@ -73,6 +78,7 @@ impl Session {
 struct Life<'a> {
     identity: &'a Identity,
     host: &'a Host,
+    guard: &'a Guard,
     about: &'a RegisterRequest,
     epoch: &'a watch::Sender<Epoch>,
     ready: &'a watch::Sender<bool>,
@@ -81,9 +87,9 @@ struct Life<'a> {
 impl Life<'_> {
     /// Registers and returns when the lease is over, or the epoch that was held.
     async fn live(&self, held: Epoch, lease: &mut watch::Receiver<Option<Lease>>) {
-        let mut while_held = lease.clone();
+        let (mut while_held, mut lacks) = (lease.clone(), self.guard.lacks());
         let registered = tokio::select! {
-            registered = self.register(held) => registered,
+            registered = self.register(held, &mut lacks) => registered,
             _ = while_held.wait_for(Option::is_none), if held.0 > 0 => None,
         };
         let Some(epoch) = registered else { return };
@@ -95,16 +101,35 @@ impl Life<'_> {
         // Ends only with the sender, which the guard's handle holds.
         let _ = lease.wait_for(Option::is_some).await;
         self.ready.send_replace(true);
-        let _ = lease.wait_for(Option::is_none).await;
+        tokio::select! {
+            _ = lease.wait_for(Option::is_none) => {}
+            () = self.keep_known(epoch, &mut lacks) => {}
+        }
+    }
+
+    /// Registers again under the epoch in force whenever what the guard lacks has changed; returns
+    /// when the epoch is over.
+    async fn keep_known(&self, epoch: Epoch, lacks: &mut watch::Receiver<Lacks>) {
+        // Ends only with the sender, which the guard's handle holds.
+        while lacks.changed().await.is_ok() {
+            if self.register(epoch, lacks).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// The epoch granted, or kept; none when the one held is over.
-    async fn register(&self, held: Epoch) -> Option<Epoch> {
+    async fn register(&self, held: Epoch, lacks: &mut watch::Receiver<Lacks>) -> Option<Epoch> {
         let mut said = String::new();
         loop {
+            let Lacks { degraded, unfit } = lacks.borrow_and_update().clone();
+            let mut about = self.about.clone();
+            about.held_epoch = held.0;
+            about.degraded.extend(degraded);
+            about.unfit.extend(unfit);
             let members: Vec<Member> = self.host.members().borrow().clone();
             for member in &members {
-                let asked = tokio::time::timeout(PATIENCE, self.ask(member, held)).await;
+                let asked = tokio::time::timeout(PATIENCE, self.ask(member, &about)).await;
                 let status = match asked {
                     Ok(Ok(epoch)) => return Some(epoch),
                     Ok(Err(status)) => status,
@@ -124,11 +149,10 @@ impl Life<'_> {
         }
     }
 
-    async fn ask(&self, member: &Member, held: Epoch) -> Result<Epoch, Status> {
+    async fn ask(&self, member: &Member, about: &RegisterRequest) -> Result<Epoch, Status> {
         let channel = connect_node(self.identity, NodeId(member.node_id), &member.peer_address)?;
         let mut client = RegistrationServiceClient::new(channel);
-        let request = RegisterRequest { held_epoch: held.0, ..self.about.clone() };
-        Ok(Epoch(client.register(request).await?.into_inner().epoch))
+        Ok(Epoch(client.register(about.clone()).await?.into_inner().epoch))
     }
 }
 
