@@ -422,8 +422,8 @@ fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
 fn two_drains_share_the_room_there_is() {
     let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
     let (mut state, nodes) = cluster(&[size(31), size(399), size(399)]);
-    for n in 0..4 {
-        let (index, name, to) = (2_000 + n, format!("a{n}"), Some(nodes[1 + n as usize % 2]));
+    for (n, node) in (0..4).zip(nodes.iter().skip(1).cycle()) {
+        let (index, name, to) = (2_000 + n, format!("a{n}"), Some(*node));
         let spec = asking(Ask { order: 5, ..PLAIN });
         create(&mut state, index, fleet(0), &name, to, spec, Admission::Unchecked).unwrap();
     }
