@@ -1,10 +1,15 @@
 //! A daemon is killed and comes back: how many agents notice, and how long adopting them takes.
 
-use std::{collections::BTreeMap, fs, path::Path, thread::sleep, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use cluster_tests::{Cluster, until};
-use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 
 /// How long starting so many agents may take, in seconds.
@@ -31,17 +36,29 @@ fn resident_kib(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }
 
-/// Processor time that processes have used, in seconds.
-pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
-    let ticks_per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
-    let of = |pid: &u32| -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // User and system time, in ticks: fields 14 and 15, of which the name is the second.
-        let fields = stat.rsplit_once(')').context("no name")?.1.split_whitespace();
-        let ticks = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
-        Ok(ticks.sum::<f64>() / ticks_per_second)
-    };
-    pids.iter().map(of).sum()
+/// Processor time by thread, in seconds.
+pub(crate) type Used = BTreeMap<PathBuf, f64>;
+
+/// What the threads of processes have used so far. Not what `stat` says: that counts by the clock's
+/// tick, and who wakes by timers is there when it ticks, or never.
+pub(crate) fn cpu_used(pids: &[u32]) -> Result<Used> {
+    let mut used = Used::new();
+    for pid in pids {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = thread?.path();
+            // Nanoseconds first, see proc_pid_schedstat(5); one that has just ended has none.
+            let stat = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+            let first = stat.split_whitespace().next().and_then(|first| first.parse::<f64>().ok());
+            used.insert(thread, first.unwrap_or(0.0) / 1e9);
+        }
+    }
+    Ok(used)
+}
+
+/// What the threads that are there now have used since `before`, in seconds.
+pub(crate) fn cpu_seconds(pids: &[u32], before: &Used) -> Result<f64> {
+    let since = |(thread, now): (&PathBuf, &f64)| now - before.get(thread).unwrap_or(&0.0);
+    Ok(cpu_used(pids)?.iter().map(since).sum())
 }
 
 /// Milliseconds from the first to the last line of `log` that holds `what`.
@@ -79,9 +96,9 @@ pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
     let each = (resident_kib(cluster.daemon_pid(1))? - empty) / f64::from(agents);
     let mut pids = cluster.guard_pids(1);
     pids.push(cluster.daemon_pid(1));
-    let before_idle = cpu_seconds(&pids)?;
+    let before_idle = cpu_used(&pids)?;
     sleep(IDLE);
-    let idle = (cpu_seconds(&pids)? - before_idle) / IDLE.as_secs_f64() * 100.0;
+    let idle = cpu_seconds(&pids, &before_idle)? / IDLE.as_secs_f64() * 100.0;
     let old = cluster.log(1).len();
     cluster.end(1, "KILL");
     cluster.start(1);

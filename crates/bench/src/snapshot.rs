@@ -17,7 +17,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::{batch, fleet, restart::cpu_seconds};
+use crate::{
+    batch, fleet,
+    restart::{Used, cpu_seconds},
+};
 
 /// Agents there are when the follower joins.
 const SIZES: [usize; 3] = [10_000, 25_000, 45_000];
@@ -154,7 +157,7 @@ async fn one(binary: &Path, agents: usize, clients: usize) -> Result<()> {
         let idle = Loop::start()?;
         tokio::time::sleep(BEFORE).await;
         after = Instant::now();
-        looped = cpu_seconds(&[idle.0.id()])?;
+        looped = cpu_seconds(&[idle.0.id()], &Used::new())?;
         drop(idle);
         let node = cluster.add_aside(data.path()).await?;
         joined = Instant::now();
@@ -162,7 +165,7 @@ async fn one(binary: &Path, agents: usize, clients: usize) -> Result<()> {
             tokio::time::sleep(LOOK).await;
         }
         follows = Instant::now();
-        used = cpu_seconds(&[cluster.pid(node)?])?;
+        used = cpu_seconds(&[cluster.pid(node)?], &Used::new())?;
         Ok(())
     };
     let all = under_load(&api, clients, "w", join).await?;

@@ -189,7 +189,7 @@ impl Task {
                 () = &mut log_check => {
                     let (next, grown) = self.look_at_log();
                     log_check.as_mut().reset(next);
-                    // A thousand agents that run and say nothing cost their host next to nothing.
+                    // There is no news of an agent that runs and says nothing.
                     if self.life.state() == State::Ready && !grown {
                         continue;
                     }
