@@ -44,6 +44,10 @@ fn requests_that_cannot_be_right() {
     let unknown = ["agent", "create", "f/b", "--runtime", "docker", "--stopped"];
     refused(&cluster.cli(&unknown), 1, "RUNTIME_UNKNOWN");
     let reserved = ["agent", "create", "f/b", "--runtime", "openclaw", "--config-file", "-"];
+    let narrow = ["agent", "create", "f/b", "--runtime", "openclaw", "--ports", "64"];
+    let said = cluster.cli(&narrow);
+    refused(&said, 1, "PORT_BLOCK_SIZE_INVALID");
+    assert!(said.err.contains("128"), "{said:?}");
     let said = cluster.cli_with(&reserved, r#"{"gateway": {"port": 1}}"#);
     refused(&said, 1, "CONFIG_INVALID");
     assert!(said.err.contains("gateway.port"), "{said:?}");

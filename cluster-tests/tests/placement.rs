@@ -175,6 +175,14 @@ fleets:
     let plan = run("plan", manifest);
     assert_eq!(plan.code, 1, "{plan:?}");
     assert!(plan.out.contains("create fleet") && plan.out.contains("shop/b"), "{plan:?}");
+    assert_eq!(plan.out.matches("on n1").count(), 2, "{plan:?}");
+    let many = |n| format!("      a{n}: {{runtime: exec, command: [/bin/sleep, infinity]}}\n");
+    let many: String = (0..2_000).map(many).collect();
+    let plan_of_many = run("plan", &format!("fleets:\n  many:\n    agents:\n{many}"));
+    assert_eq!(plan_of_many.code, 1, "{}", plan_of_many.err);
+    let waits = plan_of_many.out.matches("waits:").count();
+    let placed = plan_of_many.out.matches("on n1").count();
+    assert!(waits > 0 && placed > 1_000 && waits + placed == 2_000, "{waits} and {placed}");
     let applied = run("apply", manifest);
     assert_eq!(applied.code, 0, "{applied:?}");
     let again = run("plan", manifest);
@@ -220,4 +228,74 @@ fn two_hundred_agents_on_one_node_share_no_port() {
     assert_eq!(taken.len(), 200 * 16);
     let ports = cluster.json(&["node", "ports", "n1"]);
     assert_eq!((&ports["owned"], &ports["quarantined"]), (&3200.into(), &0.into()));
+}
+
+/// How many agents each of these hosts has, once all are ready.
+fn spread(cluster: &Cluster, hosts: &[&str]) -> Vec<u64> {
+    until(120, "two hundred agents ready", || {
+        let agents = cluster.json(&["agent", "list"])["agents"].as_array().cloned()?;
+        (agents.iter().all(|agent| agent["state"] == "STATE_READY")).then_some(())
+    });
+    let agents = |name: &&str| cluster.json(&["node", "get", name])["node"]["agents"].clone();
+    hosts.iter().map(|name| agents(name).as_u64().unwrap_or(0)).collect()
+}
+
+#[test]
+fn five_nodes_share_two_hundred_agents_through_a_loss_a_return_and_a_drain() {
+    const ALL: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+    let mut cluster = Cluster::formed(5, "fast");
+    cluster.ok(&["placement", "set", "--rebalance", "false"]);
+    let agent = |n| format!("      a{n}: {{runtime: exec, command: [/bin/sleep, infinity]}}\n");
+    let agents: String = (1..=200).map(agent).collect();
+    let manifest = format!("fleets:\n  f:\n    agents:\n{agents}");
+    let applied = cluster.cli_with(&["apply", "-f", "-"], &manifest);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    assert_eq!(spread(&cluster, &ALL), [40; 5]);
+    let explained = cluster.ok(&["agent", "explain", "f/a1"]);
+    assert!(explained.contains("it is here, beside 39 agents"), "{explained}");
+    assert_eq!(explained.matches("it could run here").count(), 4, "{explained}");
+
+    let leader = cluster.leader();
+    let (lost, name) = if leader == 5 { (4, "n4") } else { (5, "n5") };
+    let plan = cluster.json(&["node", "plan-loss", name]);
+    let losses = plan["losses"].as_array().unwrap().clone();
+    assert_eq!(losses.len(), 40, "{plan}");
+    assert!(losses.iter().all(|it| it["nodeDisplayName"] != "" && it["after"] != Value::Null));
+    cluster.power_off(lost);
+    until(60, "the node fenced", || {
+        let node = cluster.json(&["node", "get", name]);
+        (node["node"]["state"] == "STATE_FENCED").then_some(())
+    });
+    let rest: Vec<&str> = ALL.into_iter().filter(|other| *other != name).collect();
+    assert_eq!(spread(&cluster, &rest), [50; 4]);
+    for it in losses {
+        let agent = it["agent"].as_str().unwrap().trim_start_matches("fleets/");
+        let now = cluster.agent(&agent.replace("/agents/", "/"));
+        assert_eq!(now["placement"]["nodeDisplayName"], it["nodeDisplayName"], "as was shown");
+    }
+
+    cluster.mend(lost);
+    cluster.start(lost);
+    cluster.wait_active(5);
+    let plan = cluster.json(&["rebalance", "--dry-run"]);
+    let moves = plan["moves"].as_array().unwrap().clone();
+    assert!(moves.len() >= 36 && moves.iter().all(|it| it["toDisplayName"] == name), "{plan}");
+    cluster.ok(&["rebalance", "--moves", "100"]);
+    until(120, "the moves carried out", || {
+        let plan = cluster.json(&["rebalance", "--dry-run"]);
+        let node = cluster.json(&["node", "get", name]);
+        let all = node["node"]["agents"].as_u64() == Some(moves.len() as u64);
+        (all && plan["moves"] == Value::Array(Vec::new())).then_some(())
+    });
+    let even = spread(&cluster, &ALL);
+    assert!(even.iter().all(|agents| (38..=42).contains(agents)), "{even:?}");
+
+    cluster.ok(&["node", "drain", "n3", "--at-once", "10"]);
+    let even = spread(&cluster, &ALL);
+    assert!(
+        even[2] == 0 && even.iter().filter(|n| (48..=52).contains(*n)).count() == 4,
+        "{even:?}"
+    );
+    let explained = cluster.ok(&["agent", "explain", "f/a1"]);
+    assert!(explained.contains("NOT_OPEN"), "{explained}");
 }

@@ -57,7 +57,7 @@ fn a_lost_voter_is_replaced_and_agents_go_on() {
     wait_voters(&cluster, 90, &left);
     assert_eq!(on_worker(&cluster), before, "the new voter's agents went on");
     let events = cluster.ok(&["node", "events", "n4"]);
-    assert!(events.contains("made voter by the leader"), "{events}");
+    assert!(events.contains("made voter: a voter is gone for long"), "{events}");
 
     // With a vote of its own it makes up for the loss of another.
     let next = *left.iter().find(|name| **name != format!("n{leader}") && **name != "n4").unwrap();
@@ -80,6 +80,8 @@ fn a_lost_voter_is_replaced_and_agents_go_on() {
 fn votes_are_given_and_taken_by_hand() {
     let cluster = Cluster::formed(4, "fast");
     wait_voters(&cluster, 10, &["n1", "n2", "n3"]);
+    let fourth = cluster.cli(&["node", "promote", "n4"]);
+    assert!(fourth.code == 5 && fourth.err.contains("ENOUGH_VOTERS"), "{fourth:?}");
     cluster.ok(&["node", "demote", &format!("n{}", cluster.leader())]);
     until(30, "another leads", || voters(&cluster).filter(|(names, _)| !names.is_empty()));
     // Another may be chosen in its place, but not itself.
@@ -94,6 +96,7 @@ fn votes_are_given_and_taken_by_hand() {
     wait_voters(&cluster, 30, &[&demoted[1], &demoted[2]]);
     let last = cluster.cli(&["node", "demote", &demoted[1]]);
     assert_eq!(last.code, 0, "one voter is a majority of one: {last:?}");
+    assert!(last.err.contains("the cluster stops with the loss of any"), "{last:?}");
     wait_voters(&cluster, 30, &[&demoted[2]]);
     let only = cluster.cli(&["node", "demote", &demoted[2]]);
     assert!(only.code == 5 && only.err.contains("LAST_NODE"), "{only:?}");

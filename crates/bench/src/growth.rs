@@ -21,14 +21,17 @@ const SIZES: [(usize, u64); 4] =
 /// Where a node with a thousand agents is lost: on average a hundred are on one.
 const LOST_AGENTS: usize = 1_000;
 
+/// Agents of a fleet that is spread by a label of which each node has a value of its own.
+const SPREAD_AGENTS: usize = 100;
+
 /// A state and the log index it is at.
-struct Grown {
-    state: State,
+pub(crate) struct Grown {
+    pub(crate) state: State,
     index: u64,
 }
 
 impl Grown {
-    fn apply(&mut self, operation: Operation) -> Result<()> {
+    pub(crate) fn apply(&mut self, operation: Operation) -> Result<()> {
         self.index += 1;
         let command = Command { at: Timestamp(self.index), request: None, operation };
         apply(&mut self.state, self.index, &command)?;
@@ -37,7 +40,7 @@ impl Grown {
     }
 
     /// Nodes in ten racks, all alike.
-    fn with_nodes(nodes: u64) -> Result<Self> {
+    pub(crate) fn with_nodes(nodes: u64) -> Result<Self> {
         let mut grown = Self { state: State::default(), index: 0 };
         let address = || NodeAddress { api: "a:1".into(), peer: "a:2".into(), lease: "a:3".into() };
         grown.apply(Operation::InitCluster(InitCluster {
@@ -70,7 +73,7 @@ impl Grown {
         Ok(grown)
     }
 
-    fn create(&mut self, first: usize, nodes: Vec<Option<NodeId>>) -> Result<()> {
+    pub(crate) fn create(&mut self, first: usize, nodes: Vec<Option<NodeId>>) -> Result<()> {
         let draft = |(n, node): (usize, Option<NodeId>)| {
             let (name, desired) = (format!("a{}", first + n).parse()?, Desired::Running);
             Ok(AgentDraft { name, spec: spec(), desired, node })
@@ -81,18 +84,19 @@ impl Grown {
     }
 }
 
-fn fleet() -> FleetName {
+pub(crate) fn fleet() -> FleetName {
     "bench".parse().expect("a fleet name")
 }
 
-fn report(n: usize) -> Result<NodeReport> {
-    let rack = ("rack".to_owned(), format!("r{}", n % 10));
+pub(crate) fn report(n: usize) -> Result<NodeReport> {
+    let labels = [("rack", format!("r{}", n % 10)), ("host", format!("h{n}"))];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value));
     Ok(NodeReport {
         port_range: PortRange::new(10_240, 32_767)?,
         runtimes: BTreeMap::from([("exec".parse()?, "-".to_owned())]),
         capacity: Resources { memory_bytes: 1 << 40, cpu_millis: 1 << 20 },
         disk_bytes: 1 << 40,
-        labels: Labels::new([rack])?,
+        labels: Labels::new(labels)?,
         version: "bench".into(),
         boot: "boot".into(),
         degraded: Vec::new(),
@@ -100,7 +104,7 @@ fn report(n: usize) -> Result<NodeReport> {
     })
 }
 
-fn spec() -> AgentSpec {
+pub(crate) fn spec() -> AgentSpec {
     AgentSpec {
         runtime: "exec".parse().expect("a runtime name"),
         config: String::new(),
@@ -143,6 +147,7 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
     let planned = began.elapsed().as_secs_f64();
     ensure!(chosen.iter().all(Option::is_some), "not all agents found a node");
     drop(planner);
+    let spread = spread(&grown.state, first)?;
 
     let began = Instant::now();
     for (n, part) in chosen.chunks(AGENTS_PER_CALL_MAX).enumerate() {
@@ -169,12 +174,25 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
 
     let (plan_ms, apply_ms) = lose(&mut grown, first)?;
     println!(
-        "| {agents} | {nodes} | {:.0} | {single_us:.1} | {:.0} | {bytes} | {restore:.2} \
+        "| {agents} | {nodes} | {:.0} | {spread:.0} | {single_us:.1} | {:.0} | {bytes} | {restore:.2} \
          | {plan_ms:.1} | {apply_ms:.1} |",
         first as f64 / planned,
         first as f64 / created,
     );
     Ok(())
+}
+
+/// How many agents a second are planned that are spread over all nodes, in fleets of a hundred.
+fn spread(state: &State, agents: usize) -> Result<f64> {
+    let mut spec = spec();
+    spec.wants.spread_by = Some("host".into());
+    let mut planner = Planner::new(state);
+    let began = Instant::now();
+    for n in 0..agents {
+        let fleet = format!("f{}", n / SPREAD_AGENTS).parse()?;
+        ensure!(planner.choose(&fleet, &spec).is_some(), "not all agents found a node");
+    }
+    Ok(agents as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Puts agents on one node until it has a thousand, `agents` being there, and loses it: times to plan
@@ -204,10 +222,10 @@ pub(crate) fn run() -> Result<()> {
         "\nplanning and state, pure, one core; nodes in ten racks, 16 ports and 512 MiB an agent\n"
     );
     println!(
-        "| agents | nodes | placements planned /s | one more µs | applied /s | bytes an agent \
+        "| agents | nodes | placements planned /s | spread over hosts /s | one more µs | applied /s | bytes an agent \
          | restore s per 100,000 | loss of 1,000: plan ms | apply ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for (agents, nodes) in SIZES {
         grow(agents, nodes)?;
     }

@@ -248,11 +248,27 @@ fn active(status: &ClusterStatus) -> usize {
     status.nodes.iter().filter(|node| node.state() == State::Active).count()
 }
 
-/// Prints what so many workers cost their leader.
-pub(crate) async fn run(binary: &Path, workers: usize) -> Result<()> {
+/// Prints what workers cost their leader.
+pub(crate) async fn run(binary: &Path, sizes: &[usize]) -> Result<()> {
     // Each has connections of its own, at both ends.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    println!(
+        "\nworkers on leases, default profile: a renewal a second each, over a connection each\n"
+    );
+    println!(
+        "| workers | renewals /s | not granted | entries written in {:.0} s | leader, of a core \
+         | µs a renewal | leader's memory a worker KiB |\n|---|---|---|---|---|---|---|",
+        WATCHED.as_secs_f64()
+    );
+    for workers in sizes {
+        one(binary, *workers).await?;
+    }
+    Ok(())
+}
+
+/// One size: a row of the table.
+async fn one(binary: &Path, workers: usize) -> Result<()> {
     let cluster = fleet::Cluster::start(binary).await?;
     let leader = cluster.leader_node().await?;
     let api = cluster.channel(leader)?;
@@ -300,19 +316,14 @@ pub(crate) async fn run(binary: &Path, workers: usize) -> Result<()> {
     let held = active(&after);
     ensure!(held > workers, "{held} nodes hold a lease");
     let seconds = WATCHED.as_secs_f64();
-    println!(
-        "\nworkers on leases, default profile: a renewal a second each, over a connection each\n"
-    );
-    println!(
-        "| workers | renewals /s | not granted | entries written in {seconds:.0} s \
-         | leader, of a core | leader's memory a worker KiB |\n|---|---|---|---|---|---|"
-    );
+    let cpu = cpu_after - cpu;
     renewing.abort_all();
     println!(
-        "| {workers} | {:.0} | {refusals} | {} | {:.2} | {} |",
+        "| {workers} | {:.0} | {refusals} | {} | {:.2} | {:.0} | {} |",
         grants as f64 / seconds,
         after.applied_index - index,
-        (cpu_after - cpu) / seconds,
+        cpu / seconds,
+        cpu * 1e6 / grants as f64,
         (memory - before) / 1024 / workers as u64,
     );
     Ok(())

@@ -10,6 +10,7 @@ mod false_fences;
 mod fence;
 mod fleet;
 mod growth;
+mod imbalance;
 mod leases;
 mod load;
 mod node_lost;
@@ -37,7 +38,7 @@ enum What {
     FalseFences,
     /// Lease not renewed: how long agents execute past its end
     Fence,
-    /// Ten thousand agents made and placed in batches
+    /// Thousands of agents made and placed in batches
     Batch,
     /// Thousands of workers on leases: what they cost their leader
     Leases,
@@ -45,6 +46,8 @@ enum What {
     Snapshot,
     /// Planning and state at growing sizes, without log or network
     Growth,
+    /// How even a thousand random changes leave the nodes
+    Imbalance,
     /// Daemon killed and started again: agents restarted, time to adopt them
     Restart,
     /// Beside supervisord, PM2, s6 and runit; see docs/benchmarks.md for what it needs
@@ -75,9 +78,9 @@ struct Args {
     /// How long false-fences waits for one
     #[arg(long, default_value_t = 60)]
     minutes: u64,
-    /// Workers for leases
-    #[arg(long, default_value_t = 5_000)]
-    workers: usize,
+    /// Numbers of workers for leases
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 2_500, 5_000])]
+    workers: Vec<usize>,
     /// Agents for restart and fence
     #[arg(long, default_value_t = 500)]
     agents: u32,
@@ -99,9 +102,10 @@ fn main() -> Result<()> {
             What::FalseFences => false_fences::run(&binary, args.minutes)?,
             What::Fence => fence::run(&binary, args.agents, 3)?,
             What::Batch => runtime.block_on(batch::run(&binary, args.turns))?,
-            What::Leases => runtime.block_on(leases::run(&binary, args.workers))?,
+            What::Leases => runtime.block_on(leases::run(&binary, &args.workers))?,
             What::Snapshot => runtime.block_on(snapshot::run(&binary))?,
             What::Growth => growth::run()?,
+            What::Imbalance => imbalance::run()?,
             What::Restart => restart::run(&binary, args.agents)?,
             What::Supervisors => supervisors::run(&binary, args.agents)?,
             What::NodeLost => {

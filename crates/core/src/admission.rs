@@ -11,7 +11,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use fleet_types::{NodeId, Resources};
 
 use crate::{
-    command::{Admission, CreateAgents},
+    command::{Admission, AgentDraft},
     ports::BuddyAllocator,
     record::{AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
     rejection::Rejection,
@@ -64,7 +64,8 @@ fn amounts(node: &Node, policy: &PlacementPolicy) -> Option<Amounts> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     asked: Amounts,
-    nodes: BTreeMap<NodeId, Amounts>,
+    /// What each node counts for, and its largest aligned block of ports.
+    nodes: BTreeMap<NodeId, (Amounts, u16)>,
     has: Amounts,
     /// By amount; 0 is no bound.
     sizes: [BTreeSet<(u64, NodeId)>; Dimension::ALL.len()],
@@ -82,8 +83,8 @@ impl Totals {
     }
 
     pub(crate) fn remove_node(&mut self, id: NodeId) {
-        let Some(amounts) = self.nodes.remove(&id) else { return };
-        self.blocks.retain(|(_, node)| *node != id);
+        let Some((amounts, block)) = self.nodes.remove(&id) else { return };
+        self.blocks.remove(&(block, id));
         for (n, amount) in amounts.into_iter().enumerate() {
             self.has[n] -= amount;
             self.sizes[n].remove(&(amount, id));
@@ -100,8 +101,9 @@ impl Totals {
             self.has[n] += amount;
             self.sizes[n].insert((amount, node.id));
         }
-        self.nodes.insert(node.id, amounts);
-        self.blocks.insert((BuddyAllocator::new(report.port_range).largest(), node.id));
+        let block = BuddyAllocator::new(report.port_range).largest();
+        self.nodes.insert(node.id, (amounts, block));
+        self.blocks.insert((block, node.id));
     }
 
     fn unbounded(&self, of: Dimension) -> bool {
@@ -142,14 +144,18 @@ pub fn headroom(state: &State) -> impl Iterator<Item = Headroom> + '_ {
 
 /// Refuses agents that no node could ever run and, unless overcommitting is allowed, agents that
 /// could not all run after the loss of the largest node.
-pub(crate) fn check(state: &State, op: &CreateAgents) -> Result<(), Rejection> {
-    if op.admission == Admission::Unchecked {
+pub(crate) fn check<'a>(
+    state: &State,
+    drafts: impl Iterator<Item = &'a AgentDraft>,
+    admission: Admission,
+) -> Result<(), Rejection> {
+    if admission == Admission::Unchecked {
         return Ok(());
     }
     let totals = state.totals();
     let mut more = Amounts::default();
     let largest_block = totals.blocks.last().map(|(block, _)| *block);
-    for draft in &op.agents {
+    for draft in drafts {
         if let Some(most) = largest_block.filter(|most| draft.spec.ports > *most) {
             let (what, asked) = ("ports in one block", draft.spec.ports.into());
             return Err(Rejection::NoNodeEver { what, asked, most: most.into() });
@@ -164,7 +170,7 @@ pub(crate) fn check(state: &State, op: &CreateAgents) -> Result<(), Rejection> {
             }
         }
     }
-    if op.admission == Admission::Overcommit {
+    if admission == Admission::Overcommit {
         return Ok(());
     }
     for Headroom { of, asked, has, largest } in headroom(state) {

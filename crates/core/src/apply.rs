@@ -1,9 +1,9 @@
 //! Applying one command: the dispatch, and the memory of requests.
 
-use fleet_types::{Epoch, NodeId, Revision};
+use fleet_types::{Epoch, FleetName, NodeId, Revision};
 
 use crate::{
-    command::{Command, CreateAgents, Operation},
+    command::{Admission, AgentDraft, Command, CreateAgents, Operation},
     commands,
     record::Role,
     rejection::Rejection,
@@ -61,6 +61,19 @@ pub fn check_create(state: &State, op: &CreateAgents) -> Result<(), Rejection> {
     commands::create_agents::check_all(state, op)
 }
 
+/// Whether agents of some fleets, which need not exist yet, could be made now, one call after the
+/// other; changes nothing.
+///
+/// # Errors
+/// The [`Rejection`] that making them would end in.
+pub fn check_drafts<'a>(
+    state: &State,
+    fleets: impl Iterator<Item = (&'a FleetName, &'a [AgentDraft])> + Clone,
+    admission: Admission,
+) -> Result<(), Rejection> {
+    commands::create_agents::check_drafts(state, fleets, admission)
+}
+
 fn dispatch(
     state: &mut State,
     revision: Revision,
@@ -75,7 +88,7 @@ fn dispatch(
         Operation::RegisterNode(op) => commands::register_node::apply(state, revision, at, op),
         Operation::FenceNode(op) => commands::fence_node::apply(state, revision, at, op),
         Operation::SetSchedulable(op) => commands::set_schedulable::apply(state, revision, at, op),
-        Operation::HoldNode(op) => commands::hold_node::apply(state, revision, op),
+        Operation::HoldNode(op) => commands::hold_node::apply(state, revision, at, op),
         Operation::SetMovePolicy(op) => commands::set_move_policy::apply(state, revision, op),
         Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, at, op),
         Operation::CreateFleet(op) => commands::create_fleet::apply(state, revision, at, op),
@@ -90,7 +103,7 @@ fn dispatch(
         Operation::QuarantinePorts(op) => {
             commands::quarantine_ports::apply(state, revision, at, op)
         }
-        Operation::ReleasePorts(op) => commands::release_ports::apply(state, revision, op),
+        Operation::ReleasePorts(op) => commands::release_ports::apply(state, revision, at, op),
         Operation::ReportDoubleRun(op) => {
             commands::report_double_run::apply(state, revision, at, op)
         }

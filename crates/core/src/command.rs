@@ -8,7 +8,7 @@ use fleet_types::{
 };
 
 use crate::{
-    event::Cause,
+    event::{Cause, RoleCause},
     record::{
         AgentSpec, Desired, Drain, Evidence, MovePolicy, NodeAddress, NodeReport, PlacementPolicy,
         Role, Schedulable, Wants,
@@ -219,8 +219,8 @@ pub struct SetRole {
     pub node: NodeId,
     /// What it becomes.
     pub role: Role,
-    /// Whether the leader does it by itself.
-    pub automatic: bool,
+    /// Why.
+    pub cause: RoleCause,
 }
 
 /// See [`Operation::SetSchedulable`].

@@ -38,6 +38,23 @@ pub enum Cause {
     PortsTaken,
 }
 
+/// Why a vote is given or taken. All but the first are the leader's own reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleCause {
+    /// An operator says so.
+    Operator,
+    /// A voter is gone for long: another node votes instead.
+    VoterGone,
+    /// The node itself is gone for long, and enough others vote.
+    Gone,
+    /// Fewer nodes vote than should.
+    TooFew,
+    /// More nodes vote than should.
+    TooMany,
+    /// Voters are to be spread over the values of a label.
+    Spread,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
@@ -90,9 +107,16 @@ pub enum What {
     RoleChanged {
         /// What it became.
         role: Role,
-        /// Whether the leader did it by itself.
-        automatic: bool,
+        /// Why.
+        cause: RoleCause,
     },
+    /// The node's leases are long for a time, so that its daemon may be away.
+    NodeHeld {
+        /// How long each lasts, in milliseconds.
+        lease_ms: u64,
+    },
+    /// The node's leases are of the usual length again.
+    HoldEnded,
     /// The agent logged that another copy of its session is live.
     AgentRunsTwice {
         /// At this generation.
@@ -110,5 +134,10 @@ pub enum What {
         block: PortBlock,
         /// Who listens, in words.
         by: String,
+    },
+    /// Agents may have ports of the node again that something else listened on.
+    PortsReleased {
+        /// Which.
+        block: PortBlock,
     },
 }

@@ -7,7 +7,7 @@ use fleet_types::{AgentClass, AgentId, NodeId};
 
 use crate::{
     plan,
-    record::{Agent, Node, NodeStatus, PendingReason, Schedulable},
+    record::{Agent, Desired, Node, NodeStatus, PendingReason, Schedulable},
     room::{Lack, Load},
     state::State,
 };
@@ -19,7 +19,12 @@ const REMEDIES_MAX: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is placed here.
-    Here,
+    Here {
+        /// How many agents the node has beside it.
+        agents: usize,
+        /// How full it is.
+        load: Load,
+    },
     /// It could run here.
     Suits {
         /// How many agents the node has.
@@ -73,13 +78,14 @@ pub fn explain(state: &State, agent: &Agent) -> Vec<(NodeId, Verdict)> {
 }
 
 fn verdict(state: &State, agent: &Agent, node: &Node) -> Verdict {
+    let load = state.room(node.id).map_or(0, |room| room.load());
+    let agents = state.placed_on(node.id).len();
     if agent.placement.as_ref().is_some_and(|placement| placement.node == node.id) {
-        return Verdict::Here;
+        return Verdict::Here { agents: agents - 1, load };
     }
     let obstacles = obstacles(state, agent, node);
     if obstacles.is_empty() {
-        let load = state.room(node.id).map_or(0, |room| room.load());
-        return Verdict::Suits { agents: state.placed_on(node.id).len(), load };
+        return Verdict::Suits { agents, load };
     }
     Verdict::Hindered(obstacles)
 }
@@ -117,7 +123,7 @@ pub fn remedies(state: &State, agent: &Agent) -> Vec<(NodeId, Vec<Obstacle>)> {
     for (node, verdict) in explain(state, agent) {
         match verdict {
             Verdict::Hindered(obstacles) => ways.push((node, obstacles)),
-            Verdict::Here | Verdict::Suits { .. } => return Vec::new(),
+            Verdict::Here { .. } | Verdict::Suits { .. } => return Vec::new(),
         }
     }
     ways.sort_by_key(|(_, obstacles)| obstacles.iter().map(|o| o.effort()).sum::<u32>());
@@ -134,12 +140,19 @@ pub struct Loss {
     pub class: AgentClass,
     /// Where it goes then; none when it fits nowhere, or stays.
     pub to: Option<NodeId>,
+    /// Whether it would be started there.
+    pub starts: bool,
 }
 
 /// What would become of the agents of `node` if it were lost now, in the order they are placed.
 pub fn loss(state: &State, node: NodeId) -> Vec<Loss> {
     plan::losses(state, node, AgentClass::Sticky)
         .into_iter()
-        .map(|(agent, to)| Loss { agent: agent.id.clone(), class: agent.spec.class, to })
+        .map(|(agent, to)| Loss {
+            agent: agent.id.clone(),
+            class: agent.spec.class,
+            to,
+            starts: agent.desired == Desired::Running,
+        })
         .collect()
 }

@@ -36,7 +36,7 @@ mod spread;
 mod state;
 pub mod voters;
 
-pub use apply::{Outcome, apply, check_create};
+pub use apply::{Outcome, apply, check_create, check_drafts};
 pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,
@@ -45,7 +45,7 @@ pub use command::{
     ReportDoubleRun, Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy,
     SetPlacementPolicy, SetRole, SetSchedulable,
 };
-pub use event::{Cause, Event, What};
+pub use event::{Cause, Event, RoleCause, What};
 pub use ports::BuddyAllocator;
 pub use record::{
     Agent, AgentSpec, Cluster, Desired, Drain, Evidence, Fleet, Hold, JoinToken, Key, Lifecycle,
@@ -64,3 +64,5 @@ mod placement_tests;
 mod property_tests;
 #[cfg(test)]
 mod rebalance_tests;
+#[cfg(test)]
+mod refusal_tests;

@@ -142,7 +142,7 @@ pub(crate) fn create(
 
 pub(crate) fn lose(state: &mut State, node: NodeId) {
     let epoch = state.nodes()[&node].epoch;
-    let fence = plan::fence(state, node, epoch, Evidence::Asserted, AgentClass::Strict, 0);
+    let fence = plan::fence(state, node, epoch, Evidence::ConfirmedEmpty, AgentClass::Strict, 0);
     apply(state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
 }
 
@@ -409,7 +409,8 @@ fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
     let set = SetSchedulable { node: nodes[1], schedulable: Schedulable::Draining, drain };
     apply(&mut state, 9_000, &command(Operation::SetSchedulable(set))).unwrap();
     for left in [10, 0] {
-        let evict = rebalance::drains(&state, Timestamp(2)).pop().unwrap();
+        let evict =
+            rebalance::drains(&state, Timestamp(2), &rebalance::Arriving::new()).pop().unwrap();
         assert!(evict.agents.len() == EVICTIONS_MAX || left == 0);
         apply(&mut state, 9_001, &command(Operation::EvictAgents(evict))).unwrap();
         let agents = state.placed_on(nodes[1]).filter_map(|id| state.agents().get(id));
@@ -433,12 +434,18 @@ fn two_drains_share_the_room_there_is() {
         apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
     }
     // The third node has room for one block of 32.
-    let leave: usize =
-        rebalance::drains(&state, Timestamp(1)).iter().map(|evict| evict.agents.len()).sum();
+    let leave: usize = rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new())
+        .iter()
+        .map(|evict| evict.agents.len())
+        .sum();
     assert_eq!(leave, 1);
-    let evict = rebalance::drains(&state, Timestamp(1)).pop().unwrap();
+    let evict = rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()).pop().unwrap();
     apply(&mut state, 2_101, &command(Operation::EvictAgents(evict))).unwrap();
-    assert_eq!(rebalance::drains(&state, Timestamp(1)), [], "its room is spoken for");
+    assert_eq!(
+        rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()),
+        [],
+        "its room is spoken for"
+    );
 }
 
 #[test]
@@ -464,10 +471,12 @@ fn a_drain_goes_at_its_pace_and_forces_nobody_out_before_its_deadline() {
     let set = SetSchedulable { node, schedulable, drain };
     apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
     let mut moved = 0;
-    while let Some(evict) = rebalance::drains(&state, Timestamp(1)).pop() {
+    while let Some(evict) =
+        rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()).pop()
+    {
         assert!(evict.agents.len() <= 3, "at its pace");
         apply(&mut state, 2_101, &command(Operation::EvictAgents(evict.clone()))).unwrap();
-        assert_eq!(rebalance::drains(&state, Timestamp(1)), []);
+        assert_eq!(rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()), []);
         for Eviction { agent, generation, to: next } in evict.agents {
             let epoch = state.nodes()[&node].epoch;
             let stopped = ConfirmStopped { agent, generation, node, epoch, next };
@@ -477,7 +486,8 @@ fn a_drain_goes_at_its_pace_and_forces_nobody_out_before_its_deadline() {
     }
     // The other node has room for four blocks of 32.
     assert_eq!((moved, state.placed_on(node).len()), (4, 2));
-    let late = rebalance::drains(&state, Timestamp(9_000)).pop().unwrap();
+    let late =
+        rebalance::drains(&state, Timestamp(9_000), &rebalance::Arriving::new()).pop().unwrap();
     assert_eq!(late.agents.len(), 2, "at the deadline all leave");
     let set = SetSchedulable { node: nodes[0], schedulable, drain: None };
     let refused = apply(&mut state, 2_103, &command(Operation::SetSchedulable(set))).unwrap_err();

@@ -17,13 +17,15 @@
 //! The cost: nodes are listed by load for each runtime and each label. Agents of one shape, that is
 //! equal in all the choice depends on, share one walk over the shortest list that holds all nodes
 //! that could suit. In a plan room only shrinks, so a node that does not suit is passed once for a
-//! shape, and one agent more costs the logarithm of the nodes. What is not logarithmic: the first
-//! agent of a shape that few of the listed nodes suit.
+//! shape, a value of a label under which none suits is left once, and one agent more costs the
+//! logarithm of the nodes. What is not logarithmic: the first agent of a shape that few of the
+//! listed nodes suit, and the first of a fleet that is spread, for which the nodes that have some
+//! of the fleet are counted.
 //!
 //! Not done here: moving what runs, see [`crate::rebalance`].
 
 use alloc::{
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, btree_map::Keys},
     string::String,
     vec::Vec,
 };
@@ -33,7 +35,7 @@ use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId};
 
 use crate::{
     command::FenceNode,
-    index::{ByLoad, open},
+    index::{ByLoad, Index, open},
     record::{
         Agent, AgentSpec, Evidence, Lifecycle, MovePolicy, MoveRule, Node, NodeStatus,
         PendingReason,
@@ -53,37 +55,96 @@ pub struct Planner<'a> {
     /// How many agents of each fleet this plan puts on each node.
     planned: BTreeMap<FleetName, BTreeMap<NodeId, usize>>,
     /// How many agents of a fleet are under each value of a label, this plan's too.
-    spread: BTreeMap<FleetName, BTreeMap<String, Counts>>,
-    shapes: Vec<Shape>,
+    spread: BTreeMap<FleetName, BTreeMap<String, Counts<'a>>>,
+    shapes: Vec<Shape<'a>>,
+    /// The shapes of a fleet, or of any.
+    shapes_of: BTreeMap<Option<FleetName>, Vec<usize>>,
     /// The shape of the last agent, for the next is often like it.
     last: usize,
 }
 
-/// How many agents are under each value of a label.
-type Counts = BTreeMap<String, usize>;
+/// How many agents are under each value of a label, where there are any.
+type Counts<'a> = BTreeMap<&'a str, usize>;
 
 /// Agents that are equal in all the choice depends on, and how far the nodes were walked for them.
-struct Shape {
+struct Shape<'a> {
+    /// The fleet, where the choice depends on where others of it are.
     fleet: Option<FleetName>,
     spec: AgentSpec,
-    /// The value of the label they are spread by.
-    value: Option<String>,
+    /// Of agents that are spread by a label, those of its values not looked at yet.
+    unseen: Option<Keys<'a, String, ByLoad>>,
+    /// Those looked at under which a node may suit, the fewest agents first; too few, maybe.
+    seen: BinaryHeap<Reverse<(usize, &'a str)>>,
+    /// The walks over all nodes and over those with a value of the label.
+    walks: BTreeMap<Option<&'a str>, Walk>,
+}
+
+/// How far the nodes of a list were walked.
+#[derive(Default)]
+struct Walk {
     /// The last listed node that was looked at.
     passed: Option<(Load, NodeId)>,
     /// Those of the nodes passed that may suit, the least full first; loads may be too low.
     suiting: BinaryHeap<Reverse<(Load, NodeId)>>,
 }
 
-impl Shape {
-    fn is_of(&self, fleet: &FleetName, spec: &AgentSpec, value: Option<&str>) -> bool {
+/// The fleet of an agent whose choice depends on where others of it are.
+fn among<'a>(fleet: &'a FleetName, spec: &AgentSpec) -> Option<&'a FleetName> {
+    (spec.wants.apart || spec.wants.spread_by.is_some()).then_some(fleet)
+}
+
+impl<'a> Shape<'a> {
+    fn new(index: &'a Index, fleet: &FleetName, spec: &AgentSpec) -> Self {
+        let values = spec.wants.spread_by.as_ref().and_then(|key| index.with_label(key));
+        Self {
+            fleet: among(fleet, spec).cloned(),
+            spec: spec.clone(),
+            unseen: values.map(BTreeMap::keys),
+            seen: BinaryHeap::new(),
+            walks: BTreeMap::new(),
+        }
+    }
+
+    fn is_of(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
         let strict = |spec: &AgentSpec| spec.class == AgentClass::Strict;
         self.spec.ports == spec.ports
             && self.spec.runtime == spec.runtime
             && self.spec.wants == spec.wants
             && strict(&self.spec) == strict(spec)
-            && self.value.as_deref() == value
             && self.fleet.as_ref().is_none_or(|of| of == fleet)
     }
+
+    /// The next value to try with how many agents are under it, or more.
+    fn next_value(&mut self) -> Option<(usize, &'a str)> {
+        let unseen = self.unseen.as_mut().and_then(Iterator::next);
+        unseen.map(|value| (0, value.as_str())).or_else(|| self.seen.pop().map(|least| least.0))
+    }
+}
+
+impl Walk {
+    /// Takes the first node off what was passed or the list has next.
+    fn least(&mut self, list: &ByLoad) -> Option<(Load, NodeId)> {
+        let after = self.passed.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = list.range((after, Bound::Unbounded)).next().copied();
+        let kept = self.suiting.peek().map(|Reverse(kept)| *kept);
+        match (kept, next) {
+            (Some(kept), Some(next)) if next < kept => self.passed = Some(next),
+            (None, Some(next)) => self.passed = Some(next),
+            (Some(_), _) => drop(self.suiting.pop()),
+            (None, None) => return None,
+        }
+        kept.into_iter().chain(next).min()
+    }
+}
+
+/// The shortest list that holds every open node that could suit; none when no node could.
+fn shortest<'a>(index: &'a Index, spec: &AgentSpec, value: Option<&str>) -> Option<&'a ByLoad> {
+    let wanted = spec.wants.node_labels.iter();
+    let spread = spec.wants.spread_by.as_deref().zip(value);
+    let labels = wanted.chain(spread).map(|(key, value)| index.with_label(key)?.get(value));
+    let lists = core::iter::once(index.with_runtime(&spec.runtime)).chain(labels);
+    // One that is missing is the shortest.
+    lists.min_by_key(|list| list.map_or(0, BTreeSet::len)).flatten()
 }
 
 fn labelled(node: &Node, spec: &AgentSpec) -> bool {
@@ -149,6 +210,7 @@ impl<'a> Planner<'a> {
             planned: BTreeMap::new(),
             spread: BTreeMap::new(),
             shapes: Vec::new(),
+            shapes_of: BTreeMap::new(),
             last: 0,
         }
     }
@@ -208,26 +270,29 @@ impl<'a> Planner<'a> {
         }
         let report = self.state.nodes().get(&id).and_then(|node| node.report.as_ref());
         for (key, counts) in self.spread.get_mut(fleet).into_iter().flatten() {
-            let value = report.and_then(|report| report.labels.get(key));
-            if let Some(count) = value.and_then(|value| counts.get_mut(value)) {
-                *count += 1;
+            if let Some(value) = report.and_then(|report| report.labels.get(key)) {
+                *counts.entry(value).or_default() += 1;
             }
         }
     }
 
     /// The node for one more agent, or none when no open node suits it and has the room.
     pub fn choose(&mut self, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
-        let Some(key) = &spec.wants.spread_by else { return self.walk(fleet, spec, None) };
-        let counts = self.counts(fleet, key);
-        let mut values: Vec<_> = counts.iter().map(|(value, n)| (*n, value.clone())).collect();
-        values.sort_unstable();
-        for (_, value) in values {
-            if let Some(node) = self.walk(fleet, spec, Some(&value)) {
-                return Some(node);
+        let shape = self.shape(fleet, spec);
+        if let Some(key) = &spec.wants.spread_by {
+            self.count(fleet, key);
+            while let Some((count, value)) = self.shapes[shape].next_value() {
+                let now = self.spread[fleet][key].get(value).copied().unwrap_or(0);
+                if now > count {
+                    self.shapes[shape].seen.push(Reverse((now, value)));
+                } else if let Some(node) = self.walk(shape, fleet, spec, Some(value)) {
+                    self.shapes[shape].seen.push(Reverse((now + 1, value)));
+                    return Some(node);
+                }
             }
         }
-        // No node with the label has room: better somewhere than nowhere.
-        self.walk(fleet, spec, None)
+        // Not spread, or no node with the label has room: better somewhere than nowhere.
+        self.walk(shape, fleet, spec, None)
     }
 
     /// The node for an agent that should go to `wanted`, if it suits; else another.
@@ -252,89 +317,67 @@ impl<'a> Planner<'a> {
         suits
     }
 
-    /// How many agents of a fleet are under each value of a label that open nodes have.
-    fn counts(&mut self, fleet: &FleetName, key: &str) -> &Counts {
-        let (state, index, without) = (self.state, self.state.index(), self.without);
-        let planned = self.planned.get(fleet);
-        self.spread.entry(fleet.clone()).or_default().entry(key.into()).or_insert_with(|| {
-            let values = index.with_label(key).into_iter().flat_map(BTreeMap::keys);
-            let mut counts: Counts = values.map(|value| (value.clone(), 0)).collect();
-            let placed = index.fleets.get(fleet).into_iter().flatten();
-            let placed = placed.map(|(node, count)| (*node, count.all));
-            let placed = placed.filter(|(node, _)| without != Some(*node));
-            let planned = planned.into_iter().flatten().map(|(node, count)| (*node, *count));
-            for (node, agents) in placed.chain(planned) {
-                let report = state.nodes().get(&node).and_then(|node| node.report.as_ref());
-                let value = report.and_then(|report| report.labels.get(key));
-                if let Some(count) = value.and_then(|value| counts.get_mut(value)) {
-                    *count += agents;
-                }
+    /// Counts the agents of a fleet under each value of a label, once.
+    fn count(&mut self, fleet: &FleetName, key: &str) {
+        let known = self.spread.get(fleet).is_some_and(|keys| keys.contains_key(key));
+        if known {
+            return;
+        }
+        let placed = self.state.index().fleets.get(fleet).into_iter().flatten();
+        let placed = placed.map(|(node, count)| (*node, count.all));
+        let placed = placed.filter(|(node, _)| self.without != Some(*node));
+        let planned = self.planned.get(fleet).into_iter().flatten();
+        let planned = planned.map(|(node, count)| (*node, *count));
+        let mut counts = Counts::new();
+        for (node, agents) in placed.chain(planned) {
+            let report = self.state.nodes().get(&node).and_then(|node| node.report.as_ref());
+            if let Some(value) = report.and_then(|report| report.labels.get(key)) {
+                *counts.entry(value).or_default() += agents;
             }
-            counts
-        })
-    }
-
-    /// The shortest list that holds every open node that could suit.
-    fn list(&self, spec: &AgentSpec, value: Option<&str>) -> Option<&'a ByLoad> {
-        let index = self.state.index();
-        let wanted = spec.wants.node_labels.iter();
-        let spread = spec.wants.spread_by.as_deref().zip(value);
-        let labels = wanted.chain(spread).map(|(key, value)| index.with_label(key)?.get(value));
-        let lists = core::iter::once(index.with_runtime(&spec.runtime)).chain(labels);
-        // One that is missing is the shortest: no node could suit.
-        lists.min_by_key(|list| list.map_or(0, BTreeSet::len)).flatten()
+        }
+        self.spread.entry(fleet.clone()).or_default().insert(key.into(), counts);
     }
 
     /// The shape of an agent.
-    fn shape(&mut self, fleet: &FleetName, spec: &AgentSpec, value: Option<&str>) -> usize {
-        let is = |shape: &Shape| shape.is_of(fleet, spec, value);
-        if !self.shapes.get(self.last).is_some_and(is) {
-            self.last = self.shapes.iter().position(is).unwrap_or_else(|| {
-                self.shapes.push(Shape {
-                    fleet: spec.wants.apart.then(|| fleet.clone()),
-                    spec: spec.clone(),
-                    value: value.map(Into::into),
-                    passed: None,
-                    suiting: BinaryHeap::new(),
-                });
+    fn shape(&mut self, fleet: &FleetName, spec: &AgentSpec) -> usize {
+        if !self.shapes.get(self.last).is_some_and(|shape| shape.is_of(fleet, spec)) {
+            let known = self.shapes_of.entry(among(fleet, spec).cloned()).or_default();
+            let found = known.iter().copied().find(|n| self.shapes[*n].is_of(fleet, spec));
+            self.last = found.unwrap_or_else(|| {
+                known.push(self.shapes.len());
+                self.shapes.push(Shape::new(self.state.index(), fleet, spec));
                 self.shapes.len() - 1
             });
         }
         self.last
     }
 
-    /// The least full node that suits.
-    fn walk(&mut self, fleet: &FleetName, spec: &AgentSpec, value: Option<&str>) -> Option<NodeId> {
-        let list = self.list(spec, value)?;
-        let shape = self.shape(fleet, spec, value);
+    /// The least full node that suits, of those with a value of the label to spread by if given.
+    fn walk(
+        &mut self,
+        shape: usize,
+        fleet: &FleetName,
+        spec: &AgentSpec,
+        value: Option<&'a str>,
+    ) -> Option<NodeId> {
+        let list = shortest(self.state.index(), spec, value)?;
         loop {
-            let (load, id) = self.least(shape, list)?;
+            let (load, id) = self.shapes[shape].walks.entry(value).or_default().least(list)?;
             let now = self.room(id).map_or(load, Room::load);
-            if now > load {
-                // This plan filled it meanwhile: others may be before it.
-                self.shapes[shape].suiting.push(Reverse((now, id)));
-            } else if self.suits(id, fleet, spec, value) {
+            // When this plan filled it meanwhile, others may be before it.
+            let suits = now <= load && self.suits(id, fleet, spec, value);
+            if suits {
                 self.take(id, fleet, spec);
+            }
+            if suits || now > load {
                 let now = self.room(id).map_or(load, Room::load);
-                self.shapes[shape].suiting.push(Reverse((now, id)));
+                let walk = self.shapes[shape].walks.entry(value).or_default();
+                walk.suiting.push(Reverse((now, id)));
+            }
+            if suits {
                 return Some(id);
             }
         }
-    }
-
-    /// Takes the first node off what a shape has passed or the list has next.
-    fn least(&mut self, shape: usize, list: &ByLoad) -> Option<(Load, NodeId)> {
-        let shape = &mut self.shapes[shape];
-        let after = shape.passed.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = list.range((after, Bound::Unbounded)).next().copied();
-        let kept = shape.suiting.peek().map(|Reverse(kept)| *kept);
-        match (kept, next) {
-            (Some(kept), Some(next)) if next < kept => shape.passed = Some(next),
-            (None, Some(next)) => shape.passed = Some(next),
-            (Some(_), _) => drop(shape.suiting.pop()),
-            (None, None) => return None,
-        }
-        kept.into_iter().chain(next).min()
     }
 }
 
@@ -419,13 +462,32 @@ pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, N
         .collect()
 }
 
-/// Why no node can take an agent: what the nodes that come closest lack.
+/// Why no node can take an agent: what the nodes that come closest lack, of those the least full.
 pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> PendingReason {
-    let nodes = state.nodes().values().filter(|node| open(node));
-    let obstacles = nodes.map(|node| obstacle(state, node, fleet, spec));
-    let obstacles = obstacles.map(|obstacle| obstacle.unwrap_or(PendingReason::NoNode));
-    obstacles.max_by_key(|reason| closeness(*reason)).unwrap_or(PendingReason::NoNode)
+    let index = state.index();
+    if index.listed().is_empty() {
+        return PendingReason::NoNode;
+    }
+    if index.with_runtime(&spec.runtime).is_none() {
+        return PendingReason::NoRuntime;
+    }
+    // Some node has the runtime; those that are not on the list lack a label.
+    let mut closest = PendingReason::NoLabels;
+    let list = shortest(index, spec, None).into_iter().flatten();
+    for node in list.filter_map(|(_, id)| state.nodes().get(id)) {
+        let obstacle = obstacle(state, node, fleet, spec).unwrap_or(PendingReason::NoNode);
+        if closeness(obstacle) > closeness(closest) {
+            closest = obstacle;
+        }
+        if closeness(closest) >= ROOM_LACKS {
+            break;
+        }
+    }
+    closest
 }
+
+/// How close a node comes that lacks nothing but room.
+const ROOM_LACKS: u8 = 5;
 
 /// How close a node with this obstacle comes to taking an agent.
 fn closeness(obstacle: PendingReason) -> u8 {
@@ -435,7 +497,7 @@ fn closeness(obstacle: PendingReason) -> u8 {
         PendingReason::OldRuntime => 2,
         PendingReason::NoFitNode => 3,
         PendingReason::NotApart => 4,
-        PendingReason::NoMemory | PendingReason::NoCpu | PendingReason::NoPorts => 5,
+        PendingReason::NoMemory | PendingReason::NoCpu | PendingReason::NoPorts => ROOM_LACKS,
         // Nothing stands in the way: the choice was made on an older view.
         PendingReason::NoNode | PendingReason::MovesPaused => 6,
     }

@@ -263,8 +263,12 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let agents = vec![Eviction { agent, generation, to }];
             Operation::EvictAgents(EvictAgents { agents, cause: Cause::Operator })
         }
-        Step::Drains => Operation::EvictAgents(rebalance::drains(state, NOW).pop()?),
-        Step::Rebalance => Operation::EvictAgents(rebalance::automatic(state)?),
+        Step::Drains => Operation::EvictAgents(
+            rebalance::drains(state, NOW, &rebalance::Arriving::new()).pop()?,
+        ),
+        Step::Rebalance => {
+            Operation::EvictAgents(rebalance::automatic(state, &rebalance::Arriving::new())?)
+        }
         Step::Quarantine { agent: n } => {
             let agent = agent(n)?;
             let (generation, placement) =
@@ -283,9 +287,9 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             Operation::SetPlacementPolicy(SetPlacementPolicy { policy })
         }
         Step::SetRole { node: n, voter } => {
-            let (node, automatic) = (node(n)?.id, false);
+            let (node, cause) = (node(n)?.id, RoleCause::Operator);
             let role = if voter { Role::Voter } else { Role::Worker };
-            Operation::SetRole(SetRole { node, role, automatic })
+            Operation::SetRole(SetRole { node, role, cause })
         }
     };
     let mut command = command(operation);
@@ -591,7 +595,7 @@ fn what_a_loss_would_do_is_what_the_fence_does() {
     // By priority: the third number is the highest.
     assert_eq!(classes, [(pinned, false), (sticky, true), (strict, true)]);
     let epoch = state.nodes()[&nodes[1]].epoch;
-    let evidence = Evidence::Asserted;
+    let evidence = Evidence::ConfirmedEmpty;
     let fence = plan::fence(&state, nodes[1], epoch, evidence, AgentClass::Sticky, 0);
     apply(&mut state, 2_000, &command(Operation::FenceNode(fence))).unwrap();
     for Loss { agent, to, .. } in said {

@@ -59,8 +59,11 @@ fn eviction(agent: &Agent, to: Option<NodeId>) -> Eviction {
     Eviction { agent: agent.id.clone(), generation: agent.generation, to }
 }
 
+/// How many agents that left each node, for a drain or for balance, are not up elsewhere yet.
+pub type Arriving = BTreeMap<NodeId, usize>;
+
 /// The agents that are asked to leave nodes that are drained, now.
-pub fn drains(state: &State, now: Timestamp) -> Vec<EvictAgents> {
+pub fn drains(state: &State, now: Timestamp, arriving: &Arriving) -> Vec<EvictAgents> {
     let draining = state.nodes().values().filter(|n| n.schedulable == Schedulable::Draining);
     let draining: Vec<&Node> = draining.collect();
     if draining.is_empty() {
@@ -72,12 +75,15 @@ pub fn drains(state: &State, now: Timestamp) -> Vec<EvictAgents> {
         let next = agent.placement.as_ref().and_then(|placement| placement.next);
         planner.choose_towards(next, &agent.id.fleet, &agent.spec);
     }
-    let agents = draining.into_iter().map(|node| drain(&mut planner, node, now));
+    let agents = draining.into_iter().map(|node| {
+        let arriving = arriving.get(&node.id).copied().unwrap_or(0);
+        drain(&mut planner, node, now, arriving)
+    });
     let agents = agents.filter(|agents| !agents.is_empty());
     agents.map(|agents| EvictAgents { agents, cause: Cause::Drain }).collect()
 }
 
-fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp) -> Vec<Eviction> {
+fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize) -> Vec<Eviction> {
     let state = planner.state();
     let pace = node.drain.unwrap_or_default();
     let agents = state.placed_on(node.id).filter_map(|id| state.agents().get(id));
@@ -92,7 +98,7 @@ fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp) -> Vec<Eviction
             .collect();
     }
     let most = if pace.moves_max == 0 { usize::MAX } else { pace.moves_max as usize };
-    let free = most.saturating_sub(going.len()).min(EVICTIONS_MAX);
+    let free = most.saturating_sub(going.len() + arriving).min(EVICTIONS_MAX);
     plan::first_come(staying.into_iter())
         .filter_map(|agent| Some((agent, planner.choose(&agent.id.fleet, &agent.spec)?)))
         .take(free)
@@ -118,13 +124,13 @@ fn on_the_move(state: &State) -> impl Iterator<Item = &Agent> {
 }
 
 /// The first moves of a rebalance, as the policy allows; none when it is off.
-pub fn automatic(state: &State) -> Option<EvictAgents> {
+pub fn automatic(state: &State, arriving: &Arriving) -> Option<EvictAgents> {
     let policy = state.placement_policy();
     if !policy.rebalance {
         return None;
     }
-    let free = usize::from(policy.moves_max).checked_sub(on_the_move(state).count());
-    let free = free.filter(|free| *free > 0)?;
+    let moving = on_the_move(state).count() + arriving.values().sum::<usize>();
+    let free = usize::from(policy.moves_max).checked_sub(moving).filter(|free| *free > 0)?;
     let moves = moves(state, free);
     (!moves.is_empty()).then(|| carry_out(state, &moves, Cause::Rebalance))
 }

@@ -342,7 +342,10 @@ pub enum Evidence {
     /// The host reported the agent's control group empty.
     ConfirmedEmpty,
     /// An operator stated that the machine is powered off.
-    Asserted,
+    Asserted {
+        /// Who, as far as they said.
+        by: String,
+    },
 }
 
 /// The stored decision where an agent runs.
@@ -473,7 +476,6 @@ pub enum Key {
 
 /// Any record: the unit of storage and of snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "made one at a time, on the way to or from the disk")]
 pub enum Record {
     /// The cluster.
     Cluster(Cluster),

@@ -99,6 +99,15 @@ pub enum Rejection {
         /// Voters left.
         voters: usize,
     },
+    /// As many nodes that are up vote as may.
+    EnoughVoters {
+        /// The node that was to vote too.
+        node: NodeId,
+        /// How many vote.
+        voters: usize,
+        /// How many may.
+        limit: u8,
+    },
     /// The epoch is not the node's current one.
     StaleEpoch {
         /// The node.
@@ -191,6 +200,7 @@ impl Rejection {
             | R::LastNode(_)
             | R::NowhereToGo(_)
             | R::QuorumAtRisk { .. }
+            | R::EnoughVoters { .. }
             | R::FleetNotEmpty(_)
             | R::AgentDeleting(_)
             | R::NotStopping(_) => Kind::FailedPrecondition,
@@ -220,6 +230,7 @@ impl Rejection {
             R::Contradiction(_) => "CONSTRAINTS_CONTRADICT",
             R::NowhereToGo(_) => "NOWHERE_TO_GO",
             R::QuorumAtRisk { .. } => "QUORUM_AT_RISK",
+            R::EnoughVoters { .. } => "ENOUGH_VOTERS",
             R::TokenExists(_) => "TOKEN_EXISTS",
             R::TokenUnknown => "TOKEN_UNKNOWN",
             R::TokenExpired => "TOKEN_EXPIRED",
@@ -268,6 +279,7 @@ impl Rejection {
             R::LastNode(node)
             | R::NowhereToGo(node)
             | R::QuorumAtRisk { node, .. }
+            | R::EnoughVoters { node, .. }
             | R::NodeNotEmpty { node, .. }
             | R::StaleEpoch { node, .. } => node.to_string(),
             R::NoNodeEver { what, .. } | R::NoRoomAfterLoss { what, .. } => (*what).to_string(),
@@ -339,6 +351,12 @@ impl fmt::Display for Rejection {
                 f,
                 "without the vote of node {node}, {up} of {voters} voters would be up, which is no \
                  majority; bring one back first"
+            ),
+            R::EnoughVoters { node, voters, limit } => write!(
+                f,
+                "{voters} nodes that are up vote, and {limit} may: take another's vote with \
+                 `fleet-cluster node demote` before node {node} gets one, or allow more with \
+                 `fleet-cluster placement set --voters`"
             ),
             R::TokenExists(id) => write!(f, "token {id} exists already"),
             R::TokenUnknown => f.write_str(

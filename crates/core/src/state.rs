@@ -355,14 +355,20 @@ impl State {
             .insert((node, block.base), Quarantine { node, block, cause, since, revision });
     }
 
-    /// Lets agents have a quarantined block again; nothing when it is not quarantined.
-    pub(crate) fn release_block(&mut self, node: NodeId, block: PortBlock) {
-        if self.quarantine.get(&(node, block.base)).is_some_and(|kept| kept.block == block) {
-            self.forget_quarantine(node, block.base);
-            if let Some(room) = self.index.rooms.get_mut(&node) {
-                room.free_block(block);
-            }
+    /// Lets agents have a quarantined block again, saying why it was kept from them; nothing when
+    /// it was not.
+    pub(crate) fn release_block(
+        &mut self,
+        node: NodeId,
+        block: PortBlock,
+    ) -> Option<QuarantineCause> {
+        let kept = self.quarantine.get(&(node, block.base)).filter(|kept| kept.block == block)?;
+        let cause = kept.cause.clone();
+        self.forget_quarantine(node, block.base);
+        if let Some(room) = self.index.rooms.get_mut(&node) {
+            room.free_block(block);
         }
+        Some(cause)
     }
 
     /// Stores an agent that is known, without touching its placement.

@@ -9,7 +9,9 @@
 //! nothing is changed, and could not be.
 //!
 //! Of nodes that may vote, the one is chosen under whose value of the policy's label the fewest
-//! vote, of those the one with the smallest number.
+//! vote, of those the one with the smallest number. Where enough vote, but at least two more under
+//! one value than could be under another, one of the other gets a vote, and one of the first loses
+//! its own.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -17,7 +19,9 @@ use fleet_types::NodeId;
 
 use crate::{
     command::SetRole,
+    event::RoleCause,
     record::{Node, NodeStatus, Role},
+    rejection::Rejection,
     state::State,
 };
 
@@ -53,6 +57,19 @@ fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
     odd.clamp(1, state.placement_policy().voters.into())
 }
 
+/// Refuses to give one more node a vote where as many that are up have one as the policy says: the
+/// leader would take one again.
+pub fn check_promotion(state: &State, node: NodeId) -> Result<(), Rejection> {
+    let votes = |node: &&Node| node.role == Role::Voter;
+    let is_new = !votes(&state.require_node(node)?);
+    let voters = state.nodes().values().filter(votes).filter(|node| up(node)).count();
+    let limit = state.placement_policy().voters;
+    if is_new && voters >= usize::from(limit) {
+        return Err(Rejection::EnoughVoters { node, voters, limit });
+    }
+    Ok(())
+}
+
 /// The next change of a vote, if one is due.
 pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Option<SetRole> {
     let policy = state.placement_policy();
@@ -71,14 +88,19 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     }
     let crowd = |node: &Node| beside.get(&place(node, key)).copied().unwrap_or(0);
     let wanted = wanted(state, seen);
-    let change = |node: &Node, role| Some(SetRole { node: node.id, role, automatic: true });
-
-    let lasting = voters.iter().filter(|node| !of(node.id).gone).count();
-    if lasting < wanted {
+    let change = |node: &Node, role, cause| Some(SetRole { node: node.id, role, cause });
+    let least_crowded = || {
         let able = state.nodes().values().filter(|node| {
             node.role == Role::Worker && node.may_vote && up(node) && of(node.id).steady
         });
-        return change(able.min_by_key(|node| (crowd(node), node.id))?, Role::Voter);
+        able.min_by_key(|node| (crowd(node), node.id))
+    };
+
+    let lasting = voters.iter().filter(|node| !of(node.id).gone).count();
+    if lasting < wanted {
+        let replaces = lasting < voters.len();
+        let cause = if replaces { RoleCause::VoterGone } else { RoleCause::TooFew };
+        return change(least_crowded()?, Role::Voter, cause);
     }
     // A vote is taken only where a majority of the rest is up.
     let rest_is_safe = |node: &Node| {
@@ -89,12 +111,18 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     // Where too few are left, or an even number, the lost are no worse than no vote.
     let enough = lasting >= 3 && !lasting.is_multiple_of(2);
     if let Some(lost) = lost.filter(|_| enough) {
-        return change(lost, Role::Worker);
+        return change(lost, Role::Worker, RoleCause::Gone);
     }
     let surplus = voters.iter().filter(|node| node.id != leader && rest_is_safe(node));
-    let surplus = surplus.max_by_key(|node| (!up(node), crowd(node), node.id))?;
-    (voters.len() > wanted.max(usize::from(policy.voters)))
-        .then(|| change(surplus, Role::Worker))?
+    if let Some(surplus) = surplus.max_by_key(|node| (!up(node), crowd(node), node.id))
+        && voters.len() > wanted.max(usize::from(policy.voters))
+    {
+        return change(surplus, Role::Worker, RoleCause::TooMany);
+    }
+    let most = beside.values().max().copied().unwrap_or(0);
+    let better = least_crowded().filter(|node| key.is_some() && crowd(node) + 2 <= most);
+    let full = voters.len() == usize::from(policy.voters) && lasting == voters.len();
+    change(better.filter(|_| full)?, Role::Voter, RoleCause::Spread)
 }
 
 #[cfg(test)]
@@ -123,8 +151,21 @@ mod tests {
     fn fence(state: &mut State, node: NodeId) {
         let epoch = state.nodes()[&node].epoch;
         let reach = fleet_types::AgentClass::Strict;
-        let fence = plan::fence(state, node, epoch, Evidence::Asserted, reach, 0);
+        let fence = plan::fence(state, node, epoch, Evidence::ConfirmedEmpty, reach, 0);
         apply(state, 3_000, &command(Operation::FenceNode(fence))).unwrap();
+    }
+
+    fn set_policy(state: &mut State, policy: PlacementPolicy) {
+        let set = Operation::SetPlacementPolicy(SetPlacementPolicy { policy });
+        apply(state, 2_001, &command(set)).unwrap();
+    }
+
+    fn in_rack(state: &mut State, node: NodeId, rack: &str) {
+        let storage = state.nodes()[&node].storage.clone();
+        let labels = Labels::new([("rack".to_owned(), rack.to_owned())]).unwrap();
+        let report = NodeReport { labels, ..report(255) };
+        let register = RegisterNode { node, storage, held: None, report };
+        apply(state, 2_000, &command(Operation::RegisterNode(register))).unwrap();
     }
 
     /// Carries changes out until none is due.
@@ -158,9 +199,7 @@ mod tests {
     #[test]
     fn of_five_that_lose_two_three_go_on_as_three() {
         let (mut state, nodes) = cluster(5);
-        let policy = PlacementPolicy { voters: 5, ..PlacementPolicy::default() };
-        let set = Operation::SetPlacementPolicy(SetPlacementPolicy { policy });
-        apply(&mut state, 2_001, &command(set)).unwrap();
+        set_policy(&mut state, PlacementPolicy { voters: 5, ..PlacementPolicy::default() });
         assert_eq!(settle(&mut state).len(), 2, "five vote");
         fence(&mut state, nodes[1]);
         assert_eq!(
@@ -181,21 +220,36 @@ mod tests {
     }
 
     #[test]
+    fn voters_are_spread_once_other_racks_are_there() {
+        let (mut state, nodes) = cluster(5);
+        for (node, rack) in nodes.iter().zip(["a", "a", "a", "b", "c"]) {
+            in_rack(&mut state, *node, rack);
+        }
+        assert_eq!(settle(&mut state), [], "no label to spread them by");
+        let voters_spread_by = Some("rack".to_owned());
+        set_policy(&mut state, PlacementPolicy { voters_spread_by, ..Default::default() });
+        let made = settle(&mut state);
+        let swapped = [(nodes[3], Role::Voter), (nodes[2], Role::Worker)];
+        let again = [(nodes[4], Role::Voter), (nodes[1], Role::Worker)];
+        assert_eq!(made, [swapped, again].concat());
+        assert_eq!(check_promotion(&state, nodes[0]), Ok(()), "it votes");
+        let full = Rejection::EnoughVoters { node: nodes[2], voters: 3, limit: 3 };
+        assert_eq!(check_promotion(&state, nodes[2]), Err(full));
+        fence(&mut state, nodes[3]);
+        assert_eq!(check_promotion(&state, nodes[2]), Ok(()), "one of three is lost");
+    }
+
+    #[test]
     fn five_vote_when_told_so_spread_over_racks() {
         let (mut state, nodes) = cluster(8);
         for (n, node) in nodes.iter().enumerate() {
-            let storage = state.nodes()[node].storage.clone();
-            let rack = ("rack".to_owned(), if n < 5 { "a" } else { "b" }.to_owned());
-            let report = NodeReport { labels: Labels::new([rack]).unwrap(), ..report(255) };
-            let register = RegisterNode { node: *node, storage, held: None, report };
-            apply(&mut state, 2_000, &command(Operation::RegisterNode(register))).unwrap();
+            in_rack(&mut state, *node, if n < 5 { "a" } else { "b" });
         }
         let voters_spread_by = Some("rack".to_owned());
         let policy = PlacementPolicy { voters: 5, voters_spread_by, ..PlacementPolicy::default() };
-        let set = |policy| command(Operation::SetPlacementPolicy(SetPlacementPolicy { policy }));
-        apply(&mut state, 2_001, &set(policy)).unwrap();
+        set_policy(&mut state, policy);
         assert_eq!(settle(&mut state), [(nodes[5], Role::Voter), (nodes[6], Role::Voter)]);
-        apply(&mut state, 2_002, &set(PlacementPolicy::default())).unwrap();
+        set_policy(&mut state, PlacementPolicy::default());
         assert_eq!(settle(&mut state).len(), 2, "and three again");
     }
 }

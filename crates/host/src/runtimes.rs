@@ -55,8 +55,11 @@ pub struct Definition {
     /// For people.
     #[serde(rename = "description")]
     pub _description: String,
-    /// Size of the port block; a power of two.
+    /// Size of the port block of an agent that states none; a power of two.
     pub ports: u16,
+    /// The least that works: where derived ports lie apart, all of them must be in the block.
+    #[serde(default = "one")]
+    pub ports_min: u16,
     /// Program and arguments; empty when the agent's spec gives them.
     pub command: Vec<String>,
     /// Files that must exist on a node that runs it.
@@ -300,6 +303,10 @@ impl PolicyTable {
             fatal_exit_codes: self.fatal_exit_codes.clone(),
         }
     }
+}
+
+const fn one() -> u16 {
+    1
 }
 
 /// All runtimes a node knows, by name.

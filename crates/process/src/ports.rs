@@ -1,7 +1,7 @@
-//! Who listens on a port.
+//! Who holds a port.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv6Addr, SocketAddrV6},
 };
@@ -17,7 +17,7 @@ use rustix::net::{
     sockopt::{set_ipv6_v6only, set_socket_reuseaddr},
 };
 
-/// A process that listens on a port of a block.
+/// A process that holds a port of a block, for streams or datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The port.
@@ -37,21 +37,25 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// Whether every port of `block` can be bound, of both families at once. Where that is so nobody
-/// listens, which is much quicker to find out than who does.
+/// Whether every port of `block` can be bound, of both families at once, for streams and for
+/// datagrams. Where that is so nobody holds one, which is much quicker to find out than who does.
 fn free(block: PortBlock) -> bool {
-    (block.base..=block.last()).all(|port| {
+    let binds = |port, kind| {
         let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
-        let bound =
-            socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .and_then(|socket| {
-                    set_ipv6_v6only(&socket, false)?;
+        let bound = socket_with(AddressFamily::INET6, kind, SocketFlags::CLOEXEC, None).and_then(
+            |socket| {
+                set_ipv6_v6only(&socket, false)?;
+                if kind == SocketType::STREAM {
                     // A listener is in the way all the same; closed connections are not.
                     set_socket_reuseaddr(&socket, true)?;
-                    bind(&socket, &address)
-                });
+                }
+                bind(&socket, &address)
+            },
+        );
         bound.is_ok()
-    })
+    };
+    (block.base..=block.last())
+        .all(|port| binds(port, SocketType::STREAM) && binds(port, SocketType::DGRAM))
 }
 
 /// A table of sockets; empty where the kernel has none of the family.
@@ -62,7 +66,7 @@ fn table<T>(read: ProcResult<Vec<T>>) -> io::Result<Vec<T>> {
     }
 }
 
-/// Who listens on the ports of `block`, in port order.
+/// Who holds the ports of `block`, listening or for datagrams, in port order.
 ///
 /// # Errors
 /// When it cannot be told.
@@ -70,15 +74,14 @@ pub fn holders(block: PortBlock) -> io::Result<Vec<Holder>> {
     if free(block) {
         return Ok(Vec::new());
     }
-    let listening = |entry: &TcpNetEntry| {
-        let port = entry.local_address.port();
-        entry.state == TcpState::Listen && (block.base..=block.last()).contains(&port)
-    };
-    let entries = table(tcp())?.into_iter().chain(table(tcp6())?);
-    let mut sockets: Vec<_> = entries.filter(listening).collect();
-    sockets.sort_by_key(|entry| entry.local_address.port());
-    sockets.dedup_by_key(|entry| entry.local_address.port());
-    Ok(sockets.iter().map(|entry| holder(entry.local_address.port(), entry.inode)).collect())
+    let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen;
+    let streams = table(tcp())?.into_iter().chain(table(tcp6())?).filter(listening);
+    let streams = streams.map(|entry| (entry.local_address.port(), entry.inode));
+    let datagrams = table(udp())?.into_iter().chain(table(udp6())?);
+    let datagrams = datagrams.map(|entry| (entry.local_address.port(), entry.inode));
+    let here = |(port, _): &(u16, u64)| (block.base..=block.last()).contains(port);
+    let sockets: BTreeMap<u16, u64> = datagrams.chain(streams).filter(here).collect();
+    Ok(sockets.into_iter().map(|(port, inode)| holder(port, inode)).collect())
 }
 
 /// Those of `blocks` of which no socket, open or closing, uses a port.
@@ -135,5 +138,9 @@ mod tests {
         let listener = std::net::TcpListener::bind(("::1", port)).unwrap();
         assert_eq!(holders(PortBlock { base: port, size: 1 }).unwrap().len(), 1);
         drop(listener);
+        let datagrams = std::net::UdpSocket::bind(("127.0.0.1", port)).unwrap();
+        let found = holders(PortBlock { base: port, size: 1 }).unwrap();
+        assert_eq!(found[0].pid, i32::try_from(std::process::id()).ok());
+        drop(datagrams);
     }
 }

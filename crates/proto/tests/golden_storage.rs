@@ -111,8 +111,11 @@ fn happenings() -> Vec<core::What> {
         What::NodeFenced { evidence, agents: 7 },
         What::NodeScheduling { schedulable: core::Schedulable::Cordoned },
         What::NodeRemoved,
-        What::RoleChanged { role: core::Role::Voter, automatic: true },
+        What::RoleChanged { role: core::Role::Voter, cause: core::RoleCause::VoterGone },
+        What::NodeHeld { lease_ms: 30_000 },
+        What::HoldEnded,
         What::PortsQuarantined { block: PortBlock { base: 10_240, size: 16 }, by: "nginx".into() },
+        What::PortsReleased { block: PortBlock { base: 10_240, size: 16 } },
         What::AgentRunsTwice {
             generation: Generation(3),
             start: 2,
@@ -151,7 +154,7 @@ fn records() -> Vec<core::Record> {
         lifecycle: core::Lifecycle::Deleting,
         placement: None,
         pending: Some(core::PendingReason::NoPorts),
-        evidence: core::Evidence::Asserted,
+        evidence: core::Evidence::Asserted { by: "ops@desk".into() },
         former: None,
         ..placed.clone()
     };
@@ -321,7 +324,11 @@ fn operations() -> Vec<Op> {
             epoch: Epoch(4),
             blocks: vec![PortBlock { base: 10_240, size: 16 }],
         }),
-        Op::SetRole(core::SetRole { node, role: core::Role::Worker, automatic: true }),
+        Op::SetRole(core::SetRole {
+            node,
+            role: core::Role::Worker,
+            cause: core::RoleCause::TooMany,
+        }),
         Op::ReportDoubleRun(core::ReportDoubleRun {
             agent: agent(),
             generation: Generation(3),

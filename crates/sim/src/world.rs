@@ -411,8 +411,12 @@ impl World {
             self.commit(place);
         }
         if self.now_ms.is_multiple_of(LEAVE_MS) {
-            let drains = rebalance::drains(&self.state, Timestamp(self.now_ms));
-            for evict in drains.into_iter().chain(rebalance::automatic(&self.state)) {
+            let drains =
+                rebalance::drains(&self.state, Timestamp(self.now_ms), &rebalance::Arriving::new());
+            for evict in drains
+                .into_iter()
+                .chain(rebalance::automatic(&self.state, &rebalance::Arriving::new()))
+            {
                 self.commit(Operation::EvictAgents(evict));
             }
         }

@@ -12,6 +12,8 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 pub const REQUESTS_REMEMBERED_MAX: usize = 10_000;
 /// Most agents one call may create.
 pub const AGENTS_PER_CALL_MAX: usize = 1_000;
+/// Agents planned by one call.
+pub const AGENTS_PER_PLAN_MAX: usize = 10_000;
 /// Largest configuration overlay of one agent or fleet, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// Most words in an agent's command, and most variables in its environment.

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use fleet_client::Client;
 use fleet_proto::v1::{
     Agent, AgentSpec, BatchCreateAgentsRequest, CreateAgentRequest, CreateFleetRequest, Fleet,
-    GetFleetRequest, ResourceLimits, Resources, agent_service_client::AgentServiceClient,
-    agent_spec::Class, fleet_service_client::FleetServiceClient,
+    GetFleetRequest, PlanAgentsRequest, PlannedFleet, ResourceLimits, Resources,
+    agent_service_client::AgentServiceClient, agent_spec::Class,
+    fleet_service_client::FleetServiceClient,
 };
 use fleet_types::limits::AGENTS_PER_CALL_MAX;
 use serde::Deserialize;
@@ -255,27 +256,44 @@ async fn compare(client: &Client, file: &File) -> Result<Vec<Compared>> {
     Ok(all)
 }
 
-/// Makes agents of a fleet, or only says where they would go.
+fn request((id, spec): &(String, AgentSpec)) -> CreateAgentRequest {
+    CreateAgentRequest {
+        agent_id: id.clone(),
+        agent: Some(Agent { spec: Some(spec.clone()), ..Agent::default() }),
+        ..CreateAgentRequest::default()
+    }
+}
+
+/// Where agents would go that do not exist yet, of all fleets together.
+async fn rehearse(client: &Client, all: &[Compared], allow_overcommit: bool) -> Result<Vec<Agent>> {
+    let fleets = all.iter().map(|compared| PlannedFleet {
+        fleet_id: compared.name.clone(),
+        fleet: Some(compared.fleet.clone()),
+        requests: compared.missing.iter().map(request).collect(),
+    });
+    let request = PlanAgentsRequest { fleets: fleets.collect(), allow_overcommit };
+    let answer = client.call(|channel| {
+        let request = request.clone();
+        async move { AgentServiceClient::new(channel).plan_agents(request).await }
+    });
+    Ok(answer.await?.agents)
+}
+
+/// Makes agents of a fleet.
 async fn create(
     client: &Client,
     fleet: &str,
     agents: &[(String, AgentSpec)],
     allow_overcommit: bool,
-    validate_only: bool,
 ) -> Result<Vec<Agent>> {
     let mut made = Vec::new();
     for part in agents.chunks(AGENTS_PER_CALL_MAX) {
-        let one = |(id, spec): &(String, AgentSpec)| CreateAgentRequest {
-            agent_id: id.clone(),
-            agent: Some(Agent { spec: Some(spec.clone()), ..Agent::default() }),
-            ..CreateAgentRequest::default()
-        };
         let request = BatchCreateAgentsRequest {
             parent: format!("fleets/{fleet}"),
-            requests: part.iter().map(one).collect(),
+            requests: part.iter().map(request).collect(),
             request_id: request_id(),
             allow_overcommit,
-            validate_only,
+            validate_only: false,
         };
         let answer = client
             .call(|channel| {
@@ -314,24 +332,14 @@ impl Compared {
 
 async fn changes(client: &Client, manifest: &Manifest) -> Result<Vec<Change>> {
     let file = load(manifest)?;
-    let mut all = Vec::new();
-    for compared in compare(client, &file).await? {
-        let Compared { name, exists, missing, .. } = &compared;
-        if *exists {
-            let made = create(client, name, missing, manifest.allow_overcommit, true).await?;
-            all.extend(made.iter().map(placed));
-        } else {
-            let detail = String::new();
-            all.push(Change { what: "create fleet".into(), name: name.clone(), detail });
-            all.extend(missing.iter().map(|(id, _)| Change {
-                what: "create agent".into(),
-                name: format!("{name}/{id}"),
-                detail: "where is known once its fleet exists".into(),
-            }));
-        }
-        all.extend(compared.refused());
-    }
-    Ok(all)
+    let compared = compare(client, &file).await?;
+    let agents = rehearse(client, &compared, manifest.allow_overcommit).await?;
+    let new = compared.iter().filter(|it| !it.exists).map(|it| {
+        let (name, detail) = (it.name.clone(), String::new());
+        Change { what: "create fleet".into(), name, detail }
+    });
+    let refused = compared.iter().flat_map(Compared::refused);
+    Ok(new.chain(agents.iter().map(placed)).chain(refused).collect())
 }
 
 fn load(manifest: &Manifest) -> Result<File> {
@@ -393,7 +401,7 @@ pub async fn apply(global: &Global, manifest: Manifest) -> Result<ExitCode> {
                 .await?;
             eprintln!("fleet {name} made");
         }
-        let made = create(&client, &name, &missing, manifest.allow_overcommit, false).await?;
+        let made = create(&client, &name, &missing, manifest.allow_overcommit).await?;
         made.iter().for_each(|agent| {
             let Change { name, detail, .. } = placed(agent);
             eprintln!("agent {name} made, {detail}");

@@ -261,14 +261,35 @@ async fn remove(client: &Client, node: &str) -> Result<()> {
     Ok(())
 }
 
+/// Who runs this command, as far as the machine knows: `user@machine`.
+fn who() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let user = std::env::var("SUDO_USER").ok().or(user.map(|user| user.name));
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{}@{}", user.unwrap_or_default(), host.to_string_lossy()).chars().take(128).collect()
+}
+
 async fn confirm_dead(client: &Client, node: &str, powered_off: bool) -> Result<()> {
-    let request =
-        ConfirmNodeDeadRequest { name: name(node), powered_off, request_id: request_id() };
+    let (request_id, stated_by) = (request_id(), who());
+    let request = ConfirmNodeDeadRequest { name: name(node), powered_off, request_id, stated_by };
     let call = client.call(|channel| {
         let request = request.clone();
         async move { NodeServiceClient::new(channel).confirm_node_dead(request).await }
     });
     call.await?;
+    Ok(())
+}
+
+/// Says how many votes there are now, and what their cluster stands.
+async fn show_votes(client: &Client) -> Result<()> {
+    let nodes = list(client).await?.nodes;
+    let voters = nodes.iter().filter(|node| node.role() == v1::Role::Voter).count();
+    let losses = voters.saturating_sub(1) / 2;
+    let nodes = if voters == 1 { "1 node votes".into() } else { format!("{voters} nodes vote") };
+    match losses {
+        0 => eprintln!("warning: {nodes}: the cluster stops with the loss of any of them"),
+        _ => eprintln!("{nodes}: the cluster goes on with the loss of {losses} of them"),
+    }
     Ok(())
 }
 
@@ -319,10 +340,12 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
         Node::Promote { node } => {
             promote(&client, &node).await?;
             eprintln!("node {node} votes once it has caught up");
+            show_votes(&client).await?;
         }
         Node::Demote { node } => {
             demote(&client, &node).await?;
             eprintln!("node {node} votes no more");
+            show_votes(&client).await?;
         }
         Node::Remove { node } => {
             remove(&client, &node).await?;

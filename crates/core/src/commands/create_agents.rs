@@ -4,13 +4,13 @@
 use alloc::{collections::BTreeSet, sync::Arc};
 
 use fleet_types::{
-    AgentId, Generation, Revision, Timestamp,
+    AgentId, FleetName, Generation, Revision, Timestamp,
     limits::{AGENTS_MAX, AGENTS_PER_CALL_MAX, CONFIG_BYTES_MAX, PORT_BLOCK_MAX},
 };
 
 use crate::{
     Outcome, Rejection, State, admission,
-    command::{AgentDraft, CreateAgents},
+    command::{Admission, AgentDraft, CreateAgents},
     record::{Agent, Evidence, Lifecycle, Wants},
     state::Moment,
 };
@@ -59,18 +59,30 @@ pub(crate) fn check_all(state: &State, op: &CreateAgents) -> Result<(), Rejectio
     if op.agents.len() > AGENTS_PER_CALL_MAX {
         return Err(Rejection::LimitReached { what: "agents a call", limit: AGENTS_PER_CALL_MAX });
     }
-    if state.agents().len() + op.agents.len() > AGENTS_MAX {
+    check_drafts(state, core::iter::once((&op.fleet, op.agents.as_slice())), op.admission)
+}
+
+/// Everything that can refuse agents of some fleets together, but how many a call names.
+pub(crate) fn check_drafts<'a>(
+    state: &State,
+    fleets: impl Iterator<Item = (&'a FleetName, &'a [AgentDraft])> + Clone,
+    admission: Admission,
+) -> Result<(), Rejection> {
+    let drafts = fleets.clone().flat_map(|(_, drafts)| drafts);
+    if state.agents().len() + drafts.clone().count() > AGENTS_MAX {
         return Err(Rejection::LimitReached { what: "agents", limit: AGENTS_MAX });
     }
-    let mut names = BTreeSet::new();
-    for draft in &op.agents {
-        check(draft)?;
-        let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
-        if state.agents().contains_key(&id) || !names.insert(&draft.name) {
-            return Err(Rejection::AgentExists(id));
+    for (fleet, drafts) in fleets {
+        let mut names = BTreeSet::new();
+        for draft in drafts {
+            check(draft)?;
+            let id = AgentId { fleet: fleet.clone(), agent: draft.name.clone() };
+            if state.agents().contains_key(&id) || !names.insert(&draft.name) {
+                return Err(Rejection::AgentExists(id));
+            }
         }
     }
-    admission::check(state, op)
+    admission::check(state, drafts, admission)
 }
 
 fn check(draft: &AgentDraft) -> Result<(), Rejection> {

@@ -40,16 +40,21 @@ pub(crate) fn apply(
     let now = Moment { at, revision };
     let (evidence, agents) = (op.evidence.clone(), lost.len() as u64);
     state.tell(now, Some(op.node), None, What::NodeFenced { evidence, agents });
+    let mut left_out = Vec::new();
     for id in lost {
         state.unplace(&id, op.evidence.clone(), now);
         let deleting = state.agents().get(&id).is_some_and(|a| a.lifecycle == Lifecycle::Deleting);
-        if deleting {
-            state.remove_agent(&id, now);
-        } else {
-            match moves.get(&id) {
-                None if op.paused => state.hold(&id, now),
-                node => state.place(&id, node.copied(), now),
-            }
+        match moves.get(&id) {
+            _ if deleting => state.remove_agent(&id, now),
+            None => left_out.push(id),
+            node => state.place(&id, node.copied(), now),
+        }
+    }
+    // Why they have no place is seen once the others have theirs.
+    for id in left_out {
+        match op.paused {
+            true => state.hold(&id, now),
+            false => state.place(&id, None, now),
         }
     }
     Ok(Outcome::Done(revision))

@@ -2,17 +2,20 @@
 //! the last of them is over the node is fenced as late as they last; so a hold ends in two steps,
 //! and the second is the leader's to see.
 
-use fleet_types::{Revision, limits};
+use fleet_types::{Revision, Timestamp, limits};
 
 use crate::{
     Outcome, Rejection, State,
     command::{HoldChange, HoldNode},
+    event::What,
     record::{Hold, NodeStatus},
+    state::Moment,
 };
 
 pub(crate) fn apply(
     state: &mut State,
     revision: Revision,
+    at: Timestamp,
     op: &HoldNode,
 ) -> Result<Outcome, Rejection> {
     let mut node = state.require_node(op.node)?.clone();
@@ -38,6 +41,14 @@ pub(crate) fn apply(
         }
     };
     node.revision = revision;
+    let what = match node.hold {
+        Some(Hold { ending: true, .. }) => None,
+        Some(Hold { lease_ms, .. }) => Some(What::NodeHeld { lease_ms }),
+        None => Some(What::HoldEnded),
+    };
     state.put_node(node);
+    if let Some(what) = what {
+        state.tell(Moment { at, revision }, Some(op.node), None, what);
+    }
     Ok(Outcome::Done(revision))
 }

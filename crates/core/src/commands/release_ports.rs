@@ -1,12 +1,16 @@
 //! Lets agents have ports again that nothing on the node uses any more.
 
-use fleet_types::Revision;
+use fleet_types::{Revision, Timestamp};
 
-use crate::{Outcome, Rejection, State, command::ReleasePorts};
+use crate::{
+    Outcome, Rejection, State, command::ReleasePorts, event::What, record::QuarantineCause,
+    state::Moment,
+};
 
 pub(crate) fn apply(
     state: &mut State,
     revision: Revision,
+    at: Timestamp,
     op: &ReleasePorts,
 ) -> Result<Outcome, Rejection> {
     let node = state.require_node(op.node)?;
@@ -14,7 +18,11 @@ pub(crate) fn apply(
         return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
     }
     for block in &op.blocks {
-        state.release_block(op.node, *block);
+        let cause = state.release_block(op.node, *block);
+        if matches!(cause, Some(QuarantineCause::Foreign(_))) {
+            let what = What::PortsReleased { block: *block };
+            state.tell(Moment { at, revision }, Some(op.node), None, what);
+        }
     }
     Ok(Outcome::Done(revision))
 }

@@ -6,7 +6,7 @@ use fleet_types::{NodeId, Revision, Timestamp};
 use crate::{
     Outcome, Rejection, State,
     command::SetRole,
-    event::What,
+    event::{RoleCause, What},
     record::{NodeStatus, Role},
     state::Moment,
 };
@@ -26,15 +26,16 @@ pub(crate) fn apply(
         Role::Voter | Role::Worker => {}
     }
     // What an operator says is meant to last.
-    let may_vote = if op.automatic { node.may_vote } else { op.role == Role::Voter };
+    let by_operator = op.cause == RoleCause::Operator;
+    let may_vote = if by_operator { op.role == Role::Voter } else { node.may_vote };
     if (node.role, node.may_vote) == (op.role, may_vote) {
         return Ok(Outcome::Done(revision));
     }
     (node.role, node.may_vote) = (op.role, may_vote);
     node.revision = revision;
     state.put_node(node);
-    let (role, automatic) = (op.role, op.automatic);
-    state.tell(Moment { at, revision }, Some(op.node), None, What::RoleChanged { role, automatic });
+    let (role, cause) = (op.role, op.cause);
+    state.tell(Moment { at, revision }, Some(op.node), None, What::RoleChanged { role, cause });
     Ok(Outcome::Done(revision))
 }
 

@@ -163,7 +163,10 @@ pub fn evidence(evidence: &core::Evidence) -> String {
             format!("the lease of the old node ran out; the leader had waited {waited_ms} ms")
         }
         core::Evidence::ConfirmedEmpty => "the old node confirmed that nothing of it ran".into(),
-        core::Evidence::Asserted => "an operator stated that the old node is off".into(),
+        core::Evidence::Asserted { by } => {
+            let who = if by.is_empty() { "an operator" } else { by };
+            format!("{who} stated that the old node is off")
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fleet_core::{
-    Cause, FULL, Load, Node, PlacementPolicy, Quarantine, QuarantineCause, Room, Schedulable,
-    State, Wants, What,
+    Cause, FULL, Load, Node, PlacementPolicy, Quarantine, QuarantineCause, RoleCause, Room,
+    Schedulable, State, Wants, What,
     admission::{Dimension, Headroom},
     rebalance::Move,
 };
@@ -264,10 +264,13 @@ fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
             ("NODE_SCHEDULING", what.into())
         }
         What::NodeRemoved => ("NODE_REMOVED", "removed".into()),
-        What::RoleChanged { role: now, automatic } => {
-            let by = if *automatic { "the leader" } else { "an operator" };
-            ("ROLE_CHANGED", format!("made {} by {by}", role_name(*now)))
+        What::RoleChanged { role: now, cause } => {
+            ("ROLE_CHANGED", format!("made {}: {}", role_name(*now), role_cause(*cause)))
         }
+        What::NodeHeld { lease_ms } => {
+            ("NODE_HELD", format!("has leases of {} s for a time", lease_ms / 1_000))
+        }
+        What::HoldEnded => ("HOLD_ENDED", "has leases of the usual length again".into()),
         What::AgentRunsTwice { generation, former, line, .. } => {
             let before = former.map_or_else(String::new, |(node, former)| {
                 format!(", before it generation {former} on {}", node_name(state, node))
@@ -278,6 +281,21 @@ fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
         What::PortsQuarantined { block, by } => {
             ("PORTS_QUARANTINED", format!("ports {block} are kept from agents: {by}"))
         }
+        What::PortsReleased { block } => {
+            let why = "nothing listens there any more";
+            ("PORTS_RELEASED", format!("ports {block} are for agents again: {why}"))
+        }
+    }
+}
+
+fn role_cause(cause: RoleCause) -> &'static str {
+    match cause {
+        RoleCause::Operator => "an operator says so",
+        RoleCause::VoterGone => "a voter is gone for long",
+        RoleCause::Gone => "it is gone for long, and enough others vote",
+        RoleCause::TooFew => "fewer nodes vote than should",
+        RoleCause::TooMany => "more nodes vote than should",
+        RoleCause::Spread => "voters are spread over the values of a label",
     }
 }
 

@@ -439,16 +439,16 @@ pub struct ResourceLimits {
     pub home_bytes: u64,
 }
 /// What proved an old copy gone.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Evidence {
     /// Which.
-    #[prost(oneof = "evidence::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "evidence::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<evidence::Kind>,
 }
 /// Nested message and enum types in `Evidence`.
 pub mod evidence {
     /// Which.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
         /// There was none.
         #[prost(bool, tag = "1")]
@@ -459,13 +459,16 @@ pub mod evidence {
         /// The host saw the control group empty.
         #[prost(bool, tag = "3")]
         ConfirmedEmpty(bool),
-        /// An operator said so.
+        /// An operator said so; read, never written.
         #[prost(bool, tag = "4")]
         Asserted(bool),
+        /// An operator said so: who.
+        #[prost(string, tag = "5")]
+        AssertedBy(::prost::alloc::string::String),
     }
 }
 /// A placement.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlacementRecord {
     /// Node.
     #[prost(uint64, tag = "1")]
@@ -633,7 +636,7 @@ pub struct EventRecord {
     /// What.
     #[prost(
         oneof = "event_record::What",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
     )]
     pub what: ::core::option::Option<event_record::What>,
 }
@@ -681,10 +684,19 @@ pub mod event_record {
         /// The agent logged that another copy of its session is live.
         #[prost(message, tag = "22")]
         AgentRunsTwice(super::AgentRunsTwice),
+        /// Agents may have ports again.
+        #[prost(message, tag = "23")]
+        PortsReleased(super::PortBlock),
+        /// The node's leases are long for a time: so many milliseconds.
+        #[prost(uint64, tag = "24")]
+        NodeHeld(u64),
+        /// The node's leases are of the usual length again.
+        #[prost(bool, tag = "25")]
+        HoldEnded(bool),
     }
 }
 /// An agent was placed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentPlaced {
     /// At this generation.
     #[prost(uint64, tag = "1")]
@@ -694,7 +706,7 @@ pub struct AgentPlaced {
     pub evidence: ::core::option::Option<Evidence>,
 }
 /// A node was fenced.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeFenced {
     /// What proved that nothing of it ran.
     #[prost(message, optional, tag = "1")]
@@ -709,7 +721,11 @@ pub struct RoleChanged {
     /// 1 voter, 2 worker.
     #[prost(uint32, tag = "1")]
     pub role: u32,
-    /// Whether the leader did it by itself.
+    /// Why: 1 an operator says so, 2 a voter is gone, 3 the node itself is gone, 4 too few vote, 5 too
+    /// many vote, 6 voters are spread; 0 where only automatic is stated.
+    #[prost(uint32, tag = "3")]
+    pub cause: u32,
+    /// Whether the leader did it by itself; read, never written.
     #[prost(bool, tag = "2")]
     pub automatic: bool,
 }
@@ -744,6 +760,16 @@ pub struct PortsQuarantined {
     /// Who listens there, in words.
     #[prost(string, tag = "3")]
     pub by: ::prost::alloc::string::String,
+}
+/// Ports in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortBlock {
+    /// First port.
+    #[prost(uint32, tag = "1")]
+    pub base: u32,
+    /// Ports.
+    #[prost(uint32, tag = "2")]
+    pub size: u32,
 }
 /// The commands of one log entry, applied in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1156,16 +1182,6 @@ pub struct ReportDoubleRun {
     #[prost(string, tag = "6")]
     pub line: ::prost::alloc::string::String,
 }
-/// Ports in a row.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct PortBlock {
-    /// First port.
-    #[prost(uint32, tag = "1")]
-    pub base: u32,
-    /// Ports.
-    #[prost(uint32, tag = "2")]
-    pub size: u32,
-}
 /// Let agents have ports again that nothing uses any more.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReleasePorts {
@@ -1188,7 +1204,10 @@ pub struct SetRole {
     /// 1 voter, 2 worker.
     #[prost(uint32, tag = "2")]
     pub role: u32,
-    /// Whether the leader does it by itself.
+    /// Why, as in RoleChanged.cause.
+    #[prost(uint32, tag = "4")]
+    pub cause: u32,
+    /// As in RoleChanged.automatic.
     #[prost(bool, tag = "3")]
     pub automatic: bool,
 }

@@ -63,6 +63,653 @@ impl Role {
         }
     }
 }
+/// A named set of agents with shared defaults.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fleet {
+    /// Resource name: "fleets/{fleet}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Configuration overlay, a JSON object, that every agent of the fleet starts from.
+    #[prost(string, tag = "2")]
+    pub config_json: ::prost::alloc::string::String,
+    /// Labels.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// How many agents it has. Output only.
+    #[prost(uint32, tag = "4")]
+    pub agents: u32,
+    /// When it was made. Output only.
+    #[prost(message, optional, tag = "5")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Revision of its last change. Output only.
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+    /// What is kept free for an agent that states nothing else when it is made; as in AgentSpec.
+    #[prost(message, optional, tag = "7")]
+    pub requests: ::core::option::Option<Resources>,
+    /// Labels a node must have for one that states none.
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub node_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The least version of its runtime for one that states none.
+    #[prost(string, tag = "9")]
+    pub runtime_version: ::prost::alloc::string::String,
+    /// Whether its agents share no nodes with one another.
+    #[prost(bool, tag = "10")]
+    pub apart: bool,
+    /// The key of a node label over whose values its agents are spread.
+    #[prost(string, tag = "11")]
+    pub spread_by: ::prost::alloc::string::String,
+}
+/// Request for FleetService.CreateFleet.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateFleetRequest {
+    /// The last part of the fleet's name: 1 to 40 of a-z, 0-9 and '-'.
+    #[prost(string, tag = "1")]
+    pub fleet_id: ::prost::alloc::string::String,
+    /// The fleet; its name is ignored.
+    #[prost(message, optional, tag = "2")]
+    pub fleet: ::core::option::Option<Fleet>,
+    /// Idempotency key: the same call with the same key is carried out once.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of FleetService.CreateFleet.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateFleetResponse {
+    /// The fleet.
+    #[prost(message, optional, tag = "1")]
+    pub fleet: ::core::option::Option<Fleet>,
+}
+/// Request for FleetService.GetFleet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetFleetRequest {
+    /// "fleets/{fleet}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of FleetService.GetFleet.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetFleetResponse {
+    /// The fleet.
+    #[prost(message, optional, tag = "1")]
+    pub fleet: ::core::option::Option<Fleet>,
+}
+/// Request for FleetService.ListFleets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListFleetsRequest {
+    /// Most fleets to return; 0 for the server's choice.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// next_page_token of the call before.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Response of FleetService.ListFleets.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListFleetsResponse {
+    /// The fleets, by name.
+    #[prost(message, repeated, tag = "1")]
+    pub fleets: ::prost::alloc::vec::Vec<Fleet>,
+    /// Pass it to get the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Request for FleetService.DeleteFleet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteFleetRequest {
+    /// "fleets/{fleet}".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Idempotency key.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// Response of FleetService.DeleteFleet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteFleetResponse {}
+/// Generated client implementations.
+pub mod fleet_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Named sets of agents.
+    #[derive(Debug, Clone)]
+    pub struct FleetServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl FleetServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> FleetServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> FleetServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            FleetServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Makes a fleet.
+        pub async fn create_fleet(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateFleetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateFleetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.FleetService/CreateFleet",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.FleetService", "CreateFleet"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One fleet.
+        pub async fn get_fleet(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetFleetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetFleetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.FleetService/GetFleet",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.FleetService", "GetFleet"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All fleets.
+        pub async fn list_fleets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListFleetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListFleetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.FleetService/ListFleets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.FleetService", "ListFleets"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a fleet that has no agents.
+        pub async fn delete_fleet(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteFleetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteFleetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.FleetService/DeleteFleet",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.FleetService", "DeleteFleet"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod fleet_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with FleetServiceServer.
+    #[async_trait]
+    pub trait FleetService: std::marker::Send + std::marker::Sync + 'static {
+        /// Makes a fleet.
+        async fn create_fleet(
+            &self,
+            request: tonic::Request<super::CreateFleetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateFleetResponse>,
+            tonic::Status,
+        >;
+        /// One fleet.
+        async fn get_fleet(
+            &self,
+            request: tonic::Request<super::GetFleetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetFleetResponse>,
+            tonic::Status,
+        >;
+        /// All fleets.
+        async fn list_fleets(
+            &self,
+            request: tonic::Request<super::ListFleetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListFleetsResponse>,
+            tonic::Status,
+        >;
+        /// Deletes a fleet that has no agents.
+        async fn delete_fleet(
+            &self,
+            request: tonic::Request<super::DeleteFleetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteFleetResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Named sets of agents.
+    #[derive(Debug)]
+    pub struct FleetServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> FleetServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for FleetServiceServer<T>
+    where
+        T: FleetService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/fleet.v1.FleetService/CreateFleet" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateFleetSvc<T: FleetService>(pub Arc<T>);
+                    impl<
+                        T: FleetService,
+                    > tonic::server::UnaryService<super::CreateFleetRequest>
+                    for CreateFleetSvc<T> {
+                        type Response = super::CreateFleetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateFleetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FleetService>::create_fleet(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateFleetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.FleetService/GetFleet" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetFleetSvc<T: FleetService>(pub Arc<T>);
+                    impl<
+                        T: FleetService,
+                    > tonic::server::UnaryService<super::GetFleetRequest>
+                    for GetFleetSvc<T> {
+                        type Response = super::GetFleetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetFleetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FleetService>::get_fleet(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetFleetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.FleetService/ListFleets" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListFleetsSvc<T: FleetService>(pub Arc<T>);
+                    impl<
+                        T: FleetService,
+                    > tonic::server::UnaryService<super::ListFleetsRequest>
+                    for ListFleetsSvc<T> {
+                        type Response = super::ListFleetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListFleetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FleetService>::list_fleets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListFleetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.FleetService/DeleteFleet" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteFleetSvc<T: FleetService>(pub Arc<T>);
+                    impl<
+                        T: FleetService,
+                    > tonic::server::UnaryService<super::DeleteFleetRequest>
+                    for DeleteFleetSvc<T> {
+                        type Response = super::DeleteFleetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteFleetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FleetService>::delete_fleet(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteFleetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for FleetServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "fleet.v1.FleetService";
+    impl<T> tonic::server::NamedService for FleetServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// A supervised workload.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Agent {
@@ -455,6 +1102,37 @@ pub struct BatchCreateAgentsResponse {
     #[prost(message, repeated, tag = "1")]
     pub agents: ::prost::alloc::vec::Vec<Agent>,
 }
+/// Request for AgentService.PlanAgents.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanAgentsRequest {
+    /// In the order they would be made; at most 10,000 agents in all.
+    #[prost(message, repeated, tag = "1")]
+    pub fleets: ::prost::alloc::vec::Vec<PlannedFleet>,
+    /// As in BatchCreateAgentsRequest.
+    #[prost(bool, tag = "2")]
+    pub allow_overcommit: bool,
+}
+/// A fleet that would be made, or exists, and agents that would be made in it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlannedFleet {
+    /// Last part of the fleet's name.
+    #[prost(string, tag = "1")]
+    pub fleet_id: ::prost::alloc::string::String,
+    /// The fleet as it would be made; ignored when it exists.
+    #[prost(message, optional, tag = "2")]
+    pub fleet: ::core::option::Option<Fleet>,
+    /// Its new agents. Their parent, request_id, allow_overcommit and validate_only are ignored.
+    #[prost(message, repeated, tag = "3")]
+    pub requests: ::prost::alloc::vec::Vec<CreateAgentRequest>,
+}
+/// Response of AgentService.PlanAgents.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanAgentsResponse {
+    /// What would be made, in the order of the requests: on which nodes, without ports, or the reason
+    /// why nowhere.
+    #[prost(message, repeated, tag = "1")]
+    pub agents: ::prost::alloc::vec::Vec<Agent>,
+}
 /// Request for AgentService.GetAgent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetAgentRequest {
@@ -820,6 +1498,31 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("fleet.v1.AgentService", "BatchCreateAgents"));
             self.inner.unary(req, path, codec).await
         }
+        /// What making fleets and their agents would come to, all together; makes nothing.
+        pub async fn plan_agents(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanAgentsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fleet.v1.AgentService/PlanAgents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fleet.v1.AgentService", "PlanAgents"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One agent.
         pub async fn get_agent(
             &mut self,
@@ -1057,6 +1760,14 @@ pub mod agent_service_server {
             request: tonic::Request<super::BatchCreateAgentsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::BatchCreateAgentsResponse>,
+            tonic::Status,
+        >;
+        /// What making fleets and their agents would come to, all together; makes nothing.
+        async fn plan_agents(
+            &self,
+            request: tonic::Request<super::PlanAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanAgentsResponse>,
             tonic::Status,
         >;
         /// One agent.
@@ -1328,6 +2039,51 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchCreateAgentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fleet.v1.AgentService/PlanAgents" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanAgentsSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::PlanAgentsRequest>
+                    for PlanAgentsSvc<T> {
+                        type Response = super::PlanAgentsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanAgentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::plan_agents(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanAgentsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2497,6 +3253,10 @@ pub struct ConfirmNodeDeadRequest {
     /// Idempotency key.
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
+    /// Who says so, for the record: at most 128 characters. Kept with the evidence of every placement
+    /// that follows, and in events.
+    #[prost(string, tag = "4")]
+    pub stated_by: ::prost::alloc::string::String,
 }
 /// Response of NodeService.ConfirmNodeDead.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2578,7 +3338,7 @@ pub struct AgentLoss {
     #[prost(string, tag = "5")]
     pub message: ::prost::alloc::string::String,
     /// About how long after the node was last heard it would be ready, from what starts took on that
-    /// node of late; absent when none was seen.
+    /// node of late; absent when none was seen, or when it is not to run.
     #[prost(message, optional, tag = "6")]
     pub ready_after: ::core::option::Option<::prost_types::Duration>,
 }
@@ -4828,7 +5588,7 @@ pub struct Event {
     pub revision: u64,
     /// What, as a stable code: AGENT_PLACED, AGENT_PENDING, AGENT_EVICTED, AGENT_KEPT, AGENT_DELETED,
     /// AGENT_RUNS_TWICE, NODE_ADMITTED, NODE_REGISTERED, NODE_FENCED, NODE_SCHEDULING, NODE_REMOVED,
-    /// ROLE_CHANGED or PORTS_QUARANTINED.
+    /// NODE_HELD, HOLD_ENDED, ROLE_CHANGED, PORTS_QUARANTINED or PORTS_RELEASED.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     /// The same in words, with its cause.
@@ -5175,653 +5935,6 @@ pub mod event_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "fleet.v1.EventService";
     impl<T> tonic::server::NamedService for EventServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
-/// A named set of agents with shared defaults.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Fleet {
-    /// Resource name: "fleets/{fleet}".
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// Configuration overlay, a JSON object, that every agent of the fleet starts from.
-    #[prost(string, tag = "2")]
-    pub config_json: ::prost::alloc::string::String,
-    /// Labels.
-    #[prost(btree_map = "string, string", tag = "3")]
-    pub labels: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
-    /// How many agents it has. Output only.
-    #[prost(uint32, tag = "4")]
-    pub agents: u32,
-    /// When it was made. Output only.
-    #[prost(message, optional, tag = "5")]
-    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Revision of its last change. Output only.
-    #[prost(uint64, tag = "6")]
-    pub revision: u64,
-    /// What is kept free for an agent that states nothing else when it is made; as in AgentSpec.
-    #[prost(message, optional, tag = "7")]
-    pub requests: ::core::option::Option<Resources>,
-    /// Labels a node must have for one that states none.
-    #[prost(btree_map = "string, string", tag = "8")]
-    pub node_labels: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
-    /// The least version of its runtime for one that states none.
-    #[prost(string, tag = "9")]
-    pub runtime_version: ::prost::alloc::string::String,
-    /// Whether its agents share no nodes with one another.
-    #[prost(bool, tag = "10")]
-    pub apart: bool,
-    /// The key of a node label over whose values its agents are spread.
-    #[prost(string, tag = "11")]
-    pub spread_by: ::prost::alloc::string::String,
-}
-/// Request for FleetService.CreateFleet.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct CreateFleetRequest {
-    /// The last part of the fleet's name: 1 to 40 of a-z, 0-9 and '-'.
-    #[prost(string, tag = "1")]
-    pub fleet_id: ::prost::alloc::string::String,
-    /// The fleet; its name is ignored.
-    #[prost(message, optional, tag = "2")]
-    pub fleet: ::core::option::Option<Fleet>,
-    /// Idempotency key: the same call with the same key is carried out once.
-    #[prost(string, tag = "3")]
-    pub request_id: ::prost::alloc::string::String,
-}
-/// Response of FleetService.CreateFleet.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct CreateFleetResponse {
-    /// The fleet.
-    #[prost(message, optional, tag = "1")]
-    pub fleet: ::core::option::Option<Fleet>,
-}
-/// Request for FleetService.GetFleet.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetFleetRequest {
-    /// "fleets/{fleet}".
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-}
-/// Response of FleetService.GetFleet.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct GetFleetResponse {
-    /// The fleet.
-    #[prost(message, optional, tag = "1")]
-    pub fleet: ::core::option::Option<Fleet>,
-}
-/// Request for FleetService.ListFleets.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListFleetsRequest {
-    /// Most fleets to return; 0 for the server's choice.
-    #[prost(int32, tag = "1")]
-    pub page_size: i32,
-    /// next_page_token of the call before.
-    #[prost(string, tag = "2")]
-    pub page_token: ::prost::alloc::string::String,
-}
-/// Response of FleetService.ListFleets.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListFleetsResponse {
-    /// The fleets, by name.
-    #[prost(message, repeated, tag = "1")]
-    pub fleets: ::prost::alloc::vec::Vec<Fleet>,
-    /// Pass it to get the next page; empty on the last.
-    #[prost(string, tag = "2")]
-    pub next_page_token: ::prost::alloc::string::String,
-}
-/// Request for FleetService.DeleteFleet.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteFleetRequest {
-    /// "fleets/{fleet}".
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// Idempotency key.
-    #[prost(string, tag = "2")]
-    pub request_id: ::prost::alloc::string::String,
-}
-/// Response of FleetService.DeleteFleet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteFleetResponse {}
-/// Generated client implementations.
-pub mod fleet_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Named sets of agents.
-    #[derive(Debug, Clone)]
-    pub struct FleetServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl FleetServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> FleetServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> FleetServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            FleetServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Makes a fleet.
-        pub async fn create_fleet(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CreateFleetRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateFleetResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/fleet.v1.FleetService/CreateFleet",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("fleet.v1.FleetService", "CreateFleet"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// One fleet.
-        pub async fn get_fleet(
-            &mut self,
-            request: impl tonic::IntoRequest<super::GetFleetRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetFleetResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/fleet.v1.FleetService/GetFleet",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("fleet.v1.FleetService", "GetFleet"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// All fleets.
-        pub async fn list_fleets(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListFleetsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListFleetsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/fleet.v1.FleetService/ListFleets",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("fleet.v1.FleetService", "ListFleets"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Deletes a fleet that has no agents.
-        pub async fn delete_fleet(
-            &mut self,
-            request: impl tonic::IntoRequest<super::DeleteFleetRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::DeleteFleetResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/fleet.v1.FleetService/DeleteFleet",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("fleet.v1.FleetService", "DeleteFleet"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod fleet_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with FleetServiceServer.
-    #[async_trait]
-    pub trait FleetService: std::marker::Send + std::marker::Sync + 'static {
-        /// Makes a fleet.
-        async fn create_fleet(
-            &self,
-            request: tonic::Request<super::CreateFleetRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateFleetResponse>,
-            tonic::Status,
-        >;
-        /// One fleet.
-        async fn get_fleet(
-            &self,
-            request: tonic::Request<super::GetFleetRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetFleetResponse>,
-            tonic::Status,
-        >;
-        /// All fleets.
-        async fn list_fleets(
-            &self,
-            request: tonic::Request<super::ListFleetsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListFleetsResponse>,
-            tonic::Status,
-        >;
-        /// Deletes a fleet that has no agents.
-        async fn delete_fleet(
-            &self,
-            request: tonic::Request<super::DeleteFleetRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::DeleteFleetResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Named sets of agents.
-    #[derive(Debug)]
-    pub struct FleetServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> FleetServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for FleetServiceServer<T>
-    where
-        T: FleetService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/fleet.v1.FleetService/CreateFleet" => {
-                    #[allow(non_camel_case_types)]
-                    struct CreateFleetSvc<T: FleetService>(pub Arc<T>);
-                    impl<
-                        T: FleetService,
-                    > tonic::server::UnaryService<super::CreateFleetRequest>
-                    for CreateFleetSvc<T> {
-                        type Response = super::CreateFleetResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::CreateFleetRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as FleetService>::create_fleet(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = CreateFleetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/fleet.v1.FleetService/GetFleet" => {
-                    #[allow(non_camel_case_types)]
-                    struct GetFleetSvc<T: FleetService>(pub Arc<T>);
-                    impl<
-                        T: FleetService,
-                    > tonic::server::UnaryService<super::GetFleetRequest>
-                    for GetFleetSvc<T> {
-                        type Response = super::GetFleetResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::GetFleetRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as FleetService>::get_fleet(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = GetFleetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/fleet.v1.FleetService/ListFleets" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListFleetsSvc<T: FleetService>(pub Arc<T>);
-                    impl<
-                        T: FleetService,
-                    > tonic::server::UnaryService<super::ListFleetsRequest>
-                    for ListFleetsSvc<T> {
-                        type Response = super::ListFleetsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListFleetsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as FleetService>::list_fleets(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListFleetsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/fleet.v1.FleetService/DeleteFleet" => {
-                    #[allow(non_camel_case_types)]
-                    struct DeleteFleetSvc<T: FleetService>(pub Arc<T>);
-                    impl<
-                        T: FleetService,
-                    > tonic::server::UnaryService<super::DeleteFleetRequest>
-                    for DeleteFleetSvc<T> {
-                        type Response = super::DeleteFleetResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::DeleteFleetRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as FleetService>::delete_fleet(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = DeleteFleetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for FleetServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "fleet.v1.FleetService";
-    impl<T> tonic::server::NamedService for FleetServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

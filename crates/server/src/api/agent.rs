@@ -20,9 +20,10 @@ use fleet_proto::{
         CreateAgentResponse, DeleteAgentRequest, DeleteAgentResponse, ExplainAgentRequest,
         ExplainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
         ListAgentsResponse, MoveAgentRequest, MoveAgentResponse, NodeVerdict, Placement,
-        RestartAgentRequest, RestartAgentResponse, StartAgentRequest, StartAgentResponse,
-        StopAgentRequest, StopAgentResponse, TailAgentLogsRequest, TailAgentLogsResponse,
-        agent::DesiredState, agent_service_server::AgentService,
+        PlanAgentsRequest, PlanAgentsResponse, RestartAgentRequest, RestartAgentResponse,
+        StartAgentRequest, StartAgentResponse, StopAgentRequest, StopAgentResponse,
+        TailAgentLogsRequest, TailAgentLogsResponse, agent::DesiredState,
+        agent_service_server::AgentService,
     },
 };
 use fleet_types::{AgentId, AgentName, FleetName, NodeId, limits};
@@ -39,14 +40,14 @@ use super::{
 type Logs = Pin<Box<dyn Stream<Item = Result<TailAgentLogsResponse, Status>> + Send>>;
 
 /// An agent to be made, checked as far as it can be without the state.
-struct Wanted {
-    name: AgentName,
-    spec: AgentSpec,
-    desired: Desired,
+pub(super) struct Wanted {
+    pub(super) name: AgentName,
+    pub(super) spec: AgentSpec,
+    pub(super) desired: Desired,
 }
 
 impl Api {
-    fn parse(&self, request: CreateAgentRequest) -> Result<Wanted, Status> {
+    pub(super) fn parse(&self, request: CreateAgentRequest) -> Result<Wanted, Status> {
         let id = &request.agent_id;
         let name = id.parse().map_err(|e| invalid_field("INVALID_NAME", "agent_id", id, e))?;
         let agent = request.agent.unwrap_or_default();
@@ -57,6 +58,12 @@ impl Api {
         let block_size = |name: &_| self.runtimes.get(name).map(|runtime| runtime.ports);
         let spec = convert::parse_agent_spec(agent.spec, block_size)?;
         let runtime = self.runtimes.get(&spec.runtime);
+        let least = runtime.map_or(1, |runtime| runtime.ports_min);
+        if spec.ports < least {
+            let why = format!("runtime {} needs {least} or more", spec.runtime);
+            let (field, value) = ("agent.spec.ports", spec.ports.to_string());
+            return Err(invalid_field("PORT_BLOCK_SIZE_INVALID", field, &value, why));
+        }
         if spec.command.is_empty() != runtime.is_some_and(|r| !r.command.is_empty()) {
             let why = if spec.command.is_empty() { "needs a command" } else { "takes no command" };
             let why = format!("runtime {} {why}", spec.runtime);
@@ -65,13 +72,11 @@ impl Api {
         Ok(Wanted { name, spec, desired })
     }
 
-    /// Refuses overlays that touch what the runtime reserves.
-    fn check_overlays(&self, fleet: &FleetName, wanted: &[Wanted]) -> Result<(), Status> {
-        let config = self.raft.read(|state| state.fleets().get(fleet).map(|f| f.config.clone()));
-        let config = config.unwrap_or_default();
-        for wanted in wanted.iter().filter(|w| !w.spec.config.is_empty() || !config.is_empty()) {
+    /// Refuses overlays, of agents and of their fleet, that touch what the runtime reserves.
+    pub(super) fn check_overlays(&self, fleet: &str, wanted: &[Wanted]) -> Result<(), Status> {
+        for wanted in wanted.iter().filter(|w| !w.spec.config.is_empty() || !fleet.is_empty()) {
             let field = "agent.spec.config_json";
-            let merged = overlay::combine([config.as_str(), wanted.spec.config.as_str()])
+            let merged = overlay::combine([fleet, wanted.spec.config.as_str()])
                 .map_err(|e| invalid_field("CONFIG_INVALID", field, &wanted.spec.config, e))?;
             self.runtimes
                 .check_overlay(&wanted.spec.runtime, &merged)
@@ -81,13 +86,11 @@ impl Api {
     }
 
     /// Fills in what the fleet or the runtime states where an agent states nothing.
-    fn complete(&self, fleet: &FleetName, wanted: &mut [Wanted]) {
-        let of_fleet = self.raft.read(|state| state.fleets().get(fleet).map(|f| f.wants.clone()));
-        let of_fleet = of_fleet.unwrap_or_default();
+    pub(super) fn complete(&self, fleet: &Wants, wanted: &mut [Wanted]) {
         for Wanted { spec, .. } in wanted {
             let requests = self.runtimes.get(&spec.runtime).map(|r| r.requests.requests());
             let of_runtime = Wants { requests: requests.unwrap_or_default(), ..Wants::default() };
-            spec.wants = std::mem::take(&mut spec.wants).or(&of_fleet).or(&of_runtime);
+            spec.wants = std::mem::take(&mut spec.wants).or(fleet).or(&of_runtime);
         }
     }
 
@@ -98,17 +101,18 @@ impl Api {
         how: How<'_>,
         content: &impl Message,
     ) -> Result<Vec<Agent>, Status> {
-        self.check_overlays(&fleet, &wanted)?;
-        self.complete(&fleet, &mut wanted);
+        let (config, wants) = self.raft.read(|state| {
+            let known = state.fleets().get(&fleet);
+            known.map(|fleet| (fleet.config.clone(), fleet.wants.clone())).unwrap_or_default()
+        });
+        self.check_overlays(&config, &wanted)?;
+        self.complete(&wants, &mut wanted);
         let names: Vec<AgentId> = wanted
             .iter()
             .map(|w| AgentId { fleet: fleet.clone(), agent: w.name.clone() })
             .collect();
         let key = idempotency(how.request_id, content)?;
-        let admission = match how.allow_overcommit {
-            true => Admission::Overcommit,
-            false => Admission::SurviveLoss,
-        };
+        let admission = admission(how.allow_overcommit);
         let plan = move |planner: &mut Planner<'_>| {
             let draft = |Wanted { name, spec, desired }| {
                 let node = planner.choose(&fleet, &spec);
@@ -168,6 +172,10 @@ impl Api {
     }
 }
 
+pub(super) const fn admission(allow_overcommit: bool) -> Admission {
+    if allow_overcommit { Admission::Overcommit } else { Admission::SurviveLoss }
+}
+
 /// How agents are to be made.
 struct How<'a> {
     request_id: &'a str,
@@ -183,7 +191,7 @@ fn find_all(state: &State, names: &[AgentId]) -> Result<Vec<Agent>, Status> {
 }
 
 /// An agent that would be made.
-fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) -> Agent {
+pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) -> Agent {
     let placement = draft.node.map(|id| {
         let node = state.nodes().get(&id).map(|node| node.name.to_string());
         Placement {
@@ -297,6 +305,14 @@ impl AgentService for Api {
         };
         let agents = self.create(fleet, wanted, how, &request).await?;
         Ok(Response::new(BatchCreateAgentsResponse { agents }))
+    }
+
+    async fn plan_agents(
+        &self,
+        request: Request<PlanAgentsRequest>,
+    ) -> Result<Response<PlanAgentsResponse>, Status> {
+        let agents = self.plan(request.into_inner()).await?;
+        Ok(Response::new(PlanAgentsResponse { agents }))
     }
 
     async fn get_agent(

@@ -113,9 +113,11 @@ fn needs(spec: &AgentSpec) -> String {
 pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict) -> NodeVerdict {
     let node = state.nodes().get(&id);
     let (suits, reason, message) = match verdict {
-        Verdict::Here => {
+        Verdict::Here { agents, load } => {
             let why = agent.placement.as_ref().map(|p| convert::evidence(&p.evidence));
-            (true, "PLACED", format!("it is here: {}", why.unwrap_or_default()))
+            let (full, why) = (load * 100 / FULL, why.unwrap_or_default());
+            let message = format!("it is here, beside {agents} agents, {full} % full: {why}");
+            (true, "PLACED", message)
         }
         Verdict::Suits { agents, load } => {
             let (full, why) = (load * 100 / FULL, "of nodes that suit, the least full is taken");

@@ -9,6 +9,7 @@ mod explain;
 mod fleet;
 mod join;
 mod node;
+mod plan;
 mod problems;
 mod token;
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 use fleet_core::{
     Drain, Evidence, FenceNode, HoldChange, HoldNode, NodeStatus, Operation, Rejection, RemoveNode,
-    Role, Schedulable, SetRole, SetSchedulable, State, explain, plan,
+    Role, RoleCause, Schedulable, SetRole, SetSchedulable, State, explain, plan, voters,
 };
 use fleet_proto::{
     convert::{
@@ -79,7 +79,12 @@ impl Api {
         role: Role,
     ) -> Result<Option<Node>, Status> {
         let node = self.node_id(name).await?;
-        let operation = Operation::SetRole(SetRole { node, role, automatic: false });
+        if role == Role::Voter {
+            let checked = self.read(|state| voters::check_promotion(state, node)).await?;
+            checked.map_err(|rejection| from_rejection(&rejection))?;
+        }
+        let cause = RoleCause::Operator;
+        let operation = Operation::SetRole(SetRole { node, role, cause });
         self.change(request_id, content, operation).await?;
         Ok(self.raft.read(|state| self.show(state, node)))
     }
@@ -108,6 +113,9 @@ fn losses(state: &State, node: NodeId, pace: impl Fn(NodeId) -> Option<Pace>) ->
         let after = loss.class.fence_after_ms(&timing);
         let ready_after = to.zip(after).and_then(|(to, after)| {
             let Pace { at_once, start_ms } = pace(to.id)?;
+            if !loss.starts {
+                return None;
+            }
             let place = before.entry(to.id).or_default();
             *place += 1;
             Some(duration(after + place.div_ceil(at_once as u64) * start_ms))
@@ -145,6 +153,8 @@ fn deadline(request: &DrainNodeRequest) -> Result<Option<Timestamp>, Status> {
 
 /// Longest time until the deadline of a drain.
 const DRAIN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Longest name of who states that a machine is off, in characters.
+const STATED_BY_MAX: usize = 128;
 /// How long a node may take to have a longer lease: more than two renewals.
 const HOLDING: Duration = Duration::from_secs(5);
 /// Pause between looks.
@@ -314,6 +324,11 @@ impl NodeService for Api {
             let why = "must be true: cut the machine's power first, then say so";
             return Err(invalid_field("NOT_POWERED_OFF", "powered_off", "false", why));
         }
+        let by = request.stated_by.clone();
+        if by.chars().count() > STATED_BY_MAX || by.chars().any(char::is_control) {
+            let why = "is longer than 128 characters, or has control characters";
+            return Err(invalid_field("STATED_BY_INVALID", "stated_by", &by, why));
+        }
         let node = self.node_id(&request.name).await?;
         let known = self.raft.read(|state| {
             let profile = state.cluster()?.profile;
@@ -330,10 +345,14 @@ impl NodeService for Api {
             let field = field.each_ref().map(|(key, value)| (*key, value.as_str()));
             return Err(status(Code::FailedPrecondition, "NODE_ALIVE", message, &field));
         }
-        tracing::warn!(node.id = node.0, "an operator states that this node has no power");
+        tracing::warn!(
+            node.id = node.0,
+            stated_by = by,
+            "an operator states that this node has no power"
+        );
         let build: crate::proposer::Build = Box::new(move |planner| {
             let moves = plan::replacements(planner.state(), node, AgentClass::Pinned);
-            let evidence = Evidence::Asserted;
+            let evidence = Evidence::Asserted { by };
             let (paused, reach) = (false, AgentClass::Pinned);
             Operation::FenceNode(FenceNode { node, epoch, evidence, moves, paused, reach })
         });

@@ -3,10 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{NodeStatus, Operation, Schedulable, State, rebalance};
+use fleet_core::{
+    Agent, EvictAgents, NodeStatus, Operation, Schedulable, State,
+    rebalance::{self, Arriving},
+};
+use fleet_proto::v1::agent::State as Seen;
 use fleet_runtime::clock;
+use fleet_types::{AgentId, NodeId};
 
-use super::{Leader, RETRY};
+use super::{Leader, Observed, RETRY};
 
 /// Longest pause between looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -16,6 +21,45 @@ const PAUSE_OF_LOOK: u32 = 100;
 /// How long no node may have come or gone before agents are moved for balance: one that flaps
 /// is not worth a move.
 const CALM: Duration = Duration::from_secs(60);
+
+/// How long an agent that was moved counts as on its way, at most: one that never gets ready must
+/// not hold up the others for good.
+const ARRIVING_MAX: Duration = Duration::from_secs(600);
+
+/// The agents this leader asked to leave, until they are up elsewhere.
+#[derive(Default)]
+struct Moved(Vec<(AgentId, NodeId, Instant)>);
+
+impl Moved {
+    fn note(&mut self, state: &State, evict: &EvictAgents) {
+        let agents = evict.agents.iter().filter_map(|eviction| state.agents().get(&eviction.agent));
+        let left = agents.filter_map(|a| Some((a.id.clone(), a.placement.as_ref()?.node)));
+        let now = Instant::now();
+        self.0.extend(left.map(|(agent, node)| (agent, node, now)));
+    }
+
+    /// Those that left each node and are not up elsewhere; the others are forgotten, but for those
+    /// that have not left yet.
+    fn arriving(&mut self, state: &State, observed: &Observed) -> Arriving {
+        let mut arriving = Arriving::new();
+        self.0.retain(|(id, from, since)| {
+            let agent = state.agents().get(id).filter(|_| since.elapsed() < ARRIVING_MAX);
+            let Some(agent) = agent else { return false };
+            let leaving = |agent: &Agent| agent.placement.as_ref().is_some_and(|p| p.evicting);
+            let underway = !leaving(agent) && !is_up(observed.state(agent));
+            if underway {
+                *arriving.entry(*from).or_default() += 1;
+            }
+            underway || leaving(agent)
+        });
+        arriving
+    }
+}
+
+/// Whether an agent runs, or will not by waiting.
+fn is_up(state: Seen) -> bool {
+    matches!(state, Seen::Ready | Seen::CrashLooping | Seen::Stopped)
+}
 
 /// What must not have changed for the cluster to be calm: which nodes take agents, since when.
 fn scene(state: &State) -> Vec<(u64, u64)> {
@@ -27,6 +71,7 @@ fn scene(state: &State) -> Vec<(u64, u64)> {
 
 pub(super) async fn run(leader: Leader) {
     let mut index = leader.raft.applied_index();
+    let mut moved = Moved::default();
     let (mut seen, mut since) = (leader.raft.read(scene), Instant::now());
     loop {
         index.mark_unchanged();
@@ -37,8 +82,12 @@ pub(super) async fn run(leader: Leader) {
         let calm = since.elapsed() >= CALM;
         let looking = Instant::now();
         let asked = leader.raft.read(|state| {
-            let moves = calm.then(|| rebalance::automatic(state)).flatten();
-            rebalance::drains(state, clock::now()).into_iter().chain(moves).collect::<Vec<_>>()
+            let arriving = moved.arriving(state, &leader.observed);
+            let moves = calm.then(|| rebalance::automatic(state, &arriving)).flatten();
+            let drains = rebalance::drains(state, clock::now(), &arriving).into_iter();
+            let asked: Vec<EvictAgents> = drains.chain(moves).collect();
+            asked.iter().for_each(|evict| moved.note(state, evict));
+            asked
         });
         let pause = PAUSE.max(looking.elapsed() * PAUSE_OF_LOOK);
         for evict in asked {

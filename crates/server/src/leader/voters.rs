@@ -41,9 +41,9 @@ pub(super) async fn run(leader: Leader) {
         }
         let change = leader.raft.read(|state| voters::next(state, &seen, leader.raft.id()));
         if let Some(change) = change {
-            let (node, role) = (change.node.0, change.role);
+            let (node, role, cause) = (change.node.0, change.role, change.cause);
             match leader.proposer.submit(Operation::SetRole(change)).await {
-                Ok(_) => tracing::info!(node.id = node, ?role, "node's role changed"),
+                Ok(_) => tracing::info!(node.id = node, ?role, ?cause, "node's role changed"),
                 Err(status) => {
                     tracing::warn!(node.id = node, %status, "changing a role failed; trying again");
                     tokio::time::sleep(RETRY).await;

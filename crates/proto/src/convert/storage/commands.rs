@@ -121,7 +121,8 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
         Op::SetRole(o) => Wire::SetRole(wire::SetRole {
             node: o.node.0,
             role: put_role(o.role),
-            automatic: o.automatic,
+            cause: put_role_cause(o.cause),
+            automatic: false,
         }),
     }
 }
@@ -315,7 +316,7 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
         Wire::SetRole(o) => Op::SetRole(core::SetRole {
             node: NodeId(o.node),
             role: get_role(o.role)?,
-            automatic: o.automatic,
+            cause: role_cause(o.cause, get_role(o.role)?, o.automatic)?,
         }),
     })
 }

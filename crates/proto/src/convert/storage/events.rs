@@ -25,9 +25,13 @@ pub(super) fn put_event(e: &Event) -> wire::EventRecord {
         }),
         What::NodeScheduling { schedulable } => Wire::NodeScheduling(put_schedulable(*schedulable)),
         What::NodeRemoved => Wire::NodeRemoved(true),
-        What::RoleChanged { role, automatic } => {
-            Wire::RoleChanged(wire::RoleChanged { role: put_role(*role), automatic: *automatic })
-        }
+        What::RoleChanged { role, cause } => Wire::RoleChanged(wire::RoleChanged {
+            role: put_role(*role),
+            cause: put_role_cause(*cause),
+            automatic: false,
+        }),
+        What::NodeHeld { lease_ms } => Wire::NodeHeld(*lease_ms),
+        What::HoldEnded => Wire::HoldEnded(true),
         What::AgentRunsTwice { generation, start, former, line } => {
             let (node, former) = former.map_or((0, 0), |(node, of)| (node.0, of.0));
             Wire::AgentRunsTwice(wire::AgentRunsTwice {
@@ -42,6 +46,10 @@ pub(super) fn put_event(e: &Event) -> wire::EventRecord {
             port_base: block.base.into(),
             port_size: block.size.into(),
             by: by.clone(),
+        }),
+        What::PortsReleased { block } => Wire::PortsReleased(wire::PortBlock {
+            base: block.base.into(),
+            size: block.size.into(),
         }),
     };
     let agent = e.agent.as_ref();
@@ -75,8 +83,11 @@ pub(super) fn get_event(e: wire::EventRecord) -> Result<Event> {
         Wire::NodeScheduling(s) => What::NodeScheduling { schedulable: get_schedulable(s)? },
         Wire::NodeRemoved(_) => What::NodeRemoved,
         Wire::RoleChanged(w) => {
-            What::RoleChanged { role: get_role(w.role)?, automatic: w.automatic }
+            let role = get_role(w.role)?;
+            What::RoleChanged { role, cause: role_cause(w.cause, role, w.automatic)? }
         }
+        Wire::NodeHeld(lease_ms) => What::NodeHeld { lease_ms },
+        Wire::HoldEnded(_) => What::HoldEnded,
         Wire::AgentRunsTwice(w) => What::AgentRunsTwice {
             generation: Generation(w.generation),
             start: w.start,
@@ -86,6 +97,7 @@ pub(super) fn get_event(e: wire::EventRecord) -> Result<Event> {
         Wire::PortsQuarantined(w) => {
             What::PortsQuarantined { block: block(w.port_base, w.port_size)?, by: w.by }
         }
+        Wire::PortsReleased(w) => What::PortsReleased { block: block(w.base, w.size)? },
     };
     let agent = (!e.agent.is_empty()).then(|| -> Result<AgentId> {
         Ok(AgentId { fleet: parse("fleet", &e.fleet)?, agent: parse("agent", &e.agent)? })

@@ -88,6 +88,20 @@ coded!(put_pending, get_pending, core::PendingReason, "pending reason",
 coded!(put_cause, get_cause, core::Cause, "cause",
     1 => core::Cause::Operator, 2 => core::Cause::Drain, 3 => core::Cause::Rebalance,
     4 => core::Cause::UnfitNode, 5 => core::Cause::PortsTaken);
+coded!(put_role_cause, get_role_cause, core::RoleCause, "role cause",
+    1 => core::RoleCause::Operator, 2 => core::RoleCause::VoterGone, 3 => core::RoleCause::Gone,
+    4 => core::RoleCause::TooFew, 5 => core::RoleCause::TooMany, 6 => core::RoleCause::Spread);
+
+/// Why a role changed; `automatic` is all that was stored once.
+fn role_cause(cause: u32, role: core::Role, automatic: bool) -> Result<core::RoleCause> {
+    match (cause, role) {
+        (0, core::Role::Voter) if automatic => Ok(core::RoleCause::TooFew),
+        (0, core::Role::Worker) if automatic => Ok(core::RoleCause::TooMany),
+        (0, _) => Ok(core::RoleCause::Operator),
+        _ => get_role_cause(cause),
+    }
+}
+
 coded!(put_admission, get_admission, core::Admission, "admission",
     0 => core::Admission::Unchecked, 1 => core::Admission::Overcommit,
     2 => core::Admission::SurviveLoss);

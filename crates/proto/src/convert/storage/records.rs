@@ -134,7 +134,7 @@ pub(super) fn put_evidence(e: &core::Evidence) -> wire::Evidence {
         core::Evidence::First => Kind::First(true),
         core::Evidence::LeaseExpired { waited_ms } => Kind::LeaseExpiredMs(*waited_ms),
         core::Evidence::ConfirmedEmpty => Kind::ConfirmedEmpty(true),
-        core::Evidence::Asserted => Kind::Asserted(true),
+        core::Evidence::Asserted { by } => Kind::AssertedBy(by.clone()),
     };
     wire::Evidence { kind: Some(kind) }
 }
@@ -145,7 +145,8 @@ pub(super) fn get_evidence(e: Option<wire::Evidence>) -> Result<core::Evidence> 
         Kind::First(_) => core::Evidence::First,
         Kind::LeaseExpiredMs(waited_ms) => core::Evidence::LeaseExpired { waited_ms },
         Kind::ConfirmedEmpty(_) => core::Evidence::ConfirmedEmpty,
-        Kind::Asserted(_) => core::Evidence::Asserted,
+        Kind::Asserted(_) => core::Evidence::Asserted { by: String::new() },
+        Kind::AssertedBy(by) => core::Evidence::Asserted { by },
     })
 }
 

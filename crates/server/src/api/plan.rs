@@ -1,0 +1,78 @@
+//! `AgentService.PlanAgents`: what making fleets and agents would come to, all together.
+
+use fleet_core::{AgentDraft, Wants, check_drafts, plan::Planner};
+use fleet_proto::{
+    convert::{
+        api as convert,
+        placement::{self, Stated},
+    },
+    error::{from_rejection, invalid_field},
+    v1::{Agent, PlanAgentsRequest, PlannedFleet},
+};
+use fleet_types::{FleetName, limits};
+use tonic::Status;
+
+use super::{
+    Api,
+    agent::{Wanted, rehearsed},
+};
+
+impl Api {
+    /// What would be made, in the order of the requests.
+    pub(super) async fn plan(&self, request: PlanAgentsRequest) -> Result<Vec<Agent>, Status> {
+        let (count, most) = (
+            request.fleets.iter().map(|fleet| fleet.requests.len()).sum::<usize>(),
+            limits::AGENTS_PER_PLAN_MAX,
+        );
+        if count > most {
+            let why = format!("at most {most} agents a call");
+            return Err(invalid_field("LIMIT_REACHED", "fleets", &count.to_string(), why));
+        }
+        self.linearize().await?;
+        let fleets = request.fleets.into_iter().map(|fleet| self.planned(fleet));
+        let mut fleets = fleets.collect::<Result<Vec<_>, _>>()?;
+        let admission = super::agent::admission(request.allow_overcommit);
+        self.raft.read(|state| {
+            let mut planner = Planner::new(state);
+            for (fleet, drafts) in &mut fleets {
+                for draft in drafts {
+                    draft.node = planner.choose(fleet, &draft.spec);
+                }
+            }
+            let all = fleets.iter().map(|(fleet, drafts)| (fleet, drafts.as_slice()));
+            check_drafts(state, all.clone(), admission).map_err(|r| from_rejection(&r))?;
+            let shown = |(fleet, drafts)| {
+                let one = |draft: &AgentDraft| rehearsed(state, fleet, draft);
+                <[AgentDraft]>::iter(drafts).map(one).collect::<Vec<_>>()
+            };
+            Ok(all.flat_map(shown).collect())
+        })
+    }
+
+    /// The agents of a fleet, without nodes yet.
+    fn planned(&self, planned: PlannedFleet) -> Result<(FleetName, Vec<AgentDraft>), Status> {
+        let id = &planned.fleet_id;
+        let name: FleetName =
+            id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
+        let known = self.raft.read(|state| {
+            let fleet = state.fleets().get(&name)?;
+            Some((fleet.config.clone(), fleet.wants.clone()))
+        });
+        let (config, wants) = match known {
+            Some(known) => known,
+            None => stated(planned.fleet.unwrap_or_default())?,
+        };
+        let requests = planned.requests.into_iter();
+        let mut wanted = requests.map(|one| self.parse(one)).collect::<Result<Vec<_>, Status>>()?;
+        self.check_overlays(&config, &wanted)?;
+        self.complete(&wants, &mut wanted);
+        let draft = |Wanted { name, spec, desired }| AgentDraft { name, spec, desired, node: None };
+        Ok((name, wanted.into_iter().map(draft).collect()))
+    }
+}
+
+/// What a fleet that does not exist yet would give its agents.
+fn stated(fleet: fleet_proto::v1::Fleet) -> Result<(String, Wants), Status> {
+    let wants = placement::parse_wants("fleet", &Stated::from(&fleet))?;
+    Ok((convert::parse_config("fleet.config_json", fleet.config_json)?, wants))
+}
