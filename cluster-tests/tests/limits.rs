@@ -107,6 +107,40 @@ fn one_that_floods_its_log_keeps_the_end_of_it() {
 }
 
 #[test]
+fn one_that_floods_a_log_of_its_own_size_hurts_no_neighbour() {
+    const LOG_BYTES_MAX: u64 = 64 << 10;
+    let cluster = cluster();
+    let size = LOG_BYTES_MAX.to_string();
+    create(&cluster, &["--log-size", &size], &["/usr/bin/yes", "a flood"]);
+    let older = cluster.folder(1, "data").join("logs/f/a.log.1");
+    let length = || fs::metadata(&older).map(|about| about.len()).ok();
+    let kept = until(20, "a cut", || length().filter(|bytes| *bytes > 0));
+    assert!(kept <= LOG_BYTES_MAX, "{kept} bytes");
+    unhurt(&cluster);
+    let said = cluster.ok(&["agent", "logs", "f/quiet"]);
+    assert_eq!(said, "", "what one writes is in its own log");
+    cluster.ok(&["agent", "stop", "f/a"]);
+}
+
+#[test]
+fn one_that_opens_a_hundred_thousand_files_hurts_nobody() {
+    let cluster = cluster();
+    let open = "import resource, time\n\
+                most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\nfiles = []\ntry:\n  \
+                while len(files) < 100000: files.append(open('/dev/null'))\n\
+                except OSError as e: print(e.strerror)\n\
+                print('opened', len(files), flush=True)\ntime.sleep(1000)";
+    create(&cluster, &[], &["/usr/bin/python3", "-c", open]);
+    until(60, "the last file", || {
+        cluster.ok(&["agent", "logs", "f/a"]).contains("opened").then_some(())
+    });
+    unhurt(&cluster);
+    cluster.ok(&["agent", "create", "f/b", "--runtime", "exec", "--", "/bin/sleep", "infinity"]);
+    cluster.ok(&["agent", "stop", "f/a"]);
+}
+
+#[test]
 fn absurd_limits_are_refused_by_name() {
     let cluster = cluster();
     for (limits, says) in [

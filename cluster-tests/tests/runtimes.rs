@@ -33,6 +33,28 @@ fn repairs(cluster: &Cluster) -> usize {
 }
 
 #[test]
+fn what_was_parked_stays_so_when_the_daemon_comes_back() {
+    let mut cluster = cluster("echo >> starts; exit 78", REPAIR);
+    let starts = cluster.folder(1, "fleets").join("f/a/starts");
+    let starts = || fs::read(&starts).map_or(0, |text| text.len());
+    let parked = |cluster: &Cluster| {
+        until(20, "parked", || {
+            let said = cluster.cli(&["agent", "get", "f/a", "-o", "json", "--patience", "2"]);
+            let parked = said.out.contains("exit code 78; parked: restart it");
+            parked.then_some((starts(), repairs(cluster)))
+        })
+    };
+    assert_eq!(parked(&cluster), (2, 1), "started, repaired, started again, given up");
+    cluster.end(1, "KILL");
+    cluster.start(1);
+    cluster.wait_active(1);
+    assert_eq!(parked(&cluster), (2, 1), "and nothing since");
+    cluster.ok(&["agent", "restart", "f/a", "--no-wait"]);
+    until(20, "another start and another repair", || (starts() >= 4).then_some(()));
+    assert_eq!(parked(&cluster), (4, 2));
+}
+
+#[test]
 fn an_exit_that_asks_for_repair_gets_it_and_another_start() {
     let cluster = cluster("test -e repairs || exit 78; exec sleep infinity", REPAIR);
     until(10, "a repair and another start", || {

@@ -14,6 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     governor::{Permit, Place},
+    history::History,
     host::{Kept, Shared, group_name},
     log_watch::LogWatch,
     probe,
@@ -66,6 +67,8 @@ pub(crate) struct Task {
     log: LogFile,
     assignment: Assignment,
     life: Life,
+    /// What is held against it, for a later daemon.
+    history: History,
     removing: bool,
     /// What was adopted was to be restarted already.
     outdated: bool,
@@ -111,7 +114,8 @@ impl Task {
             |_| PolicyTable::default().policy(None),
             |d| d.policy.policy(d.repair.as_ref()),
         );
-        let life = Life::new(policy);
+        let (history, past) = host.histories.of(&id, &assignment);
+        let life = Life::resume(policy, past);
         let starts = adopted.as_ref().map_or(0, |(key, _)| key.start);
         let watch = LogWatch::new(&log);
         let outdated = adopted.as_ref().is_some_and(|(key, _)| key.restarts != assignment.restarts);
@@ -123,6 +127,7 @@ impl Task {
             log,
             assignment,
             life,
+            history,
             removing: false,
             outdated,
             starts,
@@ -199,6 +204,7 @@ impl Task {
             if let Some(event) = event {
                 self.on(event);
             }
+            self.remember();
             self.probe_next();
             self.measure_next();
             self.report();
@@ -215,7 +221,7 @@ impl Task {
         let prepared =
             tokio::task::spawn_blocking(move || host.site.prepare(&id, &assignment)).await;
         match prepared {
-            Ok(Ok(plan)) => self.plan = Some(Arc::new(plan)),
+            Ok(Ok(plan)) => self.take_plan(Arc::new(plan)),
             Ok(Err(refusal)) => {
                 tracing::warn!(agent = %self.id, why = refusal.why, "runs, and cannot be probed");
             }
@@ -256,6 +262,13 @@ impl Task {
         }
         for action in actions {
             self.act(action);
+        }
+    }
+
+    /// Keeps what is held against it.
+    fn remember(&mut self) {
+        if let Err(error) = self.history.keep(self.life.past(), &self.assignment) {
+            tracing::warn!(agent = %self.id, %error, "how often it ended is not kept");
         }
     }
 
@@ -308,12 +321,19 @@ impl Task {
         }
     }
 
+    fn take_plan(&mut self, plan: Arc<Plan>) {
+        if plan.limits.log_bytes > 0 {
+            self.log = self.log.clone().of_at_most(plan.limits.log_bytes);
+        }
+        self.plan = Some(plan);
+    }
+
     fn launched(&mut self, launched: Result<(Child, Arc<Plan>), Refusal>) -> Event {
         match launched {
             Ok((child, plan)) => {
                 self.memory_kills = self.kept.limiter.memory_kills(&group_name(&self.id));
                 self.child = Some(child);
-                self.plan = Some(plan);
+                self.take_plan(plan);
                 self.starts += u32::from(!self.repair);
                 self.double_run.clear();
                 self.ports_taken.clear();
@@ -499,6 +519,9 @@ impl Task {
 
     /// Takes the empty control group away.
     fn leave(&self) {
+        if let Err(error) = self.history.forget() {
+            tracing::debug!(agent = %self.id, %error, "its history stays");
+        }
         self.kept.limiter.remove(&group_name(&self.id));
         if let Err(error) = self.group.remove() {
             tracing::debug!(agent = %self.id, %error, "its control group stays");

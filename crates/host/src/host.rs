@@ -31,6 +31,7 @@ use crate::{
     agent::{Order, Task},
     governor::Governor,
     guard::Guard,
+    history::Histories,
     ledger::Ledger,
     log_watch::Pace,
     provision::{Site, port_block},
@@ -62,6 +63,8 @@ pub struct HostOptions {
     pub starts_at_once: usize,
     /// Largest size of one agent's log.
     pub log_bytes_max: u64,
+    /// The machine's boot.
+    pub boot_id: String,
     /// What keeps the agents of each class, in their order.
     pub kept: [Kept; AgentClass::ALL.len()],
     /// The nodes to reach the cluster by, as known so far.
@@ -86,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) governor: Arc<Governor>,
     pub(crate) observed: Observed,
     pub(crate) pace: Pace,
+    pub(crate) histories: Histories,
 }
 
 /// What is observed of every agent, and who wants to know.
@@ -261,6 +265,10 @@ impl Host {
             governor: Arc::new(Governor::new(options.starts_at_once.max(1))),
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
             pace: Pace::new(),
+            histories: Histories {
+                directory: options.data_dir.join("history"),
+                boot: options.boot_id,
+            },
         });
         let (agents, tasks) = (BTreeMap::new(), Default::default());
         let state = State { epoch: Epoch(0), told, ledger, agents, tasks };

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod egress;
 mod governor;
 pub mod guard;
+mod history;
 mod host;
 pub mod lease;
 mod ledger;

@@ -146,13 +146,21 @@ pub struct LimitsTable {
     pub open_files: u32,
     /// What its HOME may hold, in bytes.
     pub home_bytes: u64,
+    /// What of its log is kept, in bytes.
+    pub log_bytes: u64,
 }
 
 impl LimitsTable {
     /// The same.
     pub fn limits(self) -> ResourceLimits {
-        let Self { memory_bytes, cpu_millis, processes, open_files, home_bytes } = self;
-        ResourceLimits { memory_bytes, cpu_millis, processes, open_files, home_bytes }
+        ResourceLimits {
+            memory_bytes: self.memory_bytes,
+            cpu_millis: self.cpu_millis,
+            processes: self.processes,
+            open_files: self.open_files,
+            home_bytes: self.home_bytes,
+            log_bytes: self.log_bytes,
+        }
     }
 }
 

@@ -24,6 +24,12 @@ impl LogFile {
         Self { path, bytes_max }
     }
 
+    /// The same, of at most about `bytes_max`.
+    #[must_use]
+    pub fn of_at_most(self, bytes_max: u64) -> Self {
+        Self { bytes_max, ..self }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -54,6 +54,7 @@ fn spec() -> core::AgentSpec {
             processes: 64,
             open_files: 1024,
             home_bytes: 1 << 33,
+            log_bytes: 1 << 20,
         },
         class: AgentClass::Pinned,
         priority: -7,

@@ -263,6 +263,7 @@ impl Daemon {
             writable: self.config.writable_paths.clone(),
             starts_at_once,
             log_bytes_max: self.config.log_bytes_max,
+            boot_id: boot_id(),
             kept: kept.try_into().map_err(|_| anyhow!("not a guard for each class"))?,
             members: self.me.members.clone(),
         };

@@ -136,6 +136,22 @@ pub enum State {
     CrashLooping,
 }
 
+/// What is held against an agent that ended by itself, until a healthy run or its owner forgives
+/// it. Who keeps it can go on with it later: see [`Life::resume`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// When it ended, within the window of its policy, in milliseconds.
+    pub crashes_ms: Vec<u64>,
+    /// How often it was started again since it was healthy.
+    pub tries: u32,
+    /// Whether its repair was tried.
+    pub repaired: bool,
+    /// Whether what runs is its repair.
+    pub repairing: bool,
+    /// Why it is parked, if it is.
+    pub parked: Option<String>,
+}
+
 /// One agent's life.
 #[derive(Clone, Debug)]
 pub struct Life {
@@ -173,6 +189,29 @@ impl Life {
             tries: 0,
             crashes_ms: VecDeque::new(),
             message: String::new(),
+        }
+    }
+
+    /// An agent of which nothing runs, or what is going to be [`Event::Adopted`], with a past.
+    pub fn resume(policy: Policy, past: Past) -> Self {
+        let mut life = Self::new(policy);
+        life.crashes_ms = past.crashes_ms.into();
+        (life.tries, life.repaired, life.repair) = (past.tries, past.repaired, past.repairing);
+        if let Some(why) = past.parked {
+            (life.state, life.message) = (State::CrashLooping, why);
+        }
+        life
+    }
+
+    /// What is held against it; the default when nothing is.
+    pub fn past(&self) -> Past {
+        let parked = self.state == State::CrashLooping;
+        Past {
+            crashes_ms: self.crashes_ms.iter().copied().collect(),
+            tries: self.tries,
+            repaired: self.repaired,
+            repairing: self.state == State::Repairing,
+            parked: parked.then(|| self.message.clone()),
         }
     }
 
@@ -284,7 +323,7 @@ impl Life {
             }
             Event::Launched => self.on_launched(now_ms, &mut actions),
             Event::Adopted => {
-                if self.state == State::Stopped {
+                if matches!(self.state, State::Stopped | State::CrashLooping) {
                     self.begin(now_ms);
                 }
             }
@@ -348,19 +387,21 @@ impl Life {
         }
         if self.next == Next::Stop {
             self.stop(Next::Stop, now_ms, actions);
-        } else if self.repair {
-            self.enter(State::Repairing, now_ms);
-            self.deadline_ms = Some(now_ms + self.policy.repair_timeout_ms);
         } else {
             self.begin(now_ms);
         }
     }
 
+    /// Its process runs, or its repair does.
     fn begin(&mut self, now_ms: u64) {
         self.failures = 0;
         self.liveness_failures = 0;
-        self.enter(State::Starting, now_ms);
-        self.deadline_ms = Some(now_ms + self.policy.start_timeout_ms);
+        let (state, timeout_ms) = match self.repair {
+            true => (State::Repairing, self.policy.repair_timeout_ms),
+            false => (State::Starting, self.policy.start_timeout_ms),
+        };
+        self.enter(state, now_ms);
+        self.deadline_ms = Some(now_ms + timeout_ms);
     }
 
     fn on_launch_failed(

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::{Action, Event, Exit, Life, Policy, State};
+use crate::{Action, Event, Exit, Life, Past, Policy, State};
 
 fn policy() -> Policy {
     Policy {
@@ -54,6 +54,53 @@ fn one_over_its_limit_is_ended_at_once_and_parked() {
     assert!(life.message().starts_with("full"), "{}", life.message());
     assert_eq!(life.on(Event::OverLimit { why: "late".into() }, 7, 0), []);
     assert_eq!(life.on(Event::Restart, 8, 0), [Action::AskPermit]);
+}
+
+/// As a daemon that comes back would go on.
+fn again(life: &Life) -> Life {
+    Life::resume(policy(), life.past())
+}
+
+#[test]
+fn who_comes_back_holds_against_it_what_was_held_before() {
+    let mut life = started();
+    assert_eq!(life.past(), Past::default());
+    for n in 1..5 {
+        life.on(Event::Exited(Exit::Code(1)), 10 * n, 0);
+        life.on(Event::Emptied, 10 * n, 0);
+        assert_ne!(life.state(), State::CrashLooping);
+        life = again(&life);
+        assert_eq!(life.on(Event::Want, 10 * n + 1, 0), [Action::AskPermit]);
+        life.on(Event::Permit, 10 * n + 2, 0);
+        life.on(Event::Launched, 10 * n + 3, 0);
+    }
+    life.on(Event::Exited(Exit::Code(1)), 60, 0);
+    life.on(Event::Emptied, 61, 0);
+    let why = life.message().to_owned();
+    life = again(&life);
+    assert_eq!((life.state(), life.message()), (State::CrashLooping, why.as_str()));
+    assert_eq!(life.on(Event::Want, 62, 0), [], "a wish is no mending");
+    assert_eq!(life.on(Event::Restart, 63, 0), [Action::AskPermit]);
+    assert_eq!(life.past(), Past::default(), "its owner forgave it");
+}
+
+#[test]
+fn a_repair_that_is_adopted_is_one() {
+    let mut life = started();
+    life.on(Event::Exited(Exit::Code(78)), 3, 0);
+    life.on(Event::Emptied, 4, 0);
+    assert_eq!(life.on(Event::Permit, 5, 0), [Action::Repair]);
+    life.on(Event::Launched, 6, 0);
+    let mut life = again(&life);
+    life.on(Event::Adopted, 7, 0);
+    assert_eq!(life.state(), State::Repairing);
+    life.on(Event::Exited(Exit::Code(0)), 8, 0);
+    life.on(Event::Emptied, 9, 0);
+    assert_eq!(life.on(Event::Permit, 10, 0), [Action::Launch]);
+    life.on(Event::Launched, 11, 0);
+    life.on(Event::Exited(Exit::Code(78)), 12, 0);
+    life.on(Event::Emptied, 13, 0);
+    assert_eq!(life.state(), State::CrashLooping, "once");
 }
 
 #[test]

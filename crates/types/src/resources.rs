@@ -62,6 +62,8 @@ pub struct ResourceLimits {
     pub open_files: u32,
     /// What its HOME may hold, in bytes.
     pub home_bytes: u64,
+    /// What of its log is kept, in bytes, and as much again of what is older.
+    pub log_bytes: u64,
 }
 
 /// A limit nothing could run under, or past every machine.
@@ -93,6 +95,7 @@ impl ResourceLimits {
         Self {
             memory_bytes: pick_bytes(self.memory_bytes, others.memory_bytes),
             home_bytes: pick_bytes(self.home_bytes, others.home_bytes),
+            log_bytes: pick_bytes(self.log_bytes, others.log_bytes),
             cpu_millis: pick(self.cpu_millis, others.cpu_millis),
             processes: pick(self.processes, others.processes),
             open_files: pick(self.open_files, others.open_files),
@@ -111,6 +114,7 @@ impl ResourceLimits {
             ("processes", self.processes.into(), 1, 1 << 22),
             ("open_files", self.open_files.into(), 16, 1 << 20),
             ("home_bytes", self.home_bytes, 1 << 20, 1 << 50),
+            ("log_bytes", self.log_bytes, 1 << 12, 1 << 40),
         ];
         for (what, value, min, max) in bounds {
             if value != 0 && !(min..=max).contains(&value) {
@@ -136,5 +140,7 @@ mod tests {
         assert_eq!(absurd.check().map_err(|e| e.what), Err("memory_bytes"));
         let absurd = ResourceLimits { open_files: u32::MAX, ..own };
         assert_eq!(absurd.check().map_err(|e| e.what), Err("open_files"));
+        let absurd = ResourceLimits { log_bytes: 100, ..own };
+        assert_eq!(absurd.check().map_err(|e| e.what), Err("log_bytes"));
     }
 }

@@ -139,6 +139,10 @@ pub struct CreateAgent {
     /// What its HOME may hold, like 500M or 10G; 0 for the runtime's limit
     #[arg(long, value_parser = size, default_value = "0")]
     pub home_size: u64,
+    /// What of its log is kept, and as much again of what is older; 0 for the runtime's limit, or
+    /// else the node's
+    #[arg(long, value_parser = size, default_value = "0")]
+    pub log_size: u64,
     /// What becomes of it when its node is out of reach. `strict` ends it with the node's lease and
     /// places it elsewhere; `sticky` lets it run for a hundred leases first; `pinned` leaves it
     /// where it is

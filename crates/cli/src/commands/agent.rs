@@ -157,6 +157,7 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
             processes: args.processes,
             open_files: args.open_files,
             home_bytes: args.home_size,
+            log_bytes: args.log_size,
         }),
         class: fleet_proto::convert::api::class(args.class).into(),
         priority: args.priority,

@@ -60,6 +60,7 @@ struct Limits {
     processes: u32,
     open_files: u32,
     home_bytes: u64,
+    log_bytes: u64,
 }
 
 #[derive(Clone, Deserialize)]
@@ -118,7 +119,6 @@ impl AgentEntry {
             "pinned" => Class::Pinned,
             other => bail!("class {other:?}: use strict, sticky or pinned"),
         };
-        let Limits { memory_bytes, cpu_millis, processes, open_files, home_bytes } = self.limits;
         Ok(AgentSpec {
             runtime: self.runtime.clone(),
             config_json: text(&self.config),
@@ -127,11 +127,12 @@ impl AgentEntry {
             ports: self.ports,
             labels: self.labels.clone(),
             limits: Some(ResourceLimits {
-                memory_bytes,
-                cpu_millis,
-                processes,
-                open_files,
-                home_bytes,
+                memory_bytes: self.limits.memory_bytes,
+                cpu_millis: self.limits.cpu_millis,
+                processes: self.limits.processes,
+                open_files: self.limits.open_files,
+                home_bytes: self.limits.home_bytes,
+                log_bytes: self.limits.log_bytes,
             }),
             class: class.into(),
             priority: self.priority,

@@ -248,6 +248,7 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
             processes: spec.limits.processes,
             open_files: spec.limits.open_files,
             home_bytes: spec.limits.home_bytes,
+            log_bytes: spec.limits.log_bytes,
         }),
         class: class(spec.class).into(),
         priority: spec.priority,
@@ -321,9 +322,15 @@ pub fn home(id: &fleet_types::AgentId) -> String {
 
 /// Limits as stated; none of what is not.
 pub fn limits(limits: Option<v1::ResourceLimits>) -> ResourceLimits {
-    let v1::ResourceLimits { memory_bytes, cpu_millis, processes, open_files, home_bytes } =
-        limits.unwrap_or_default();
-    ResourceLimits { memory_bytes, cpu_millis, processes, open_files, home_bytes }
+    let stated = limits.unwrap_or_default();
+    ResourceLimits {
+        memory_bytes: stated.memory_bytes,
+        cpu_millis: stated.cpu_millis,
+        processes: stated.processes,
+        open_files: stated.open_files,
+        home_bytes: stated.home_bytes,
+        log_bytes: stated.log_bytes,
+    }
 }
 
 /// Reads an agent's spec. `block_size` is asked for the runtime's block size when the caller gave

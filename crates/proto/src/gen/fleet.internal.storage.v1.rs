@@ -437,6 +437,9 @@ pub struct ResourceLimits {
     /// What its HOME may hold, in bytes.
     #[prost(uint64, tag = "5")]
     pub home_bytes: u64,
+    /// What of its log is kept, in bytes.
+    #[prost(uint64, tag = "6")]
+    pub log_bytes: u64,
 }
 /// What proved an old copy gone.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1008,6 +1008,10 @@ pub struct ResourceLimits {
     /// What its HOME may hold, in bytes.
     #[prost(uint64, tag = "5")]
     pub home_bytes: u64,
+    /// What of its log is kept, in bytes, and as much again of what is older; 0 where the runtime says
+    /// nothing either is the node's setting.
+    #[prost(uint64, tag = "6")]
+    pub log_bytes: u64,
 }
 /// Where an agent runs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,0 +1,126 @@
+//! What is held against agents that ended by themselves, on disk: a daemon that comes back neither
+//! starts what was parked nor forgets how often it was tried. It counts as long as the machine runs.
+
+use std::{fs, io, path::PathBuf};
+
+use fleet_proto::host::Assignment;
+use fleet_supervision::Past;
+use fleet_types::AgentId;
+use serde::{Deserialize, Serialize};
+
+/// [`Past`], with what it is the past of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    /// Times are of this boot.
+    boot: String,
+    generation: u64,
+    restarts: u64,
+    crashes_ms: Vec<u64>,
+    tries: u32,
+    repaired: bool,
+    repairing: bool,
+    parked: Option<String>,
+}
+
+/// Where the pasts of all agents of a node are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Histories {
+    /// The directory.
+    pub(crate) directory: PathBuf,
+    /// The machine's boot.
+    pub(crate) boot: String,
+}
+
+/// What is kept of one agent.
+pub(crate) struct History {
+    path: PathBuf,
+    boot: String,
+    kept: Past,
+}
+
+impl Histories {
+    /// The history of an agent, and what of it holds against `assignment`.
+    pub(crate) fn of(&self, id: &AgentId, assignment: &Assignment) -> (History, Past) {
+        let path = self.directory.join(id.fleet.as_str()).join(id.agent.as_str());
+        let stored = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let same = |stored: &Stored| {
+            (&stored.boot, stored.generation, stored.restarts)
+                == (&self.boot, assignment.generation, assignment.restarts)
+        };
+        let past = stored.filter(same).map(|stored| Past {
+            crashes_ms: stored.crashes_ms,
+            tries: stored.tries,
+            repaired: stored.repaired,
+            repairing: stored.repairing,
+            parked: stored.parked,
+        });
+        let kept = past.clone().unwrap_or_default();
+        (History { path, boot: self.boot.clone(), kept }, past.unwrap_or_default())
+    }
+}
+
+impl History {
+    /// Keeps a past, if it is another one.
+    pub(crate) fn keep(&mut self, past: Past, assignment: &Assignment) -> io::Result<()> {
+        if past == self.kept {
+            return Ok(());
+        }
+        self.kept = past.clone();
+        if past == Past::default() {
+            return self.forget();
+        }
+        let stored = Stored {
+            boot: self.boot.clone(),
+            generation: assignment.generation,
+            restarts: assignment.restarts,
+            crashes_ms: past.crashes_ms,
+            tries: past.tries,
+            repaired: past.repaired,
+            repairing: past.repairing,
+            parked: past.parked,
+        };
+        if let Some(directory) = self.path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        // Not synced: it counts as long as the machine runs.
+        let temporary = self.path.with_extension("new");
+        fs::write(&temporary, serde_json::to_vec(&stored)?)?;
+        fs::rename(&temporary, &self.path)
+    }
+
+    /// Keeps nothing.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_past_holds_for_one_placement_one_restart_and_one_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let histories = |boot: &str| Histories {
+            directory: directory.path().to_owned(),
+            boot: boot.to_owned(),
+        };
+        let id: AgentId = "f/a".parse().unwrap();
+        let assignment = Assignment { generation: 3, restarts: 1, ..Assignment::default() };
+        let (mut history, past) = histories("b").of(&id, &assignment);
+        assert_eq!(past, Past::default());
+        let parked = Past { tries: 2, parked: Some("why".into()), ..Past::default() };
+        history.keep(parked.clone(), &assignment).unwrap();
+        assert_eq!(histories("b").of(&id, &assignment).1, parked);
+        assert_eq!(histories("c").of(&id, &assignment).1, Past::default());
+        for (generation, restarts) in [(4, 1), (3, 2)] {
+            let other = Assignment { generation, restarts, ..Assignment::default() };
+            assert_eq!(histories("b").of(&id, &other).1, Past::default());
+        }
+        history.keep(Past::default(), &assignment).unwrap();
+        assert_eq!(histories("b").of(&id, &assignment).1, Past::default());
+    }
+}
