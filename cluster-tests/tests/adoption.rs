@@ -229,6 +229,37 @@ fn a_second_guard_does_not_start() {
     same(&cluster, pid);
 }
 
+/// What a caller with another uid hears from a socket it was let near, after saying `request`.
+const STRANGER: &str = "import os, socket, sys
+directory, name, kind, request = sys.argv[1:]
+os.chdir(directory)
+os.chmod('.', 0o711)
+os.chmod(name, 0o777)
+os.seteuid(65534)
+s = socket.socket(socket.AF_UNIX, getattr(socket, kind))
+s.connect(name)
+s.settimeout(10)
+try:
+  s.sendall(request.encode())
+  print('heard', s.recv(100))
+except (ConnectionResetError, BrokenPipeError):
+  print('heard', b'')";
+
+#[test]
+fn guard_and_init_hear_root_alone() {
+    let (cluster, pid) = node();
+    let directory = cluster.guard_dir(1).join("strict");
+    for (name, kind, request) in
+        [("socket", "SOCK_STREAM", "end\n"), ("init", "SOCK_SEQPACKET", "list")]
+    {
+        let directory = directory.to_str().unwrap();
+        let stranger = ["-c", STRANGER, directory, name, kind, request];
+        let said = Command::new("python3").args(stranger).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "heard b''\n", "{said:?}");
+    }
+    same(&cluster, pid);
+}
+
 #[test]
 fn what_is_left_of_a_stopped_agent_is_ended_by_the_next_daemon() {
     let (mut cluster, _) = node();

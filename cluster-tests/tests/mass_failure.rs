@@ -11,7 +11,7 @@ fn agents_on(cluster: &Cluster, host: u32, count: u32) -> Vec<String> {
 fn waits(cluster: &Cluster, name: &str) -> bool {
     let agent = cluster.agent(name);
     let message = agent["stateMessage"].as_str().unwrap_or_default();
-    agent["state"] == "STATE_PENDING" && message.contains("agents are not moved now")
+    agent["state"] == "STATE_FENCED" && message.contains("agents are not moved now")
 }
 
 #[test]

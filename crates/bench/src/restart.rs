@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use cluster_tests::{Cluster, until};
 use serde_json::Value;
 
 /// How long starting so many agents may take, in seconds.
 const STARTING: u64 = 600;
+
+/// What a guard may take, which keeps all of it in memory.
+const GUARD_KIB_MAX: f64 = 4_096.0;
 
 /// How long doing nothing is looked at.
 const IDLE: Duration = Duration::from_secs(20);
@@ -77,9 +80,10 @@ fn between(log: &str, what: &str) -> Result<f64> {
 pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
     println!("\ndaemon killed and started again with {agents} agents on one node\n");
     println!(
-        "| agents | restarted | all adopted after ms | daemon KiB an agent | idle % of a core |"
+        "| agents | restarted | all adopted after ms | daemon KiB an agent | a guard KiB \
+         | idle % of a core |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     cluster_tests::use_binary(binary);
     let mut cluster = Cluster::formed(1, "default");
     cluster.ok(&["fleet", "create", "f"]);
@@ -95,6 +99,9 @@ pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
     });
     let each = (resident_kib(cluster.daemon_pid(1))? - empty) / f64::from(agents);
     let mut pids = cluster.guard_pids(1);
+    let guards = pids.iter().map(|pid| resident_kib(*pid)).collect::<Result<Vec<_>>>()?;
+    let guard = guards.into_iter().fold(0.0, f64::max);
+    ensure!(guard <= GUARD_KIB_MAX, "a guard has {guard} KiB");
     pids.push(cluster.daemon_pid(1));
     let before_idle = cpu_used(&pids)?;
     sleep(IDLE);
@@ -108,6 +115,6 @@ pub(crate) fn run(binary: &Path, agents: u32) -> Result<()> {
     });
     let restarted = before.iter().filter(|(name, pid)| after.get(*name) != Some(*pid)).count();
     let took = between(&cluster.log(1)[old..], "\"adopted\"")?;
-    println!("| {agents} | {restarted} | {took:.0} | {each:.0} | {idle:.1} |");
+    println!("| {agents} | {restarted} | {took:.0} | {each:.0} | {guard:.0} | {idle:.1} |");
     Ok(())
 }

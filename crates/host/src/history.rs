@@ -1,5 +1,5 @@
 //! What is held against agents that ended by themselves, on disk: a daemon that comes back neither
-//! starts what was parked nor forgets how often it was tried. It counts as long as the machine runs.
+//! starts what was parked nor forgets how often it was tried. It counts while the machine runs.
 
 use std::{fs, io, path::PathBuf};
 

@@ -262,7 +262,12 @@ pub fn agent_spec(spec: &core::AgentSpec) -> v1::AgentSpec {
 
 /// What is known of an agent without its host.
 pub fn agent_state(agent: &core::Agent) -> v1::agent::State {
+    let fenced = matches!(
+        agent.evidence,
+        core::Evidence::LeaseExpired { .. } | core::Evidence::Asserted { .. }
+    );
     match agent.pending {
+        Some(_) if fenced => v1::agent::State::Fenced,
         Some(_) => v1::agent::State::Pending,
         None => v1::agent::State::Unknown,
     }
@@ -280,9 +285,13 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
         evicting: p.evicting,
         next_node: p.next.map(|node| format!("nodes/{node}")).unwrap_or_default(),
     });
-    let message = match agent.pending {
-        Some(reason) => pending(reason, &agent.spec),
-        None => "its node has not reported yet".into(),
+    let message = match (agent.pending, agent.former) {
+        (Some(reason), Some((node, _))) if agent_state(agent) == v1::agent::State::Fenced => {
+            let (why, proof) = (pending(reason, &agent.spec), evidence(&agent.evidence));
+            format!("{why}; it was on {}: {proof}", name(node))
+        }
+        (Some(reason), _) => pending(reason, &agent.spec),
+        (None, _) => "its node has not reported yet".into(),
     };
     v1::Agent {
         name: resource::agent(&agent.id),

@@ -841,6 +841,9 @@ pub mod agent {
         Stopped = 9,
         /// Its node is out of reach of the leader.
         Unknown = 10,
+        /// Its node was lost, nothing of it runs there, and it has no other place yet; state_message says
+        /// why.
+        Fenced = 11,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -860,6 +863,7 @@ pub mod agent {
                 Self::Stopping => "STATE_STOPPING",
                 Self::Stopped => "STATE_STOPPED",
                 Self::Unknown => "STATE_UNKNOWN",
+                Self::Fenced => "STATE_FENCED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -876,6 +880,7 @@ pub mod agent {
                 "STATE_STOPPING" => Some(Self::Stopping),
                 "STATE_STOPPED" => Some(Self::Stopped),
                 "STATE_UNKNOWN" => Some(Self::Unknown),
+                "STATE_FENCED" => Some(Self::Fenced),
                 _ => None,
             }
         }
@@ -3183,7 +3188,8 @@ pub struct DrainNodeRequest {
     /// Idempotency key.
     #[prost(string, tag = "2")]
     pub request_id: ::prost::alloc::string::String,
-    /// How many agents may be on the move at once; 0 for all. Each is away while it moves.
+    /// How many agents may be on the move at once, until each is ready elsewhere; 0 for all. Each is
+    /// away while it moves.
     #[prost(uint32, tag = "3")]
     pub moves_at_once: u32,
     /// After this long all leave. Before, an agent leaves only for a place that is free. Absent for
@@ -4806,7 +4812,7 @@ pub struct PlacementPolicy {
     /// Whether agents are moved by themselves to nodes that have more room.
     #[prost(bool, tag = "3")]
     pub rebalance: bool,
-    /// How many agents may be on the move at once for that: 1 to 1000.
+    /// How many agents may be on the move at once for that, until each is ready elsewhere: 1 to 1000.
     #[prost(uint32, tag = "4")]
     pub moves_at_once: u32,
     /// How many nodes vote, once there are as many: 3, 5 or 7. A voter that is lost is replaced by
