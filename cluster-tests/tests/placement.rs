@@ -167,6 +167,8 @@ fn a_manifest_is_planned_and_applied() {
 fleets:
   shop:
     wants: {memory_bytes: 1000000}
+    ports: 4
+    priority: 7
     agents:
       a: {runtime: exec, command: [/bin/sleep, infinity]}
       b: {runtime: exec, command: [/bin/sleep, infinity], priority: 3}
@@ -187,7 +189,10 @@ fleets:
     assert_eq!(applied.code, 0, "{applied:?}");
     let again = run("plan", manifest);
     assert_eq!((again.code, again.out.trim()), (0, "nothing would change"), "{again:?}");
-    assert_eq!(cluster.agent("shop/a")["spec"]["requests"]["memoryBytes"], "1000000");
+    let spec = cluster.agent("shop/a")["spec"].clone();
+    assert_eq!(spec["requests"]["memoryBytes"], "1000000");
+    assert_eq!((&spec["ports"], &spec["priority"]), (&4.into(), &7.into()), "as its fleet says");
+    assert_eq!(cluster.agent("shop/b")["spec"]["priority"], 3, "its own wins");
     let other = run("plan", &manifest.replace("priority: 3", "priority: 4"));
     assert!(other.code == 1 && other.out.contains("priority differ"), "{other:?}");
     let refused = run("apply", &manifest.replace("priority: 3", "priority: 4"));
@@ -226,7 +231,7 @@ fn two_hundred_agents_on_one_node_share_no_port() {
         }
     }
     assert_eq!(taken.len(), 200 * 16);
-    let ports = cluster.json(&["node", "ports", "n1"]);
+    let ports = &cluster.json(&["port", "list"])[0];
     assert_eq!((&ports["owned"], &ports["quarantined"]), (&3200.into(), &0.into()));
 }
 

@@ -69,7 +69,14 @@ impl Grown {
         }
         let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
         let fleet = fleet();
-        grown.apply(Operation::CreateFleet(CreateFleet { fleet, config, labels, wants }))?;
+        grown.apply(Operation::CreateFleet(CreateFleet {
+            fleet,
+            config,
+            labels,
+            wants,
+            ports: 0,
+            priority: 0,
+        }))?;
         Ok(grown)
     }
 

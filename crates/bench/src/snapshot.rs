@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Agents there are when the follower joins.
-const SIZES: [usize; 3] = [10_000, 25_000, 45_000];
+const SIZES: [usize; 3] = [10_000, 20_000, 40_000];
 /// What an agent's configuration is taken to take, in bytes.
 const CONFIGURED: usize = 1_000;
 /// Writers at once.

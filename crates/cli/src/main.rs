@@ -59,6 +59,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status
             | Command::Token(_)
             | Command::Node(_)
+            | Command::Port(_)
             | Command::Fleet(_)
             | Command::Agent(_)
             | Command::Moves(_)
@@ -83,6 +84,7 @@ async fn carry_out(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status => commands::status::run(&args.global).await,
         Command::Token(command) => commands::token::run(&args.global, command).await,
         Command::Node(command) => commands::node::run(&args.global, command).await,
+        Command::Port(command) => commands::port::run(&args.global, command).await,
         Command::Fleet(command) => commands::fleet::run(&args.global, command).await,
         Command::Agent(command) => commands::agent::run(&args.global, command).await,
         Command::Moves(command) => commands::moves::run(&args.global, command).await,

@@ -252,6 +252,10 @@ pub struct CreateFleet {
     pub labels: Labels,
     /// Where its agents may be placed, where they state nothing else.
     pub wants: Wants,
+    /// Ports in a block of an agent that states none; 0 for its runtime's.
+    pub ports: u16,
+    /// The priority of an agent that states none, or 0.
+    pub priority: i32,
 }
 
 /// See [`Operation::DeleteFleet`].

@@ -54,7 +54,7 @@ pub(crate) fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
     }
     for name in 0..2 {
         let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
-        let make = CreateFleet { fleet: fleet(name), config, labels, wants };
+        let make = CreateFleet { fleet: fleet(name), config, labels, wants, ports: 0, priority: 0 };
         apply(&mut state, 1_200, &command(Operation::CreateFleet(make))).unwrap();
     }
     (state, nodes)

@@ -222,6 +222,8 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             config: String::new(),
             labels: Labels::default(),
             wants: Wants::default(),
+            ports: 0,
+            priority: 0,
         }),
         Step::DeleteFleet { name } => Operation::DeleteFleet(DeleteFleet { fleet: fleet(name) }),
         Step::Agents { fleet: name, first, count, order, .. } => {
@@ -465,7 +467,7 @@ pub(crate) fn with_nodes(count: u64) -> (State, Vec<NodeId>) {
 fn with_agents(state: &mut State, agents: &[(AgentSpec, Option<NodeId>)]) -> Vec<AgentId> {
     let fleet: FleetName = fleet(0);
     let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
-    let make = CreateFleet { fleet: fleet.clone(), config, labels, wants };
+    let make = CreateFleet { fleet: fleet.clone(), config, labels, wants, ports: 0, priority: 0 };
     apply(state, 1_001, &command(Operation::CreateFleet(make))).unwrap();
     let drafts = agents.iter().enumerate().map(|(n, (spec, node))| AgentDraft {
         name: format!("a{n}").parse().unwrap(),

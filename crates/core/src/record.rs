@@ -245,6 +245,10 @@ pub struct Fleet {
     pub labels: Labels,
     /// Where its agents may be placed, where they state nothing else when they are made.
     pub wants: Wants,
+    /// Ports in a block of an agent that states none; 0 for its runtime's.
+    pub ports: u16,
+    /// The priority of an agent that states none, or 0.
+    pub priority: i32,
     /// When it was created.
     pub created: Timestamp,
     /// Last change.

@@ -191,6 +191,8 @@ fn records() -> Vec<core::Record> {
             config: "{}".into(),
             labels: labels(),
             wants: wants(),
+            ports: 32,
+            priority: 4,
             created: Timestamp(4),
             revision: Revision(7),
         }),
@@ -278,6 +280,8 @@ fn operations() -> Vec<Op> {
             config: "{}".into(),
             labels: labels(),
             wants: wants(),
+            ports: 32,
+            priority: 4,
         }),
         Op::DeleteFleet(core::DeleteFleet { fleet: fleet.clone() }),
         Op::CreateAgents(core::CreateAgents {

@@ -85,7 +85,7 @@ async fn fleets(node: &Node, range: std::ops::Range<u32>) {
     for number in range {
         let fleet = format!("f{number}").parse().unwrap();
         let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
-        let create = CreateFleet { fleet, config, labels, wants };
+        let create = CreateFleet { fleet, config, labels, wants, ports: 0, priority: 0 };
         propose(node, Operation::CreateFleet(create)).await;
     }
 }

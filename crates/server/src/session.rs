@@ -17,8 +17,9 @@ use fleet_types::{Epoch, NodeId};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-/// Pause between rounds over the members.
-const RETRY: Duration = Duration::from_millis(200);
+/// Pauses between rounds over the members: the first, and twice as long each time up to the last.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_millis(200);
 /// How long one member may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -120,7 +121,7 @@ impl Life<'_> {
 
     /// The epoch granted, or kept; none when the one held is over.
     async fn register(&self, held: Epoch, lacks: &mut watch::Receiver<Lacks>) -> Option<Epoch> {
-        let mut said = String::new();
+        let (mut said, mut pause) = (String::new(), RETRY_MIN);
         loop {
             let Lacks { degraded, unfit } = lacks.borrow_and_update().clone();
             let mut about = self.about.clone();
@@ -145,7 +146,8 @@ impl Life<'_> {
                     said = news;
                 }
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 

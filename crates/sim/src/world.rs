@@ -173,6 +173,8 @@ impl World {
             config: String::new(),
             labels: Labels::default(),
             wants: Wants::default(),
+            ports: 0,
+            priority: 0,
         }));
         for n in 2..=self.options.machines {
             let token = format!("{n:012x}").parse::<fleet_types::TokenId>().expect("a token id");

@@ -121,7 +121,7 @@ pub struct CreateAgent {
     /// Only show what would be made and where it would be placed
     #[arg(long)]
     pub dry_run: bool,
-    /// Size of its port block; 0 for the runtime's
+    /// Size of its port block; 0 for its fleet's, or else the runtime's
     #[arg(long, default_value_t = 0)]
     pub ports: u32,
     /// Memory it may use, like 512M or 2G; 0 for the runtime's limit
@@ -148,7 +148,8 @@ pub struct CreateAgent {
     /// where it is
     #[arg(long, default_value_t = AgentClass::Strict)]
     pub class: AgentClass,
-    /// From -1000 to 1000: the higher, the sooner it is placed and started when many wait
+    /// From -1000 to 1000: the higher, the sooner it is placed and started when many wait; 0 for its
+    /// fleet's
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub priority: i32,
     /// Do not start it

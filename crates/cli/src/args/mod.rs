@@ -73,6 +73,9 @@ pub enum Command {
     /// The machines
     #[command(subcommand)]
     Node(Node),
+    /// The ports of the machines
+    #[command(subcommand)]
+    Port(Port),
     /// Named sets of agents
     #[command(subcommand)]
     Fleet(Fleet),
@@ -317,6 +320,16 @@ pub enum Node {
     },
 }
 
+/// A `port` command.
+#[derive(Subcommand)]
+pub enum Port {
+    /// Show how many ports each node has used, free and kept from agents; or one node's, one by one
+    List {
+        /// Name or number of a node
+        node: Option<String>,
+    },
+}
+
 /// How to wait for the result.
 #[derive(Parser, Clone, Copy)]
 pub struct Wait {
@@ -344,6 +357,12 @@ pub enum Fleet {
         /// Where its agents may be placed, where they state nothing else.
         #[command(flatten)]
         wants: Wants,
+        /// Size of the port block of one that states none; 0 for its runtime's
+        #[arg(long, default_value_t = 0)]
+        ports: u32,
+        /// Priority of one that states none, from -1000 to 1000
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        priority: i32,
     },
     /// Show all fleets
     List,

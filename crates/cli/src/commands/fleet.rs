@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use fleet_client::Client;
 use fleet_proto::v1::{
     self, CreateFleetRequest, DeleteFleetRequest, GetFleetRequest, ListFleetsRequest,
     ListFleetsResponse, fleet_service_client::FleetServiceClient,
@@ -28,11 +29,22 @@ fn table(fleets: &[v1::Fleet]) -> String {
     columns(&["FLEET", "AGENTS", "LABELS", "AGE"], rows)
 }
 
+async fn create(global: &Global, client: &Client, name: String, fleet: v1::Fleet) -> Result<()> {
+    let (fleet_id, fleet) = (name.clone(), Some(fleet));
+    let request = CreateFleetRequest { fleet_id, fleet, request_id: request_id() };
+    let call = client.call(|channel| {
+        let request = request.clone();
+        async move { FleetServiceClient::new(channel).create_fleet(request).await }
+    });
+    let answer = call.await?;
+    print(global.output, "CreateFleetResponse", &answer, |_| format!("fleet {name} made"))
+}
+
 /// Carries out a `fleet` command.
 pub async fn run(global: &Global, command: Fleet) -> Result<ExitCode> {
     let client = client(global)?;
     match command {
-        Fleet::Create { name, config_file, labels, wants } => {
+        Fleet::Create { name, config_file, labels, wants, ports, priority } => {
             let config_json = config_file.map(|path| read_text(&path)).transpose()?;
             let fleet = v1::Fleet {
                 config_json: config_json.unwrap_or_default(),
@@ -42,18 +54,11 @@ pub async fn run(global: &Global, command: Fleet) -> Result<ExitCode> {
                 runtime_version: wants.runtime_version,
                 apart: wants.apart,
                 spread_by: wants.spread_by,
+                ports,
+                priority,
                 ..v1::Fleet::default()
             };
-            let fleet_id = name.clone();
-            let request =
-                CreateFleetRequest { fleet_id, fleet: Some(fleet), request_id: request_id() };
-            let answer = client
-                .call(|channel| {
-                    let request = request.clone();
-                    async move { FleetServiceClient::new(channel).create_fleet(request).await }
-                })
-                .await?;
-            print(global.output, "CreateFleetResponse", &answer, |_| format!("fleet {name} made"))?;
+            create(global, &client, name, fleet).await?;
         }
         Fleet::List => {
             let mut all = ListFleetsResponse::default();

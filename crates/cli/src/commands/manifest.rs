@@ -49,6 +49,8 @@ struct FleetEntry {
     config: Map<String, Value>,
     labels: BTreeMap<String, String>,
     wants: Wants,
+    ports: u32,
+    priority: i32,
     agents: BTreeMap<String, AgentEntry>,
 }
 
@@ -106,6 +108,8 @@ impl FleetEntry {
             runtime_version: self.wants.runtime_version.clone(),
             apart: self.wants.apart,
             spread_by: self.wants.spread_by.clone(),
+            ports: self.ports,
+            priority: self.priority,
             ..Fleet::default()
         }
     }
@@ -159,7 +163,7 @@ fn differences(stated: &AgentSpec, there: &AgentSpec) -> Vec<&'static str> {
         ("labels", stated.labels != there.labels),
         ("limits", limits(stated) != limits(there)),
         ("class", stated.class != there.class),
-        ("priority", stated.priority != there.priority),
+        ("priority", stated.priority != 0 && stated.priority != there.priority),
         (
             "wants",
             (!stated.node_labels.is_empty() && stated.node_labels != there.node_labels)
@@ -187,6 +191,8 @@ fn fleet_differences(stated: &Fleet, there: &Fleet) -> Vec<&'static str> {
         runtime_version: fleet.runtime_version.clone(),
         apart: fleet.apart,
         spread_by: fleet.spread_by.clone(),
+        ports: fleet.ports,
+        priority: fleet.priority,
         ..AgentSpec::default()
     };
     let fields = differences(&gives(stated), &gives(there)).into_iter();

@@ -8,6 +8,7 @@ pub mod manifest;
 pub mod moves;
 pub mod node;
 pub mod placement;
+pub mod port;
 pub mod rebalance;
 pub mod setup;
 pub mod status;

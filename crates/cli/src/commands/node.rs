@@ -6,15 +6,14 @@ use anyhow::Result;
 use fleet_client::Client;
 use fleet_proto::v1::{
     self, ConfirmNodeDeadRequest, CordonNodeRequest, DemoteNodeRequest, DrainNodeRequest,
-    GetNodeRequest, GetNodeResponse, HoldNodeRequest, ListEventsRequest, ListNodePortsRequest,
-    ListNodesRequest, ListNodesResponse, PlanNodeLossRequest, PromoteNodeRequest,
-    ReleaseNodeRequest, RemoveNodeRequest, UncordonNodeRequest,
-    node_service_client::NodeServiceClient,
+    GetNodeRequest, GetNodeResponse, HoldNodeRequest, ListEventsRequest, ListNodesRequest,
+    ListNodesResponse, PlanNodeLossRequest, PromoteNodeRequest, ReleaseNodeRequest,
+    RemoveNodeRequest, UncordonNodeRequest, node_service_client::NodeServiceClient,
 };
 
 use crate::{
     args::{Global, Node, Wait},
-    commands::{agent::display, events},
+    commands::{events, port},
     output::{age, columns, last, print, short},
     session::{client, request_id, wait_for},
 };
@@ -78,11 +77,11 @@ pub fn table(nodes: &[v1::Node], wide: bool) -> String {
     columns(&header, rows)
 }
 
-fn name(node: &str) -> String {
+pub(super) fn name(node: &str) -> String {
     format!("nodes/{node}")
 }
 
-async fn list(client: &Client) -> Result<ListNodesResponse> {
+pub(super) async fn list(client: &Client) -> Result<ListNodesResponse> {
     let mut all = ListNodesResponse::default();
     loop {
         let request = ListNodesRequest { page_token: all.next_page_token.clone(), page_size: 0 };
@@ -149,34 +148,6 @@ async fn drain(
         Ok(Err(format!("{} agents are left{why}", now.0)))
     };
     wait_for(wait.timeout, &format!("node {node} is not drained"), look).await
-}
-
-async fn ports(global: &Global, client: &Client, node: &str) -> Result<()> {
-    let request = ListNodePortsRequest { name: name(node) };
-    let call = client.call(|channel| {
-        let request = request.clone();
-        async move { NodeServiceClient::new(channel).list_node_ports(request).await }
-    });
-    let answer = call.await?;
-    print(global.output, "ListNodePortsResponse", &answer, |_| {
-        let rows = answer.ports.iter().map(|ports| {
-            let block = ports.block.unwrap_or_default();
-            let since = ports.since.as_ref().map_or_else(String::new, |at| age(Some(at)));
-            vec![
-                format!("{}-{}", block.base, block.base + block.size - 1),
-                block.size.to_string(),
-                short(ports.r#use().as_str_name()),
-                display(&ports.agent),
-                since,
-                ports.message.clone(),
-            ]
-        });
-        let table = columns(&["PORTS", "SIZE", "USE", "AGENT", "SINCE", "WHY"], rows);
-        format!(
-            "{table}\n\n{} owned, {} free, {} kept from agents; fragmentation {} %",
-            answer.owned, answer.free, answer.quarantined, answer.fragmentation_percent
-        )
-    })
 }
 
 async fn plan_loss(global: &Global, client: &Client, node: &str) -> Result<()> {
@@ -327,7 +298,7 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
                 .await?;
             eprintln!("node {node} takes agents again");
         }
-        Node::Ports { node } => ports(global, &client, &node).await?,
+        Node::Ports { node } => port::of_node(global, &client, &node).await?,
         Node::Events { node, limit } => {
             let request = ListEventsRequest { node: name(&node), ..ListEventsRequest::default() };
             events::show(global, &client, request, limit).await?;

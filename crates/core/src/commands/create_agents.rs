@@ -86,10 +86,7 @@ pub(crate) fn check_drafts<'a>(
 }
 
 fn check(draft: &AgentDraft) -> Result<(), Rejection> {
-    let ports = draft.spec.ports;
-    if !ports.is_power_of_two() || ports > PORT_BLOCK_MAX {
-        return Err(Rejection::BlockSize(ports));
-    }
+    check_block(draft.spec.ports)?;
     if draft.spec.config.len() > CONFIG_BYTES_MAX {
         return Err(Rejection::LimitReached { what: "bytes of config", limit: CONFIG_BYTES_MAX });
     }
@@ -104,6 +101,12 @@ fn check(draft: &AgentDraft) -> Result<(), Rejection> {
         return Err(Rejection::Contradiction("it asks for more of a core than it may use"));
     }
     Ok(())
+}
+
+/// Refuses what is no size of a block of ports.
+pub(crate) fn check_block(ports: u16) -> Result<(), Rejection> {
+    let possible = ports.is_power_of_two() && ports <= PORT_BLOCK_MAX;
+    if possible { Ok(()) } else { Err(Rejection::BlockSize(ports)) }
 }
 
 /// Refuses what no node can satisfy because it contradicts itself.

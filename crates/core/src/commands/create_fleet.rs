@@ -23,11 +23,16 @@ pub(crate) fn apply(
         return Err(Rejection::LimitReached { what: "bytes of config", limit: CONFIG_BYTES_MAX });
     }
     super::create_agents::check_wants(&op.wants)?;
+    if op.ports > 0 {
+        super::create_agents::check_block(op.ports)?;
+    }
     state.put_fleet(Fleet {
         name: op.fleet.clone(),
         config: op.config.clone(),
         labels: op.labels.clone(),
         wants: op.wants.clone(),
+        ports: op.ports,
+        priority: op.priority,
         created: at,
         revision,
     });

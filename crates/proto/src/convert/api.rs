@@ -141,6 +141,8 @@ pub fn fleet(state: &core::State, fleet: &core::Fleet) -> v1::Fleet {
         runtime_version: placement::version(&fleet.wants),
         apart: fleet.wants.apart,
         spread_by: fleet.wants.spread_by.clone().unwrap_or_default(),
+        ports: fleet.ports.into(),
+        priority: fleet.priority,
     }
 }
 
@@ -342,6 +344,30 @@ pub fn limits(limits: Option<v1::ResourceLimits>) -> ResourceLimits {
     }
 }
 
+/// Reads the size of a block of ports; 0 where none is stated.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the field, the value and the way out.
+pub fn parse_ports(field: &str, ports: u32) -> Result<u16, Status> {
+    let stated = u16::try_from(ports).ok();
+    stated.filter(|n| *n == 0 || n.is_power_of_two() && *n <= PORT_BLOCK_MAX).ok_or_else(|| {
+        let why = format!("{ports} is not a power of two up to {PORT_BLOCK_MAX}");
+        invalid_field("PORT_BLOCK_SIZE_INVALID", field, &ports.to_string(), why)
+    })
+}
+
+/// Checks a priority.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the field, the value and the way out.
+pub fn check_priority(field: &str, priority: i32) -> Result<(), Status> {
+    if PRIORITIES.contains(&priority) {
+        return Ok(());
+    }
+    let why = format!("use {} to {}", PRIORITIES.start(), PRIORITIES.end());
+    Err(invalid_field("PRIORITY_INVALID", field, &priority.to_string(), why))
+}
+
 /// Reads an agent's spec. `block_size` is asked for the runtime's block size when the caller gave
 /// none, and answers none for an unknown runtime.
 ///
@@ -361,14 +387,9 @@ pub fn parse_agent_spec(
         let why = format!("no runtime {runtime} is defined; `fleet-cluster node get` lists them");
         return Err(invalid_field("RUNTIME_UNKNOWN", field, &spec.runtime, why));
     };
-    let ports = match u16::try_from(spec.ports) {
-        Ok(0) => default_ports,
-        Ok(ports) if ports.is_power_of_two() && ports <= PORT_BLOCK_MAX => ports,
-        _ => {
-            let why = format!("{} is not a power of two up to {PORT_BLOCK_MAX}", spec.ports);
-            let value = spec.ports.to_string();
-            return Err(invalid_field("PORT_BLOCK_SIZE_INVALID", "agent.spec.ports", &value, why));
-        }
+    let ports = match parse_ports("agent.spec.ports", spec.ports)? {
+        0 => default_ports,
+        stated => stated,
     };
     check_words("agent.spec.command", spec.command.iter())?;
     check_words("agent.spec.environment", spec.environment.values())?;
@@ -388,11 +409,7 @@ pub fn parse_agent_spec(
         let (field, value) = ("agent.spec.class", spec.class.to_string());
         invalid_field("CLASS_INVALID", field, &value, "use STRICT, STICKY or PINNED")
     })?;
-    if !PRIORITIES.contains(&spec.priority) {
-        let (field, value) = ("agent.spec.priority", spec.priority.to_string());
-        let why = format!("use {} to {}", PRIORITIES.start(), PRIORITIES.end());
-        return Err(invalid_field("PRIORITY_INVALID", field, &value, why));
-    }
+    check_priority("agent.spec.priority", spec.priority)?;
     let wants = placement::parse_wants("agent.spec", &Stated::from(&spec))?;
     Ok(core::AgentSpec {
         runtime,

@@ -350,6 +350,12 @@ pub struct FleetRecord {
     /// Where its agents may be placed, where they state nothing else.
     #[prost(message, optional, tag = "6")]
     pub wants: ::core::option::Option<Wants>,
+    /// Ports in a block of an agent that states none; 0 for its runtime's.
+    #[prost(uint32, tag = "7")]
+    pub ports: u32,
+    /// The priority of an agent that states none, or 0.
+    #[prost(sint32, tag = "8")]
+    pub priority: i32,
 }
 /// Where an agent may be placed.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1054,6 +1060,12 @@ pub struct CreateFleet {
     /// Where its agents may be placed, where they state nothing else.
     #[prost(message, optional, tag = "4")]
     pub wants: ::core::option::Option<Wants>,
+    /// Ports in a block of an agent that states none; 0 for its runtime's.
+    #[prost(uint32, tag = "5")]
+    pub ports: u32,
+    /// The priority of an agent that states none, or 0.
+    #[prost(sint32, tag = "6")]
+    pub priority: i32,
 }
 /// Make agents.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -105,6 +105,12 @@ pub struct Fleet {
     /// The key of a node label over whose values its agents are spread.
     #[prost(string, tag = "11")]
     pub spread_by: ::prost::alloc::string::String,
+    /// Size of the port block of one that states none; 0 for its runtime's.
+    #[prost(uint32, tag = "12")]
+    pub ports: u32,
+    /// Priority of one that states none, or 0.
+    #[prost(int32, tag = "13")]
+    pub priority: i32,
 }
 /// Request for FleetService.CreateFleet.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -904,7 +910,7 @@ pub struct AgentSpec {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Size of its port block; 0 for the runtime's.
+    /// Size of its port block; 0 for its fleet's, or else the runtime's.
     #[prost(uint32, tag = "5")]
     pub ports: u32,
     /// Labels.
@@ -920,7 +926,7 @@ pub struct AgentSpec {
     #[prost(enumeration = "agent_spec::Class", tag = "8")]
     pub class: i32,
     /// From -1000 to 1000: the higher, the sooner it is placed and started when many wait; of equal
-    /// ones the oldest is first.
+    /// ones the oldest is first. 0 for its fleet's.
     #[prost(int32, tag = "9")]
     pub priority: i32,
     /// Labels a node must have for it.

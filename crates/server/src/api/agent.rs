@@ -1,6 +1,6 @@
 //! `fleet.v1.AgentService`.
 
-use std::{ops::Bound, pin::Pin};
+use std::{ops::Bound, pin::Pin, slice};
 
 use fleet_client::connect_node;
 use fleet_core::{
@@ -34,6 +34,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     Api,
     explain::{help, shown},
+    fleet::Gives,
     idempotency,
 };
 
@@ -47,7 +48,12 @@ pub(super) struct Wanted {
 }
 
 impl Api {
-    pub(super) fn parse(&self, request: CreateAgentRequest) -> Result<Wanted, Status> {
+    /// Reads a request; what it does not state is what its fleet gives, or its runtime.
+    pub(super) fn parse(
+        &self,
+        request: CreateAgentRequest,
+        fleet: &Gives,
+    ) -> Result<Wanted, Status> {
         let id = &request.agent_id;
         let name = id.parse().map_err(|e| invalid_field("INVALID_NAME", "agent_id", id, e))?;
         let agent = request.agent.unwrap_or_default();
@@ -55,8 +61,14 @@ impl Api {
             DesiredState::Stopped => Desired::Stopped,
             DesiredState::Running | DesiredState::Unspecified => Desired::Running,
         };
-        let block_size = |name: &_| self.runtimes.get(name).map(|runtime| runtime.ports);
-        let spec = convert::parse_agent_spec(agent.spec, block_size)?;
+        let block_size = |name: &_| {
+            let runtime = self.runtimes.get(name)?;
+            Some(if fleet.ports > 0 { fleet.ports } else { runtime.ports })
+        };
+        let mut spec = convert::parse_agent_spec(agent.spec, block_size)?;
+        if spec.priority == 0 {
+            spec.priority = fleet.priority;
+        }
         let runtime = self.runtimes.get(&spec.runtime);
         let least = runtime.map_or(1, |runtime| runtime.ports_min);
         if spec.ports < least {
@@ -69,6 +81,9 @@ impl Api {
             let why = format!("runtime {} {why}", spec.runtime);
             return Err(invalid_field("COMMAND_INVALID", "agent.spec.command", "", why));
         }
+        let requests = runtime.map(|runtime| runtime.requests.requests()).unwrap_or_default();
+        let of_runtime = Wants { requests, ..Wants::default() };
+        spec.wants = std::mem::take(&mut spec.wants).or(&fleet.wants).or(&of_runtime);
         Ok(Wanted { name, spec, desired })
     }
 
@@ -85,28 +100,17 @@ impl Api {
         Ok(())
     }
 
-    /// Fills in what the fleet or the runtime states where an agent states nothing.
-    pub(super) fn complete(&self, fleet: &Wants, wanted: &mut [Wanted]) {
-        for Wanted { spec, .. } in wanted {
-            let requests = self.runtimes.get(&spec.runtime).map(|r| r.requests.requests());
-            let of_runtime = Wants { requests: requests.unwrap_or_default(), ..Wants::default() };
-            spec.wants = std::mem::take(&mut spec.wants).or(fleet).or(&of_runtime);
-        }
-    }
-
     async fn create(
         &self,
         fleet: FleetName,
-        mut wanted: Vec<Wanted>,
+        requests: &[CreateAgentRequest],
         how: How<'_>,
         content: &impl Message,
     ) -> Result<Vec<Agent>, Status> {
-        let (config, wants) = self.raft.read(|state| {
-            let known = state.fleets().get(&fleet);
-            known.map(|fleet| (fleet.config.clone(), fleet.wants.clone())).unwrap_or_default()
-        });
-        self.check_overlays(&config, &wanted)?;
-        self.complete(&wants, &mut wanted);
+        let gives = self.raft.read(|state| Gives::of(state, &fleet)).unwrap_or_default();
+        let wanted = requests.iter().map(|one| self.parse(one.clone(), &gives));
+        let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
+        self.check_overlays(&gives.config, &wanted)?;
         let names: Vec<AgentId> = wanted
             .iter()
             .map(|w| AgentId { fleet: fleet.clone(), agent: w.name.clone() })
@@ -253,13 +257,12 @@ impl AgentService for Api {
     ) -> Result<Response<CreateAgentResponse>, Status> {
         let request = request.into_inner();
         let fleet = resource::parse_fleet("parent", &request.parent)?;
-        let wanted = vec![self.parse(request.clone())?];
         let how = How {
             request_id: &request.request_id,
             allow_overcommit: request.allow_overcommit,
             validate_only: request.validate_only,
         };
-        let agents = self.create(fleet, wanted, how, &request).await?;
+        let agents = self.create(fleet, slice::from_ref(&request), how, &request).await?;
         Ok(Response::new(CreateAgentResponse { agent: agents.into_iter().next() }))
     }
 
@@ -290,20 +293,18 @@ impl AgentService for Api {
             let value = request.requests.len().to_string();
             return Err(invalid_field("LIMIT_REACHED", "requests", &value, why));
         }
-        let parse = |one: &CreateAgentRequest| {
-            if !one.parent.is_empty() && one.parent != request.parent {
-                let why = "differs from the parent of the batch";
-                return Err(invalid_field("PARENT_MISMATCH", "requests.parent", &one.parent, why));
-            }
-            self.parse(one.clone())
-        };
-        let wanted = request.requests.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let strays =
+            |one: &&CreateAgentRequest| !one.parent.is_empty() && one.parent != request.parent;
+        if let Some(stray) = request.requests.iter().find(strays) {
+            let why = "differs from the parent of the batch";
+            return Err(invalid_field("PARENT_MISMATCH", "requests.parent", &stray.parent, why));
+        }
         let how = How {
             request_id: &request.request_id,
             allow_overcommit: request.allow_overcommit,
             validate_only: request.validate_only,
         };
-        let agents = self.create(fleet, wanted, how, &request).await?;
+        let agents = self.create(fleet, &request.requests, how, &request).await?;
         Ok(Response::new(BatchCreateAgentsResponse { agents }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use fleet_core::{CreateFleet, DeleteFleet, Operation, Rejection};
+use fleet_core::{CreateFleet, DeleteFleet, Operation, Rejection, State, Wants};
 use fleet_proto::{
     convert::{
         api as convert,
@@ -20,6 +20,35 @@ use fleet_types::FleetName;
 use tonic::{Request, Response, Status};
 
 use super::Api;
+
+/// What a fleet gives its agents where they state nothing else.
+#[derive(Clone, Default)]
+pub(super) struct Gives {
+    pub(super) config: String,
+    pub(super) wants: Wants,
+    pub(super) ports: u16,
+    pub(super) priority: i32,
+}
+
+impl Gives {
+    /// What a fleet would give that is to be made.
+    pub(super) fn parse(fleet: Fleet) -> Result<Self, Status> {
+        convert::check_priority("fleet.priority", fleet.priority)?;
+        Ok(Self {
+            wants: placement::parse_wants("fleet", &Stated::from(&fleet))?,
+            ports: convert::parse_ports("fleet.ports", fleet.ports)?,
+            priority: fleet.priority,
+            config: convert::parse_config("fleet.config_json", fleet.config_json)?,
+        })
+    }
+
+    /// What a fleet gives; none when there is no such fleet.
+    pub(super) fn of(state: &State, name: &FleetName) -> Option<Self> {
+        let fleet = state.fleets().get(name)?;
+        let (config, wants) = (fleet.config.clone(), fleet.wants.clone());
+        Some(Self { config, wants, ports: fleet.ports, priority: fleet.priority })
+    }
+}
 
 impl Api {
     async fn fleet(&self, name: FleetName) -> Result<Fleet, Status> {
@@ -41,13 +70,11 @@ impl FleetService for Api {
         let name: FleetName =
             id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
         let fleet = request.fleet.clone().unwrap_or_default();
-        let wants = placement::parse_wants("fleet", &Stated::from(&fleet))?;
-        let operation = Operation::CreateFleet(CreateFleet {
-            fleet: name.clone(),
-            wants,
-            config: convert::parse_config("fleet.config_json", fleet.config_json)?,
-            labels: convert::parse_labels("fleet.labels", fleet.labels)?,
-        });
+        let labels = convert::parse_labels("fleet.labels", fleet.labels.clone())?;
+        let Gives { config, wants, ports, priority } = Gives::parse(fleet)?;
+        let fleet = name.clone();
+        let create = CreateFleet { fleet, config, labels, wants, ports, priority };
+        let operation = Operation::CreateFleet(create);
         self.change(&request.request_id, &request, operation).await?;
         Ok(Response::new(CreateFleetResponse { fleet: Some(self.fleet(name).await?) }))
     }

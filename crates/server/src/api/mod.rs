@@ -95,7 +95,8 @@ pub fn add_services(routes: &mut RoutesBuilder, api: &Arc<Api>) {
         ($($server:ident :: $name:ident),+) => {$(
             routes.add_service(
                 v1::$server::$name::from_arc(api.clone())
-                    .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
+                    // A call for too many agents is to be told so by their number.
+                    .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX),
             );
         )+};

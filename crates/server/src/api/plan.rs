@@ -1,11 +1,7 @@
 //! `AgentService.PlanAgents`: what making fleets and agents would come to, all together.
 
-use fleet_core::{AgentDraft, Wants, check_drafts, plan::Planner};
+use fleet_core::{AgentDraft, check_drafts, plan::Planner};
 use fleet_proto::{
-    convert::{
-        api as convert,
-        placement::{self, Stated},
-    },
     error::{from_rejection, invalid_field},
     v1::{Agent, PlanAgentsRequest, PlannedFleet},
 };
@@ -15,6 +11,7 @@ use tonic::Status;
 use super::{
     Api,
     agent::{Wanted, rehearsed},
+    fleet::Gives,
 };
 
 impl Api {
@@ -54,25 +51,14 @@ impl Api {
         let id = &planned.fleet_id;
         let name: FleetName =
             id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
-        let known = self.raft.read(|state| {
-            let fleet = state.fleets().get(&name)?;
-            Some((fleet.config.clone(), fleet.wants.clone()))
-        });
-        let (config, wants) = match known {
-            Some(known) => known,
-            None => stated(planned.fleet.unwrap_or_default())?,
+        let gives = match self.raft.read(|state| Gives::of(state, &name)) {
+            Some(gives) => gives,
+            None => Gives::parse(planned.fleet.unwrap_or_default())?,
         };
-        let requests = planned.requests.into_iter();
-        let mut wanted = requests.map(|one| self.parse(one)).collect::<Result<Vec<_>, Status>>()?;
-        self.check_overlays(&config, &wanted)?;
-        self.complete(&wants, &mut wanted);
+        let wanted = planned.requests.into_iter().map(|one| self.parse(one, &gives));
+        let wanted = wanted.collect::<Result<Vec<_>, Status>>()?;
+        self.check_overlays(&gives.config, &wanted)?;
         let draft = |Wanted { name, spec, desired }| AgentDraft { name, spec, desired, node: None };
         Ok((name, wanted.into_iter().map(draft).collect()))
     }
-}
-
-/// What a fleet that does not exist yet would give its agents.
-fn stated(fleet: fleet_proto::v1::Fleet) -> Result<(String, Wants), Status> {
-    let wants = placement::parse_wants("fleet", &Stated::from(&fleet))?;
-    Ok((convert::parse_config("fleet.config_json", fleet.config_json)?, wants))
 }

@@ -28,14 +28,16 @@ use tokio::sync::watch;
 use tonic::{Status, transport::Channel};
 
 use super::{
-    Leader, Pace, RETRY,
+    Leader, Pace,
     router::{Mail, members},
 };
 use crate::secrets::agent_token;
 
 /// How often what was reported and not recorded is looked for again.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Longest pause before a host that did not answer is asked again.
+/// Pauses before a host that did not answer is asked again: the first, and twice as long each time up
+/// to the last.
+const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// A session with one host.
@@ -57,15 +59,18 @@ impl Session {
             tracing::error!(node.id = self.node.0, address, "the node's address is malformed");
             return;
         };
-        let mut pause = RETRY;
+        let mut pause = RETRY_MIN;
         loop {
             let began = Instant::now();
             if let Err(status) = self.talk(channel.clone()).await {
                 tracing::debug!(node.id = self.node.0, %status, "session with a host ended");
             }
             // One that does not answer is asked more and more seldom.
-            pause = if began.elapsed() > RETRY_MAX { RETRY } else { (pause * 2).min(RETRY_MAX) };
+            if began.elapsed() > RETRY_MAX {
+                pause = RETRY_MIN;
+            }
             tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 

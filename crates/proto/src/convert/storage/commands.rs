@@ -83,6 +83,8 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             config: o.config.clone(),
             labels: pairs(&o.labels),
             wants: put_wants(&o.wants),
+            ports: o.ports.into(),
+            priority: o.priority,
         }),
         Op::DeleteFleet(o) => Wire::DeleteFleet(o.fleet.to_string()),
         Op::CreateAgents(o) => Wire::CreateAgents(put_create_agents(o)),
@@ -274,6 +276,8 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
             config: o.config,
             labels: labels(o.labels)?,
             wants: get_wants(o.wants)?,
+            ports: port("ports", o.ports)?,
+            priority: o.priority,
         }),
         Wire::DeleteFleet(fleet) => {
             Op::DeleteFleet(core::DeleteFleet { fleet: parse("fleet", &fleet)? })
