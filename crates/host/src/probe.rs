@@ -115,8 +115,11 @@ async fn websocket(url: &str, steps: &[Step], variables: &Variables) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn expecting_is_matching_a_part() {
@@ -141,5 +144,61 @@ mod tests {
         assert_eq!(http(port, "/", "alive").await, Ok(()));
         assert!(http(port, "/", "ready").await.unwrap_err().contains("lacks"));
         assert!(http(port, "/", "").await.unwrap_err().contains("503"));
+    }
+
+    #[tokio::test]
+    async fn tcp_wants_a_listener() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe: Probe = toml::from_str("kind = \"tcp\"\nport_offset = 2").unwrap();
+        let block = PortBlock { base: port - 2, size: 4 };
+        assert_eq!(run(&probe, block, &Variables::default()).await, Ok(()));
+        drop(listener);
+        assert!(run(&probe, block, &Variables::default()).await.is_err());
+    }
+
+    /// A gateway that takes one token, and answers how it is as it is told; by OpenClaw's protocol.
+    async fn gateway(health: Value) -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+                let challenge = json!({"type": "event", "event": "connect.challenge"});
+                socket.send(Message::text(challenge.to_string())).await.unwrap();
+                while let Some(Ok(Message::Text(text))) = socket.next().await {
+                    let request: Value = serde_json::from_str(&text).unwrap();
+                    let connects = request["method"] == "connect";
+                    let knows = request["params"]["auth"]["token"] == "right";
+                    let answer = match (connects, knows) {
+                        (true, true) => json!({"ok": true, "payload": {"type": "hello-ok"}}),
+                        (true, false) => json!({"ok": false, "error": {"message": "who?"}}),
+                        (false, _) => json!({"ok": true, "payload": health}),
+                    };
+                    let mut answer = answer;
+                    answer["id"] = request["id"].clone();
+                    socket.send(Message::text(answer.to_string())).await.unwrap();
+                }
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn an_openclaw_gateway_says_hello_and_that_it_is_well() {
+        let runtimes = crate::runtimes::Runtimes::load(&[], &BTreeMap::new()).unwrap();
+        let probe = &runtimes.get(&"openclaw".parse().unwrap()).unwrap().probe;
+        let mut short = probe.clone();
+        short.timeout_ms = 300;
+        let ask = async |port: u16, token: &str, probe: &Probe| {
+            let block = PortBlock { base: port, size: 1 };
+            let variables = Variables::default().with("token", token);
+            run(probe, block, &variables.with_number("port", port.into())).await
+        };
+        let well = gateway(json!({"ok": true})).await;
+        assert_eq!(ask(well, "right", probe).await, Ok(()));
+        assert_eq!(ask(well, "wrong", probe).await, Err("refused: who?".into()));
+        let ill = gateway(json!({"ok": false})).await;
+        assert_eq!(ask(ill, "right", &short).await, Err("no answer within 300 ms".into()));
     }
 }
