@@ -31,7 +31,7 @@ use alloc::{
 };
 use core::{cmp::Reverse, ops::Bound};
 
-use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId};
+use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId, Resources};
 
 use crate::{
     command::FenceNode,
@@ -57,14 +57,17 @@ pub struct Planner<'a> {
     /// How many agents of a fleet are under each value of a label, this plan's too.
     spread: BTreeMap<FleetName, BTreeMap<String, Counts<'a>>>,
     shapes: Vec<Shape<'a>>,
-    /// The shapes of a fleet, or of any.
-    shapes_of: BTreeMap<Option<FleetName>, Vec<usize>>,
+    /// The shapes of a fleet, or of any, by what they ask for.
+    shapes_of: BTreeMap<ShapeKey, Vec<usize>>,
     /// The shape of the last agent, for the next is often like it.
     last: usize,
 }
 
 /// How many agents are under each value of a label, where there are any.
 type Counts<'a> = BTreeMap<&'a str, usize>;
+
+/// The fleet, where it matters, ports, memory and processor time.
+type ShapeKey = (Option<FleetName>, u16, u64, u64);
 
 /// Agents that are equal in all the choice depends on, and how far the nodes were walked for them.
 struct Shape<'a> {
@@ -341,7 +344,9 @@ impl<'a> Planner<'a> {
     /// The shape of an agent.
     fn shape(&mut self, fleet: &FleetName, spec: &AgentSpec) -> usize {
         if !self.shapes.get(self.last).is_some_and(|shape| shape.is_of(fleet, spec)) {
-            let known = self.shapes_of.entry(among(fleet, spec).cloned()).or_default();
+            let Resources { memory_bytes, cpu_millis } = spec.wants.requests;
+            let key = (among(fleet, spec).cloned(), spec.ports, memory_bytes, cpu_millis);
+            let known = self.shapes_of.entry(key).or_default();
             let found = known.iter().copied().find(|n| self.shapes[*n].is_of(fleet, spec));
             self.last = found.unwrap_or_else(|| {
                 known.push(self.shapes.len());

@@ -58,11 +58,12 @@ fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
 }
 
 /// Refuses to give one more node a vote where as many that are up have one as the policy says: the
-/// leader would take one again.
+/// leader would take one again. One whose vote an operator took may be given it all the same: from
+/// then on the leader chooses among it and others.
 pub fn check_promotion(state: &State, node: NodeId) -> Result<(), Rejection> {
-    let votes = |node: &&Node| node.role == Role::Voter;
-    let is_new = !votes(&state.require_node(node)?);
-    let voters = state.nodes().values().filter(votes).filter(|node| up(node)).count();
+    let wanted = state.require_node(node)?;
+    let is_new = wanted.role != Role::Voter && wanted.may_vote;
+    let voters = state.nodes().values().filter(|node| node.role == Role::Voter && up(node)).count();
     let limit = state.placement_policy().voters;
     if is_new && voters >= usize::from(limit) {
         return Err(Rejection::EnoughVoters { node, voters, limit });
@@ -121,7 +122,8 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     }
     let most = beside.values().max().copied().unwrap_or(0);
     let better = least_crowded().filter(|node| key.is_some() && crowd(node) + 2 <= most);
-    let full = voters.len() == usize::from(policy.voters) && lasting == voters.len();
+    // Not while one is down: the vote that is too much then would be its.
+    let full = voters.len() == usize::from(policy.voters) && alive == voters.len();
     change(better.filter(|_| full)?, Role::Voter, RoleCause::Spread)
 }
 
@@ -235,7 +237,12 @@ mod tests {
         assert_eq!(check_promotion(&state, nodes[0]), Ok(()), "it votes");
         let full = Rejection::EnoughVoters { node: nodes[2], voters: 3, limit: 3 };
         assert_eq!(check_promotion(&state, nodes[2]), Err(full));
+        let mut down = steady(&state);
+        for (node, seen) in &mut down {
+            seen.gone &= *node != nodes[3];
+        }
         fence(&mut state, nodes[3]);
+        assert_eq!(next(&state, &down, NodeId(1)), None, "it may be back at once");
         assert_eq!(check_promotion(&state, nodes[2]), Ok(()), "one of three is lost");
     }
 

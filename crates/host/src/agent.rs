@@ -157,12 +157,11 @@ impl Task {
             // What init has forgotten may have left children; they are no part of a next start, and
             // while they run the agent is not gone.
             empty(&self.group).await;
-            if self.assignment.run {
-                self.on(Event::Want);
-            }
+            self.on(if self.assignment.run { Event::Want } else { Event::Unwant });
         }
         self.report();
-        let mut log_check = std::pin::pin!(tokio::time::sleep_until(self.host.pace.next()));
+        let mut log_check =
+            std::pin::pin!(tokio::time::sleep_until(self.host.pace.next(&self.watch)));
         let mut silent = false;
         loop {
             let due = self.life.deadline().map(|at| at.saturating_sub(boot_ms()));
@@ -209,6 +208,9 @@ impl Task {
             self.measure_next();
             self.report();
             if silent && self.life.at_rest() {
+                if let Err(error) = self.history.forget() {
+                    tracing::debug!(agent = %self.id, %error, "its history stays");
+                }
                 self.leave();
                 return;
             }
@@ -490,7 +492,7 @@ impl Task {
                 }
             }
         }
-        (self.host.pace.next(), grown)
+        (self.host.pace.next(&self.watch), grown)
     }
 
     fn watch_log(&mut self) {
@@ -519,9 +521,6 @@ impl Task {
 
     /// Takes the empty control group away.
     fn leave(&self) {
-        if let Err(error) = self.history.forget() {
-            tracing::debug!(agent = %self.id, %error, "its history stays");
-        }
         self.kept.limiter.remove(&group_name(&self.id));
         if let Err(error) = self.group.remove() {
             tracing::debug!(agent = %self.id, %error, "its control group stays");

@@ -65,10 +65,12 @@ impl History {
         if past == self.kept {
             return Ok(());
         }
-        self.kept = past.clone();
         if past == Past::default() {
-            return self.forget();
+            self.forget()?;
+            self.kept = past;
+            return Ok(());
         }
+        let kept = past.clone();
         let stored = Stored {
             boot: self.boot.clone(),
             generation: assignment.generation,
@@ -85,7 +87,9 @@ impl History {
         // Not synced: it counts as long as the machine runs.
         let temporary = self.path.with_extension("new");
         fs::write(&temporary, serde_json::to_vec(&stored)?)?;
-        fs::rename(&temporary, &self.path)
+        fs::rename(&temporary, &self.path)?;
+        self.kept = kept;
+        Ok(())
     }
 
     /// Keeps nothing.

@@ -8,8 +8,12 @@ use tokio::time::Instant;
 /// Most of a line that is passed on, in characters.
 const LINE_MAX: usize = 300;
 
-/// When logs are looked at: once a second, all at the same moments, so that a thousand silent agents wake their
-/// host once a second and not a thousand times.
+/// Looks in vain after which a log is looked at half as often.
+const QUIET: u32 = 10;
+
+/// When logs are looked at: once a second, or every other when nothing was logged for a while; all
+/// at the same moments, so that a thousand silent agents wake their host once and not a thousand
+/// times.
 pub(crate) struct Pace {
     origin: Instant,
 }
@@ -20,9 +24,11 @@ impl Pace {
         Self { origin: Instant::now() }
     }
 
-    /// The next of the moments.
-    pub(crate) fn next(&self) -> Instant {
-        self.origin + Duration::from_secs(self.origin.elapsed().as_secs() + 1)
+    /// The next of the moments for a log.
+    pub(crate) fn next(&self, watch: &LogWatch) -> Instant {
+        let seconds = if watch.vain < QUIET { 1 } else { 2 };
+        let passed = self.origin.elapsed().as_secs() / seconds;
+        self.origin + Duration::from_secs((passed + 1) * seconds)
     }
 }
 
@@ -30,19 +36,23 @@ impl Pace {
 pub(crate) struct LogWatch {
     position: u64,
     length: u64,
+    /// How often in a row it was looked at in vain.
+    vain: u32,
 }
 
 impl LogWatch {
     /// Looks at what is logged from now on.
     pub(crate) fn new(log: &LogFile) -> Self {
         let position = tail(log.path(), 0).map_or(0, |(_, end)| end);
-        Self { position, length: position }
+        Self { position, length: position, vain: 0 }
     }
 
     /// Whether the log is another than at the last call.
     pub(crate) fn grown(&mut self, log: &LogFile) -> bool {
         let length = fs::metadata(log.path()).map_or(0, |about| about.len());
-        std::mem::replace(&mut self.length, length) != length
+        let grown = std::mem::replace(&mut self.length, length) != length;
+        self.vain = if grown { 0 } else { self.vain.saturating_add(1) };
+        grown
     }
 
     /// The first new line that holds one of `texts`. Of a flood only a part is looked at.

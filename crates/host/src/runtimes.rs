@@ -335,6 +335,10 @@ fn parse(origin: &str, text: &str) -> Result<(RuntimeName, Definition), RuntimeE
             format!("ports = {} is not a power of two up to {PORT_BLOCK_MAX}", definition.ports);
         return Err(value(why));
     }
+    if definition.ports < definition.ports_min {
+        let (ports, least) = (definition.ports, definition.ports_min);
+        return Err(value(format!("ports = {ports} is less than ports_min = {least}")));
+    }
     definition.limits.limits().check().map_err(|e| value(format!("limits: {e}")))?;
     definition.requests.requests().check().map_err(|e| value(format!("requests: {e}")))?;
     Ok((name, definition))

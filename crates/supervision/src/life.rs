@@ -285,9 +285,7 @@ impl Life {
         let healthy = matches!(self.state, State::Ready | State::Unready)
             && now_ms.saturating_sub(self.since_ms) >= self.policy.healthy_after_ms;
         if healthy {
-            self.tries = 0;
-            self.repaired = false;
-            self.crashes_ms.clear();
+            self.forget_crashes();
         }
         self.crashes_ms.push_back(now_ms);
         let window = now_ms.saturating_sub(self.policy.crash_window_ms);
@@ -301,10 +299,14 @@ impl Life {
         }
     }
 
-    fn forgive(&mut self) {
+    fn forget_crashes(&mut self) {
         self.tries = 0;
         self.repaired = false;
         self.crashes_ms.clear();
+    }
+
+    fn forgive(&mut self) {
+        self.forget_crashes();
         self.message.clear();
     }
 
@@ -427,6 +429,9 @@ impl Life {
                 self.release(actions);
                 self.message.clear();
                 self.enter(State::Ready, now_ms);
+                if self.tries > 0 || self.repaired || !self.crashes_ms.is_empty() {
+                    self.deadline_ms = Some(now_ms + self.policy.healthy_after_ms);
+                }
             }
             State::Unready => {
                 self.message.clear();
@@ -538,6 +543,8 @@ impl Life {
                 self.stop(next, now_ms, actions);
             }
             State::Repairing => self.stop(Next::Start, now_ms, actions),
+            // It has run for long enough to be taken for healthy.
+            State::Ready | State::Unready => self.forget_crashes(),
             State::Stopping => self.empty(self.next, now_ms, actions),
             State::BackingOff => self.wait(now_ms, actions),
             _ => {}

@@ -85,6 +85,24 @@ fn who_comes_back_holds_against_it_what_was_held_before() {
 }
 
 #[test]
+fn a_healthy_run_is_forgiven_while_it_lasts() {
+    let mut life = started();
+    life.on(Event::Exited(Exit::Code(78)), 3, 0);
+    life.on(Event::Emptied, 4, 0);
+    assert_eq!(life.on(Event::Permit, 5, 0), [Action::Repair]);
+    life.on(Event::Launched, 6, 0);
+    life.on(Event::Exited(Exit::Code(0)), 7, 0);
+    life.on(Event::Emptied, 8, 0);
+    life.on(Event::Permit, 9, 0);
+    life.on(Event::Launched, 10, 0);
+    life.on(Event::ProbeOk, 11, 0);
+    assert!(life.past().repaired);
+    assert_eq!(life.deadline(), Some(10_011));
+    life.on(Event::Time, 10_011, 0);
+    assert_eq!(life.past(), Past::default());
+}
+
+#[test]
 fn a_repair_that_is_adopted_is_one() {
     let mut life = started();
     life.on(Event::Exited(Exit::Code(78)), 3, 0);

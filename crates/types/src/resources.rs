@@ -114,7 +114,7 @@ impl ResourceLimits {
             ("processes", self.processes.into(), 1, 1 << 22),
             ("open_files", self.open_files.into(), 16, 1 << 20),
             ("home_bytes", self.home_bytes, 1 << 20, 1 << 50),
-            ("log_bytes", self.log_bytes, 1 << 12, 1 << 40),
+            ("log_bytes", self.log_bytes, 1 << 12, 1 << 26),
         ];
         for (what, value, min, max) in bounds {
             if value != 0 && !(min..=max).contains(&value) {

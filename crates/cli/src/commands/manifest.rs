@@ -11,10 +11,10 @@ use fleet_proto::v1::{
     agent_service_client::AgentServiceClient, agent_spec::Class,
     fleet_service_client::FleetServiceClient,
 };
-use fleet_types::limits::AGENTS_PER_CALL_MAX;
+use fleet_types::limits::{AGENTS_PER_CALL_MAX, MESSAGE_BYTES_MAX};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     args::{Global, Manifest},
@@ -271,6 +271,11 @@ fn request((id, spec): &(String, AgentSpec)) -> CreateAgentRequest {
     }
 }
 
+/// The service, whose answers repeat what the agents are.
+fn service(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel).max_decoding_message_size(4 * MESSAGE_BYTES_MAX)
+}
+
 /// Where agents would go that do not exist yet, of all fleets together.
 async fn rehearse(client: &Client, all: &[Compared], allow_overcommit: bool) -> Result<Vec<Agent>> {
     let fleets = all.iter().map(|compared| PlannedFleet {
@@ -281,7 +286,7 @@ async fn rehearse(client: &Client, all: &[Compared], allow_overcommit: bool) -> 
     let request = PlanAgentsRequest { fleets: fleets.collect(), allow_overcommit };
     let answer = client.call(|channel| {
         let request = request.clone();
-        async move { AgentServiceClient::new(channel).plan_agents(request).await }
+        async move { service(channel).plan_agents(request).await }
     });
     Ok(answer.await?.agents)
 }
@@ -305,7 +310,7 @@ async fn create(
         let answer = client
             .call(|channel| {
                 let request = request.clone();
-                async move { AgentServiceClient::new(channel).batch_create_agents(request).await }
+                async move { service(channel).batch_create_agents(request).await }
             })
             .await?;
         made.extend(answer.agents);

@@ -72,12 +72,12 @@ pub(crate) fn check_drafts<'a>(
     if state.agents().len() + drafts.clone().count() > AGENTS_MAX {
         return Err(Rejection::LimitReached { what: "agents", limit: AGENTS_MAX });
     }
+    let mut names = BTreeSet::new();
     for (fleet, drafts) in fleets {
-        let mut names = BTreeSet::new();
         for draft in drafts {
             check(draft)?;
             let id = AgentId { fleet: fleet.clone(), agent: draft.name.clone() };
-            if state.agents().contains_key(&id) || !names.insert(&draft.name) {
+            if state.agents().contains_key(&id) || !names.insert((fleet, &draft.name)) {
                 return Err(Rejection::AgentExists(id));
             }
         }

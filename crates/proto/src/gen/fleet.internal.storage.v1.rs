@@ -734,7 +734,7 @@ pub struct RoleChanged {
     /// many vote, 6 voters are spread; 0 where only automatic is stated.
     #[prost(uint32, tag = "3")]
     pub cause: u32,
-    /// Whether the leader did it by itself; read, never written.
+    /// Whether the leader did it by itself; all that was stored once.
     #[prost(bool, tag = "2")]
     pub automatic: bool,
 }

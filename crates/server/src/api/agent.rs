@@ -5,7 +5,8 @@ use std::{ops::Bound, pin::Pin, slice};
 use fleet_client::connect_node;
 use fleet_core::{
     Admission, AgentDraft, AgentSpec, Cause, CreateAgents, DeleteAgent, Desired, EvictAgents,
-    Eviction, Operation, Rejection, RestartAgent, SetAgentDesired, State, Wants, check_create,
+    Eviction, NodeStatus, Operation, PendingReason, Rejection, RestartAgent, Schedulable,
+    SetAgentDesired, State, Wants, check_create,
     explain::{Verdict, explain},
     plan::{Planner, why_pending},
 };
@@ -107,6 +108,11 @@ impl Api {
         how: How<'_>,
         content: &impl Message,
     ) -> Result<Vec<Agent>, Status> {
+        let (bytes, most) = (content.encoded_len(), limits::MESSAGE_BYTES_MAX);
+        if bytes > most {
+            let why = format!("the call has {bytes} bytes; at most {most} can be made at once");
+            return Err(invalid_field("LIMIT_REACHED", "requests", &bytes.to_string(), why));
+        }
         let gives = self.raft.read(|state| Gives::of(state, &fleet)).unwrap_or_default();
         let wanted = requests.iter().map(|one| self.parse(one.clone(), &gives));
         let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
@@ -204,7 +210,16 @@ pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) ->
             ..Placement::default()
         }
     });
-    let why = || convert::pending(why_pending(state, fleet, &draft.spec), &draft.spec);
+    let open = |node: &fleet_core::Node| {
+        node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
+    };
+    let why = || match why_pending(state, fleet, &draft.spec) {
+        // As things are a node has room: what is planned before it takes that.
+        PendingReason::NoNode if state.nodes().values().any(open) => {
+            "no node has room for it beside the agents before it".into()
+        }
+        reason => convert::pending(reason, &draft.spec),
+    };
     Agent {
         name: resource::agent(&AgentId { fleet: fleet.clone(), agent: draft.name.clone() }),
         spec: Some(convert::agent_spec(&draft.spec)),

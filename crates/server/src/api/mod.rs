@@ -92,21 +92,22 @@ impl Api {
 /// Adds the services to a listener.
 pub fn add_services(routes: &mut RoutesBuilder, api: &Arc<Api>) {
     macro_rules! add {
-        ($($server:ident :: $name:ident),+) => {$(
+        ($bytes_max:expr; $($server:ident :: $name:ident),+) => {$(
             routes.add_service(
                 v1::$server::$name::from_arc(api.clone())
-                    // A call for too many agents is to be told so by their number.
-                    .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
+                    .max_decoding_message_size($bytes_max)
                     .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX),
             );
         )+};
     }
+    // A call for too many agents is to be told so by their number.
+    add!(4 * limits::MESSAGE_BYTES_MAX; agent_service_server::AgentServiceServer);
     add!(
+        limits::MESSAGE_BYTES_MAX;
         cluster_service_server::ClusterServiceServer,
         event_service_server::EventServiceServer,
         node_service_server::NodeServiceServer,
         fleet_service_server::FleetServiceServer,
-        agent_service_server::AgentServiceServer,
         token_service_server::TokenServiceServer,
         join_service_server::JoinServiceServer
     );

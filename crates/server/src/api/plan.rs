@@ -17,6 +17,11 @@ use super::{
 impl Api {
     /// What would be made, in the order of the requests.
     pub(super) async fn plan(&self, request: PlanAgentsRequest) -> Result<Vec<Agent>, Status> {
+        let fleets = request.fleets.len();
+        if fleets > limits::AGENTS_PER_CALL_MAX {
+            let why = format!("at most {} fleets a call", limits::AGENTS_PER_CALL_MAX);
+            return Err(invalid_field("LIMIT_REACHED", "fleets", &fleets.to_string(), why));
+        }
         let (count, most) = (
             request.fleets.iter().map(|fleet| fleet.requests.len()).sum::<usize>(),
             limits::AGENTS_PER_PLAN_MAX,

@@ -124,7 +124,7 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             node: o.node.0,
             role: put_role(o.role),
             cause: put_role_cause(o.cause),
-            automatic: false,
+            automatic: o.cause != core::RoleCause::Operator,
         }),
     }
 }

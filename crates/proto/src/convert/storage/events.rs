@@ -28,7 +28,7 @@ pub(super) fn put_event(e: &Event) -> wire::EventRecord {
         What::RoleChanged { role, cause } => Wire::RoleChanged(wire::RoleChanged {
             role: put_role(*role),
             cause: put_role_cause(*cause),
-            automatic: false,
+            automatic: *cause != fleet_core::RoleCause::Operator,
         }),
         What::NodeHeld { lease_ms } => Wire::NodeHeld(*lease_ms),
         What::HoldEnded => Wire::HoldEnded(true),
