@@ -182,7 +182,7 @@ fleets:
     let many: String = (0..2_000).map(many).collect();
     let plan_of_many = run("plan", &format!("fleets:\n  many:\n    agents:\n{many}"));
     assert_eq!(plan_of_many.code, 1, "{}", plan_of_many.err);
-    let waits = plan_of_many.out.matches("waits:").count();
+    let waits = plan_of_many.out.matches("waits: no node has room for it beside").count();
     let placed = plan_of_many.out.matches("on n1").count();
     assert!(waits > 0 && placed > 1_000 && waits + placed == 2_000, "{waits} and {placed}");
     let applied = run("apply", manifest);

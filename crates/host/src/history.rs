@@ -7,6 +7,7 @@ use fleet_proto::host::Assignment;
 use fleet_supervision::Past;
 use fleet_types::AgentId;
 use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
 
 /// [`Past`], with what it is the past of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,20 @@ pub(crate) struct History {
 }
 
 impl Histories {
+    /// Removes what is of an earlier boot: agents may have left or been deleted meanwhile.
+    pub(crate) fn sweep(&self) {
+        let files = WalkDir::new(&self.directory).into_iter().flatten();
+        for file in files.filter(|entry| entry.file_type().is_file()) {
+            let stored = fs::read(file.path()).ok();
+            let stored = stored.and_then(|text| serde_json::from_slice::<Stored>(&text).ok());
+            if stored.is_none_or(|stored| stored.boot != self.boot)
+                && let Err(error) = fs::remove_file(file.path())
+            {
+                tracing::debug!(%error, "an old history stays");
+            }
+        }
+    }
+
     /// The history of an agent, and what of it holds against `assignment`.
     pub(crate) fn of(&self, id: &AgentId, assignment: &Assignment) -> (History, Past) {
         let path = self.directory.join(id.fleet.as_str()).join(id.agent.as_str());
@@ -124,6 +139,11 @@ mod tests {
             let other = Assignment { generation, restarts, ..Assignment::default() };
             assert_eq!(histories("b").of(&id, &other).1, Past::default());
         }
+        histories("b").sweep();
+        assert_eq!(histories("b").of(&id, &assignment).1, parked);
+        histories("c").sweep();
+        assert_eq!(histories("b").of(&id, &assignment).1, Past::default());
+        history.keep(Past { tries: 3, ..Past::default() }, &assignment).unwrap();
         history.keep(Past::default(), &assignment).unwrap();
         assert_eq!(histories("b").of(&id, &assignment).1, Past::default());
     }

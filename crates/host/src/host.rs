@@ -253,6 +253,9 @@ impl Host {
     pub async fn open(options: HostOptions) -> Result<Self, AssignError> {
         let (ledger, told) = Ledger::open(&options.data_dir.join("host"))?;
         let (changes, _) = broadcast::channel(OBSERVATIONS_BUFFERED);
+        let histories =
+            Histories { directory: options.data_dir.join("history"), boot: options.boot_id };
+        histories.sweep();
         let shared = Arc::new(Shared {
             site: Site {
                 cluster: options.cluster,
@@ -265,10 +268,7 @@ impl Host {
             governor: Arc::new(Governor::new(options.starts_at_once.max(1))),
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
             pace: Pace::new(),
-            histories: Histories {
-                directory: options.data_dir.join("history"),
-                boot: options.boot_id,
-            },
+            histories,
         });
         let (agents, tasks) = (BTreeMap::new(), Default::default());
         let state = State { epoch: Epoch(0), told, ledger, agents, tasks };
