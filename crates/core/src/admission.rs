@@ -1,7 +1,9 @@
 //! Whether more agents may be admitted. By default the cluster takes on only what it could still
 //! run after the loss of its largest node: what all agents ask for must fit into the nodes without
-//! the one that has most of it. That is arithmetic on sums, so it is cheap and can be shown; it
-//! does not see that what is left is in pieces, or that only some nodes suit an agent.
+//! the one that has most of it. Of each node only as much counts as agents can have of it: a whole
+//! number of what all their sizes are multiples of, which for agents of one size is that size. That
+//! is arithmetic on sums, so it is cheap and can be shown; it does not see that agents of several
+//! sizes leave pieces, or that only some nodes suit an agent.
 //!
 //! A node counts while it is known and open, whether it is up or not: the loss of one node is what
 //! is provided for, so it does not shut the door. Alone, a node has nothing to provide for.
@@ -60,12 +62,27 @@ fn amounts(node: &Node, policy: &PlacementPolicy) -> Option<Amounts> {
     Some([memory_bytes, cpu_millis, report.port_range.size().into()])
 }
 
+/// The greatest common divisor; 0 divides nothing and is divided by all.
+fn gcd(one: u64, other: u64) -> u64 {
+    if other == 0 { one } else { gcd(other, one % other) }
+}
+
+/// What of `amount` is a whole number of `grains`; all of it when there are none.
+fn whole(amount: u64, grain: u64) -> u64 {
+    amount - amount.checked_rem(grain).unwrap_or(0)
+}
+
 /// Sums over all agents and all nodes that count, kept as they change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     asked: Amounts,
+    /// How many agents ask for each amount, but for nothing.
+    asking: [BTreeMap<u64, usize>; Dimension::ALL.len()],
+    /// What all of these are multiples of; 0 when there are none.
+    grains: Amounts,
     /// What each node counts for, and its largest aligned block of ports.
     nodes: BTreeMap<NodeId, (Amounts, u16)>,
+    /// What all nodes have, in whole grains of each.
     has: Amounts,
     /// By amount; 0 is no bound.
     sizes: [BTreeSet<(u64, NodeId)>; Dimension::ALL.len()],
@@ -75,18 +92,57 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
-        self.asked.iter_mut().zip(asked(spec)).for_each(|(sum, amount)| *sum += amount);
+        for (n, amount) in asked(spec).into_iter().enumerate() {
+            self.asked[n] += amount;
+            if amount > 0 {
+                *self.asking[n].entry(amount).or_default() += 1;
+                self.grind(n, gcd(self.grains[n], amount));
+            }
+        }
     }
 
     pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
-        self.asked.iter_mut().zip(asked(spec)).for_each(|(sum, amount)| *sum -= amount);
+        for (n, amount) in asked(spec).into_iter().enumerate() {
+            self.asked[n] -= amount;
+            let Some(count) = self.asking[n].get_mut(&amount) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.asking[n].remove(&amount);
+                let grain = self.asking[n].keys().copied().fold(0, gcd);
+                self.grind(n, grain);
+            }
+        }
+    }
+
+    /// Counts what nodes have in other grains.
+    fn grind(&mut self, n: usize, grain: u64) {
+        if self.grains[n] != grain {
+            self.grains[n] = grain;
+            self.has[n] = self.in_grains(n, grain);
+        }
+    }
+
+    /// What all nodes have in whole grains.
+    fn in_grains(&self, n: usize, grain: u64) -> u64 {
+        self.nodes.values().map(|(amounts, _)| whole(amounts[n], grain)).sum()
+    }
+
+    /// What the nodes without the largest have, in whole grains, and the largest; nothing of what is
+    /// not bounded, or when fewer than two nodes count.
+    fn has_after_loss(&self, of: Dimension, grain: u64) -> Option<(u64, NodeId)> {
+        let n = of as usize;
+        let (most, largest) = *self.sizes[n].last()?;
+        let known = grain == self.grains[n];
+        let all = if known { self.has[n] } else { self.in_grains(n, grain) };
+        let counts = self.nodes.len() > 1 && !self.unbounded(of);
+        counts.then(|| (all - whole(most, grain), largest))
     }
 
     pub(crate) fn remove_node(&mut self, id: NodeId) {
         let Some((amounts, block)) = self.nodes.remove(&id) else { return };
         self.blocks.remove(&(block, id));
         for (n, amount) in amounts.into_iter().enumerate() {
-            self.has[n] -= amount;
+            self.has[n] -= whole(amount, self.grains[n]);
             self.sizes[n].remove(&(amount, id));
         }
     }
@@ -98,7 +154,7 @@ impl Totals {
         let Some(report) = node.report.as_ref().filter(|_| counts) else { return };
         let Some(amounts) = amounts(node, policy) else { return };
         for (n, amount) in amounts.into_iter().enumerate() {
-            self.has[n] += amount;
+            self.has[n] += whole(amount, self.grains[n]);
             self.sizes[n].insert((amount, node.id));
         }
         let block = BuddyAllocator::new(report.port_range).largest();
@@ -125,7 +181,7 @@ pub struct Headroom {
     pub of: Dimension,
     /// What all agents ask for.
     pub asked: u64,
-    /// What the nodes without the largest have.
+    /// What the nodes without the largest have, as far as agents can have it.
     pub has: u64,
     /// The node that has most.
     pub largest: NodeId,
@@ -135,10 +191,9 @@ pub struct Headroom {
 /// count.
 pub fn headroom(state: &State) -> impl Iterator<Item = Headroom> + '_ {
     let totals = state.totals();
-    Dimension::ALL.into_iter().filter(|of| !totals.unbounded(*of)).filter_map(|of| {
-        let (most, largest) = *totals.sizes[of as usize].last()?;
-        let (asked, has) = (totals.asked[of as usize], totals.has[of as usize] - most);
-        (totals.nodes.len() > 1).then_some(Headroom { of, asked, has, largest })
+    Dimension::ALL.into_iter().filter_map(|of| {
+        let (has, largest) = totals.has_after_loss(of, totals.grains[of as usize])?;
+        Some(Headroom { of, asked: totals.asked[of as usize], has, largest })
     })
 }
 
@@ -153,7 +208,7 @@ pub(crate) fn check<'a>(
         return Ok(());
     }
     let totals = state.totals();
-    let mut more = Amounts::default();
+    let (mut more, mut grains) = (Amounts::default(), totals.grains);
     let largest_block = totals.blocks.last().map(|(block, _)| *block);
     for draft in drafts {
         if let Some(most) = largest_block.filter(|most| draft.spec.ports > *most) {
@@ -162,6 +217,7 @@ pub(crate) fn check<'a>(
         }
         for (of, amount) in Dimension::ALL.into_iter().zip(asked(&draft.spec)) {
             more[of as usize] += amount;
+            grains[of as usize] = gcd(grains[of as usize], amount);
             let most = totals.sizes[of as usize].last().map(|(most, _)| *most);
             let too_large = |most: &u64| !totals.unbounded(of) && amount > *most;
             if let Some(most) = most.filter(too_large).filter(|_| !closed_has(state, of, amount)) {
@@ -173,8 +229,10 @@ pub(crate) fn check<'a>(
     if admission == Admission::Overcommit {
         return Ok(());
     }
-    for Headroom { of, asked, has, largest } in headroom(state) {
-        let (asked_more, left) = (more[of as usize], has.saturating_sub(asked));
+    for of in Dimension::ALL {
+        let Some((has, largest)) = totals.has_after_loss(of, grains[of as usize]) else { continue };
+        let (asked_more, asked) = (more[of as usize], totals.asked[of as usize]);
+        let left = has.saturating_sub(asked);
         if asked_more > left {
             let what = of.name();
             return Err(Rejection::NoRoomAfterLoss { what, asked: asked_more, left, largest });

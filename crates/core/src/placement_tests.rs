@@ -284,6 +284,39 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    /// Agents of one size on nodes of one kind, though the size does not divide what nodes have:
+    /// as many are admitted as survive a loss, and not one more.
+    #[test]
+    fn pieces_too_small_for_an_agent_are_not_counted(
+        count in 2_usize..6,
+        gib in 1_u64..8,
+        memory in 1_u64..16,
+    ) {
+        prop_assume!(memory <= gib * 4);
+        let size = Size { ports: 399, memory_gib: gib, rack: 0, version: 1 };
+        let (mut state, nodes) = cluster(&vec![size; count]);
+        let one = asking(Ask { memory, ..PLAIN });
+        let mut admitted = 0;
+        for n in 0..200 {
+            let node = Planner::new(&state).choose(&fleet(0), &one);
+            let (index, name) = (2_000 + n, format!("a{n}"));
+            admitted += usize::from(create(&mut state, index, fleet(0), &name, node, one.clone(),
+                Admission::SurviveLoss).is_ok());
+        }
+        // Quarters of a GiB.
+        let a_node = usize::try_from(gib * 4 / memory).unwrap();
+        prop_assert_eq!(admitted, (count - 1) * a_node);
+        for node in nodes {
+            let mut lost = state.clone();
+            lose(&mut lost, node);
+            prop_assert_eq!(lost.unplaced().count(), 0);
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     /// Whatever comes and goes: once a rebalance is done, nodes differ by two agents or its price.

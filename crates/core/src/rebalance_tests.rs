@@ -29,7 +29,9 @@ fn racks(state: &State, name: u8) -> BTreeMap<String, usize> {
 }
 
 fn squares(state: &State, name: u8) -> usize {
-    let is_spread = |agent: &Agent| agent.spec.wants.spread_by.is_some();
+    // One that waits for a place makes its fleet no fleet that is spread yet.
+    let is_spread =
+        |agent: &Agent| agent.spec.wants.spread_by.is_some() && agent.placement.is_some();
     let spread = state.fleet_agents(&fleet(name)).any(is_spread);
     racks(state, name).values().map(|count| count * count).sum::<usize>() * usize::from(spread)
 }
