@@ -42,7 +42,7 @@ pub(crate) struct Index {
 }
 
 /// Whether a node takes agents.
-pub(crate) fn open(node: &Node) -> bool {
+pub fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
 }
 

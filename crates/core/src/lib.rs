@@ -46,6 +46,7 @@ pub use command::{
     SetPlacementPolicy, SetRole, SetSchedulable,
 };
 pub use event::{Cause, Event, RoleCause, What};
+pub use index::open;
 pub use ports::BuddyAllocator;
 pub use record::{
     Agent, AgentSpec, Cluster, Desired, Drain, Evidence, Fleet, Hold, JoinToken, Key, Lifecycle,

@@ -5,9 +5,10 @@ use std::{ops::Bound, pin::Pin, slice};
 use fleet_client::connect_node;
 use fleet_core::{
     Admission, AgentDraft, AgentSpec, Cause, CreateAgents, DeleteAgent, Desired, EvictAgents,
-    Eviction, NodeStatus, Operation, PendingReason, Rejection, RestartAgent, Schedulable,
-    SetAgentDesired, State, Wants, check_create,
+    Eviction, Operation, PendingReason, Rejection, RestartAgent, SetAgentDesired, State, Wants,
+    check_create,
     explain::{Verdict, explain},
+    open,
     plan::{Planner, why_pending},
 };
 use fleet_host::overlay;
@@ -210,9 +211,6 @@ pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) ->
             ..Placement::default()
         }
     });
-    let open = |node: &fleet_core::Node| {
-        node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
-    };
     let why = || match why_pending(state, fleet, &draft.spec) {
         // As things are a node has room: what is planned before it takes that.
         PendingReason::NoNode if state.nodes().values().any(open) => {

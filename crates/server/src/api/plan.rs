@@ -22,10 +22,8 @@ impl Api {
             let why = format!("at most {} fleets a call", limits::AGENTS_PER_CALL_MAX);
             return Err(invalid_field("LIMIT_REACHED", "fleets", &fleets.to_string(), why));
         }
-        let (count, most) = (
-            request.fleets.iter().map(|fleet| fleet.requests.len()).sum::<usize>(),
-            limits::AGENTS_PER_PLAN_MAX,
-        );
+        let count: usize = request.fleets.iter().map(|fleet| fleet.requests.len()).sum();
+        let most = limits::AGENTS_PER_PLAN_MAX;
         if count > most {
             let why = format!("at most {most} agents a call");
             return Err(invalid_field("LIMIT_REACHED", "fleets", &count.to_string(), why));

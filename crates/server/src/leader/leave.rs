@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    Agent, EvictAgents, NodeStatus, Operation, Schedulable, State,
+    Agent, EvictAgents, Operation, State, open,
     rebalance::{self, Arriving},
 };
 use fleet_proto::v1::agent::State as Seen;
@@ -63,10 +63,7 @@ fn is_up(state: Seen) -> bool {
 
 /// What must not have changed for the cluster to be calm: which nodes take agents, since when.
 fn scene(state: &State) -> Vec<(u64, u64)> {
-    let open = |node: &&fleet_core::Node| {
-        node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
-    };
-    state.nodes().values().filter(open).map(|node| (node.id.0, node.epoch.0)).collect()
+    state.nodes().values().filter(|node| open(node)).map(|node| (node.id.0, node.epoch.0)).collect()
 }
 
 pub(super) async fn run(leader: Leader) {
