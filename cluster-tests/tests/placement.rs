@@ -25,8 +25,8 @@ fn told(cluster: &Cluster, name: &str) -> Vec<String> {
 #[test]
 fn what_could_not_survive_a_loss_is_refused_and_room_is_shown() {
     let mut cluster = Cluster::hosts(2);
-    cluster.configure(1, "port_first = 20000\nport_last = 20127\n");
-    cluster.configure(2, "port_first = 20000\nport_last = 20127\n");
+    cluster.configure(1, "port_first = 20032\nport_last = 20159\n");
+    cluster.configure(2, "port_first = 20032\nport_last = 20159\n");
     cluster = cluster.form(2, "fast");
     cluster.ok(&["fleet", "create", "f"]);
     let half = ["--ports", "64", "--no-wait"];
@@ -68,6 +68,27 @@ fn what_could_not_survive_a_loss_is_refused_and_room_is_shown() {
     assert_eq!(old.code, 0, "{old:?}");
     let why = cluster.ok(&["agent", "explain", "f/d"]);
     assert!(why.contains("OLD_RUNTIME") && why.contains("3.1 or newer"), "{why}");
+}
+
+#[test]
+fn what_would_find_no_piece_large_enough_after_a_loss_is_refused() {
+    let mut cluster = Cluster::hosts(3);
+    for node in 1..=3 {
+        cluster.configure(node, "port_first = 20032\nport_last = 20095\n");
+    }
+    cluster = cluster.form(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    assert_eq!(create(&cluster, "f/a", &["--ports", "64", "--no-wait"]).code, 0);
+    assert_eq!(create(&cluster, "f/b", &["--ports", "16", "--no-wait"]).code, 0);
+    // There is room for it and by the sums there would be: 128 ports for 96. But with an agent on
+    // each node the block of 64 would have none to go to.
+    let refused = create(&cluster, "f/c", &["--ports", "16", "--no-wait"]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    let why = &refused.err;
+    assert!(why.contains("N_MINUS_ONE_VIOLATION") && why.contains("suits f/a"), "{why}");
+    assert_eq!(cluster.cli(&["agent", "get", "f/c"]).code, 4, "nothing is made");
+    let over = create(&cluster, "f/c", &["--ports", "16", "--no-wait", "--allow-overcommit"]);
+    assert_eq!(over.code, 0, "{over:?}");
 }
 
 #[test]

@@ -14,7 +14,9 @@ use fleet_types::{NodeId, Resources};
 
 use crate::{
     command::{Admission, AgentDraft},
+    plan,
     ports::BuddyAllocator,
+    provision::is_choosy,
     record::{AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
     rejection::Rejection,
     room,
@@ -47,10 +49,10 @@ impl Dimension {
 }
 
 /// An amount of each dimension.
-type Amounts = [u64; Dimension::ALL.len()];
+pub(crate) type Amounts = [u64; Dimension::ALL.len()];
 
 /// What an agent asks for.
-fn asked(spec: &AgentSpec) -> Amounts {
+pub(crate) fn asked(spec: &AgentSpec) -> Amounts {
     let Resources { memory_bytes, cpu_millis } = spec.wants.requests;
     [memory_bytes, cpu_millis, spec.ports.into()]
 }
@@ -76,6 +78,8 @@ fn whole(amount: u64, grain: u64) -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     asked: Amounts,
+    /// How many agents ask for more than room.
+    choosy: usize,
     /// How many agents ask for each amount, but for nothing.
     asking: [BTreeMap<u64, usize>; Dimension::ALL.len()],
     /// What all of these are multiples of; 0 when there are none.
@@ -92,6 +96,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
+        self.choosy += usize::from(is_choosy(spec));
         for (n, amount) in asked(spec).into_iter().enumerate() {
             self.asked[n] += amount;
             if amount > 0 {
@@ -102,6 +107,7 @@ impl Totals {
     }
 
     pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
+        self.choosy -= usize::from(is_choosy(spec));
         for (n, amount) in asked(spec).into_iter().enumerate() {
             self.asked[n] -= amount;
             let Some(count) = self.asking[n].get_mut(&amount) else { continue };
@@ -160,6 +166,34 @@ impl Totals {
         let block = BuddyAllocator::new(report.port_range).largest();
         self.nodes.insert(node.id, (amounts, block));
         self.blocks.insert((block, node.id));
+    }
+
+    /// How many nodes count.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether some agent asks for more than room.
+    pub(crate) fn has_choosy(&self) -> bool {
+        self.choosy > 0
+    }
+
+    /// The most any agent asks for of each.
+    pub(crate) fn largest_asked(&self) -> Amounts {
+        let mut amounts = self.asking.iter();
+        Amounts::default().map(|_| {
+            let sizes = amounts.next().and_then(BTreeMap::last_key_value);
+            sizes.map_or(0, |(most, _)| *most)
+        })
+    }
+
+    /// Whether no node has more of something that is bounded.
+    pub(crate) fn is_largest(&self, id: NodeId) -> bool {
+        let Some((amounts, _)) = self.nodes.get(&id) else { return false };
+        Dimension::ALL.into_iter().any(|of| {
+            let most = self.sizes[of as usize].last().map(|(most, _)| *most);
+            !self.unbounded(of) && most == Some(amounts[of as usize])
+        })
     }
 
     fn unbounded(&self, of: Dimension) -> bool {
@@ -239,4 +273,29 @@ pub(crate) fn check<'a>(
         }
     }
     Ok(())
+}
+
+/// Refuses an agent that none of the nodes that suit it, whether they take agents now or not, is
+/// large enough for. One that no node suits may be waiting for such a node.
+pub(crate) fn check_suiting(state: &State, spec: &AgentSpec) -> Result<(), Rejection> {
+    let (policy, asked) = (state.placement_policy(), asked(spec));
+    let suiting = || plan::suiting(state, spec).filter_map(|node| amounts(node, &policy));
+    // 0 is no bound.
+    let enough = |of: &Dimension, has: &Amounts| {
+        let (asked, has) = (asked[*of as usize], has[*of as usize]);
+        has == 0 || asked <= has
+    };
+    let lacks = |has: &Amounts| Dimension::ALL.into_iter().find(|of| !enough(of, has));
+    if suiting().any(|has| lacks(&has).is_none()) {
+        return Ok(());
+    }
+    let Some(largest) = suiting().max() else { return Ok(()) };
+    // Of nodes that differ one may have enough of this and another of that.
+    let nowhere = Dimension::ALL.into_iter().find(|of| suiting().all(|has| !enough(of, &has)));
+    let Some(of) = nowhere.or_else(|| lacks(&largest)) else { return Ok(()) };
+    let most = match nowhere {
+        Some(of) => suiting().map(|has| has[of as usize]).max().unwrap_or(0),
+        None => largest[of as usize],
+    };
+    Err(Rejection::NoNodeEver { what: of.name(), asked: asked[of as usize], most })
 }

@@ -5,12 +5,14 @@
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     string::String,
+    vec::Vec,
 };
 
 use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
 
 use crate::{
     admission::Totals,
+    provision::Slots,
     record::{Agent, AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
     room::{Load, Room, limit},
 };
@@ -37,6 +39,9 @@ pub(crate) struct Index {
     pub(crate) fleets: BTreeMap<FleetName, BTreeMap<NodeId, OfFleet>>,
     /// Of nodes that take agents, the load they are listed under.
     listed: BTreeMap<NodeId, Load>,
+    /// How many of these are unfit for strict agents.
+    unfit: usize,
+    slots: Slots,
     by_runtime: BTreeMap<RuntimeName, ByLoad>,
     by_label: BTreeMap<String, BTreeMap<String, ByLoad>>,
 }
@@ -62,9 +67,55 @@ impl Index {
         &self.listed
     }
 
+    /// How many agents surely fit on the nodes that take agents.
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Whether the nodes that take agents are ones for the same agents, but for labels and versions.
+    pub(crate) fn nodes_are_alike(&self) -> bool {
+        let all = self.listed.len();
+        self.unfit == 0 && self.by_runtime.values().all(|nodes| nodes.len() == all)
+    }
+
+    /// Counts how many agents surely fit on a node.
+    fn count_slots(&mut self, id: NodeId) {
+        let room = self.rooms.get(&id).filter(|_| self.listed.contains_key(&id));
+        let slots = room.map(|room| room.slots(self.slots.largest));
+        let agents = self.placed.get(&id).map_or(0, BTreeSet::len);
+        self.slots.put(id, slots.map(|slots| (slots, agents)));
+    }
+
+    /// As [`Index::count_slots`], of all nodes.
+    pub(crate) fn count_all_slots(&mut self) {
+        self.slots.largest = self.totals.largest_asked();
+        let listed: Vec<NodeId> = self.listed.keys().copied().collect();
+        for id in listed {
+            self.count_slots(id);
+        }
+    }
+
+    /// Takes in what a new agent asks for.
+    pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
+        self.totals.add_agent(spec);
+        if self.totals.largest_asked() != self.slots.largest {
+            self.count_all_slots();
+        }
+    }
+
+    /// Forgets what an agent asked for.
+    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
+        self.totals.remove_agent(spec);
+        if self.totals.largest_asked() != self.slots.largest {
+            self.count_all_slots();
+        }
+    }
+
     fn list(&mut self, node: &Node, load: Load) {
         let Some(report) = &node.report else { return };
         self.listed.insert(node.id, load);
+        self.unfit += usize::from(!report.unfit.is_empty());
+        self.count_slots(node.id);
         for runtime in report.runtimes.keys() {
             match self.by_runtime.get_mut(runtime) {
                 Some(nodes) => drop(nodes.insert((load, node.id))),
@@ -88,7 +139,9 @@ impl Index {
     /// Takes a node, as it was, off the lists.
     pub(crate) fn unlist(&mut self, node: &Node) {
         let Some(load) = self.listed.remove(&node.id) else { return };
+        self.slots.put(node.id, None);
         let Some(report) = &node.report else { return };
+        self.unfit -= usize::from(!report.unfit.is_empty());
         for runtime in report.runtimes.keys() {
             let Some(nodes) = self.by_runtime.get_mut(runtime) else { continue };
             nodes.remove(&(load, node.id));
@@ -140,8 +193,17 @@ impl Index {
                 room.keep_block(block);
             }
             self.rooms.insert(node, room);
+            self.count_slots(node);
         }
         fits
+    }
+
+    /// Lets agents have a block of a node.
+    pub(crate) fn free_block(&mut self, node: NodeId, block: PortBlock) {
+        if let Some(room) = self.rooms.get_mut(&node) {
+            room.free_block(block);
+            self.count_slots(node);
+        }
     }
 
     pub(crate) fn remove_node(&mut self, node: &Node) {
@@ -154,9 +216,12 @@ impl Index {
     /// Moves a node to where its load puts it.
     pub(crate) fn relist(&mut self, node: &Node) {
         let load = self.rooms.get(&node.id).map_or(0, Room::load);
-        if self.listed.get(&node.id).is_some_and(|listed| *listed != load) {
-            self.unlist(node);
-            self.list(node, load);
+        match self.listed.get(&node.id) {
+            Some(listed) if *listed != load => {
+                self.unlist(node);
+                self.list(node, load);
+            }
+            _ => self.count_slots(node.id),
         }
     }
 

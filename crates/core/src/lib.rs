@@ -28,6 +28,7 @@ pub mod explain;
 mod index;
 pub mod plan;
 mod ports;
+pub mod provision;
 pub mod rebalance;
 mod record;
 mod rejection;

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use crate::{
     plan::{self, Planner},
     property_tests::{command, fleet, report, spec, with_nodes},
+    provision::Provision,
     *,
 };
 
@@ -316,6 +317,77 @@ proptest! {
     }
 }
 
+/// Whom the loss of a node leaves out though nodes that suit them are up.
+fn left_out(state: &State, node: NodeId) -> Vec<AgentId> {
+    let mut lost = state.clone();
+    lose(&mut lost, node);
+    let lacks_room = |id: &&AgentId| {
+        let agent = &lost.agents()[*id];
+        let mut up = lost.nodes().values().filter(|node| open(node));
+        up.any(|node| {
+            plan::matches(node, &agent.spec)
+                && !plan::too_close(&lost, node.id, &id.fleet, &agent.spec)
+        })
+    };
+    lost.unplaced().filter(lacks_room).cloned().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Agents of any size, the later ones with any constraint, on nodes of any kind: the loss of the
+    /// largest node leaves out nobody more for lack of room, and who is refused would be left out or
+    /// leave another out.
+    #[test]
+    fn nobody_is_admitted_for_whom_a_loss_leaves_no_room(
+        mut sizes in proptest::collection::vec(size(), 2..5),
+        equal in any::<bool>(),
+        asks in proptest::collection::vec((ask(), proptest::bool::weighted(0.1)), 1..60),
+        an_entry in 1_usize..4,
+        plain in 0_usize..60,
+        overcommits in any::<bool>(),
+    ) {
+        if equal {
+            let first = sizes[0];
+            sizes.fill(first);
+        }
+        let (mut state, nodes) = cluster(&sizes);
+        let plainly = |(n, (ask, over)): (usize, (Ask, bool))| {
+            let Ask { fleet, order, memory, .. } = ask;
+            let simple = Ask { fleet, order, memory, ..PLAIN };
+            (if n < plain { simple } else { ask }, over && overcommits)
+        };
+        let asks: Vec<_> = asks.into_iter().enumerate().map(plainly).collect();
+        for (n, entry) in asks.chunks(an_entry).enumerate() {
+            let before = state.clone();
+            let (mut planner, mut provision) = (Planner::new(&before), Provision::new(&before));
+            for (m, (ask, over)) in entry.iter().enumerate() {
+                let (spec, to) = (asking(*ask), fleet(ask.fleet));
+                let rule = if *over { Admission::Overcommit } else { Admission::SurviveLoss };
+                let (index, name) = (2_000 + n as u64, format!("a{n}-{m}"));
+                let node = planner.choose(&to, &spec);
+                let (desired, name) = (Desired::Stopped, name.parse().unwrap());
+                let draft = AgentDraft { name, spec, desired, node };
+                let admitted = provision.admit(core::iter::once((&to, &draft)), rule);
+                let (spec, name) = (draft.spec, draft.name.to_string());
+                if admitted.is_ok() {
+                    create(&mut state, index, to, &name, node, spec, Admission::Unchecked).unwrap();
+                } else if let Err(Rejection::NoPlaceAfterLoss { lost, .. }) = admitted {
+                    let mut with = state.clone();
+                    create(&mut with, index, to, &name, node, spec, Admission::Unchecked).unwrap();
+                    prop_assert!(left_out(&with, lost).len() > left_out(&state, lost).len());
+                }
+            }
+            if entry.iter().all(|(_, over)| !over) {
+                for largest in nodes.iter().filter(|node| state.totals().is_largest(**node)) {
+                    let (after, before) = (left_out(&state, *largest), left_out(&before, *largest));
+                    prop_assert!(after.len() <= before.len(), "{after:?} after {before:?}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -399,6 +471,25 @@ fn what_no_node_could_ever_run_is_refused_with_the_limit() {
     one.unwrap();
     let two = create(&mut state, 2_002, fleet(0), "c", None, asking(plain), Admission::SurviveLoss);
     assert_eq!(two.unwrap_err().reason(), "N_MINUS_ONE_VIOLATION");
+}
+
+#[test]
+fn what_no_node_that_suits_could_run_is_refused_and_what_no_node_suits_waits() {
+    let size = |rack, memory_gib| Size { ports: 199, memory_gib, rack, version: 1 };
+    let (state, _) = cluster(&[size(0, 8), size(1, 2), size(1, 4)]);
+    let to = fleet(0);
+    let admit = |rack, memory| {
+        let spec = asking(Ask { memory, rack: Some(rack), ..PLAIN });
+        let (name, desired, node) = ("a".parse().unwrap(), Desired::Stopped, None);
+        let draft = AgentDraft { name, spec, desired, node };
+        let drafts = core::iter::once((&to, &draft));
+        Provision::new(&state).admit(drafts, Admission::Overcommit)
+    };
+    let most = 4 << 30;
+    let refused = Rejection::NoNodeEver { what: "bytes of memory", asked: 17 << 28, most };
+    assert_eq!(admit(1, 17), Err(refused), "quarters of a GiB");
+    assert_eq!((admit(1, 16), admit(0, 17)), (Ok(()), Ok(())));
+    assert_eq!(admit(2, 17), Ok(()), "such a node may come");
 }
 
 #[test]

@@ -180,6 +180,15 @@ pub(crate) fn matches(node: &Node, spec: &AgentSpec) -> bool {
     mismatches(node, spec).next().is_none()
 }
 
+/// The nodes that are ones for an agent, whether they take agents now or not; some twice.
+pub(crate) fn suiting<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
+    let listed = shortest(state.index(), spec, None).into_iter().flatten();
+    let listed = listed.filter_map(|(_, id)| state.nodes().get(id));
+    // Which nodes are fit changes by itself.
+    let suits = |node: &&Node| mismatches(node, spec).all(|why| why == PendingReason::NoFitNode);
+    listed.chain(state.nodes().values()).filter(suits)
+}
+
 /// Whether an agent stands apart from one that a node has.
 pub(crate) fn too_close(state: &State, node: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
     spec.wants.apart && state.index().stands_apart(fleet, node)
@@ -241,14 +250,10 @@ impl<'a> Planner<'a> {
             (Some(key), Some(value)) => labels.is_some_and(|l| l.get(key) == Some(value)),
             _ => true,
         };
-        let alone = || {
-            let planned = self.apart.contains(&(fleet.clone(), id));
-            !planned && !self.state.index().stands_apart(fleet, id)
-        };
         self.without != Some(id)
             && valued
             && matches(node, spec)
-            && (!spec.wants.apart || alone())
+            && !self.is_too_close(id, fleet, spec)
             && self.room(id).is_some_and(|room| room.lacks(spec).is_none())
     }
 
@@ -311,8 +316,28 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether an agent that can go nowhere could go somewhere if there were room.
+    pub(crate) fn lacks_only_room(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
+        let mut listed = self.state.index().listed().keys().filter(|id| Some(**id) != self.without);
+        listed.any(|id| {
+            let node = self.state.nodes().get(id);
+            node.is_some_and(|node| matches(node, spec)) && !self.is_too_close(*id, fleet, spec)
+        })
+    }
+
+    /// Whether an agent stands apart from one that a node has, or gets in this plan.
+    fn is_too_close(&self, id: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
+        let planned = || self.apart.contains(&(fleet.clone(), id));
+        too_close(self.state, id, fleet, spec) || spec.wants.apart && planned()
+    }
+
     /// Whether an agent can go to a node, and then does.
-    fn take_if_suits(&mut self, id: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
+    pub(crate) fn take_if_suits(
+        &mut self,
+        id: NodeId,
+        fleet: &FleetName,
+        spec: &AgentSpec,
+    ) -> bool {
         let suits = self.suits(id, fleet, spec, None);
         if suits {
             self.take(id, fleet, spec);

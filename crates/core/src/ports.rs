@@ -94,6 +94,13 @@ impl BuddyAllocator {
         self.free[order as usize].insert(narrow(base));
     }
 
+    /// How many blocks of `size` (a power of two) could be taken.
+    pub(crate) fn blocks(&self, size: u16) -> u64 {
+        let order = size.ilog2();
+        let larger = self.free.iter().zip(0_u32..).filter(|(_, of)| *of >= order);
+        larger.map(|(bases, of)| u64::from(narrow_len(bases)) << (of - order)).sum()
+    }
+
     /// The size of the largest free block; 0 when nothing is free.
     pub fn largest(&self) -> u16 {
         let order = self.free.iter().rposition(|bases| !bases.is_empty());

@@ -86,6 +86,13 @@ pub enum Rejection {
         /// The node that has most.
         largest: NodeId,
     },
+    /// With the agents of the call, not all agents would find a place after the loss of a node.
+    NoPlaceAfterLoss {
+        /// One that would not.
+        agent: AgentId,
+        /// The node.
+        lost: NodeId,
+    },
     /// What is asked for contradicts itself.
     Contradiction(&'static str),
     /// The node's agents have no other node to go to.
@@ -204,7 +211,9 @@ impl Rejection {
             | R::FleetNotEmpty(_)
             | R::AgentDeleting(_)
             | R::NotStopping(_) => Kind::FailedPrecondition,
-            R::LimitReached { .. } | R::NoRoomAfterLoss { .. } => Kind::ResourceExhausted,
+            R::LimitReached { .. } | R::NoRoomAfterLoss { .. } | R::NoPlaceAfterLoss { .. } => {
+                Kind::ResourceExhausted
+            }
             R::StaleEpoch { .. }
             | R::StaleGeneration { .. }
             | R::StaleHold(_)
@@ -226,7 +235,7 @@ impl Rejection {
             R::RebalanceMoves(_) => "REBALANCE_MOVES_INVALID",
             R::VoterCount(_) => "VOTER_COUNT_INVALID",
             R::NoNodeEver { .. } => "REQUEST_TOO_LARGE",
-            R::NoRoomAfterLoss { .. } => "N_MINUS_ONE_VIOLATION",
+            R::NoRoomAfterLoss { .. } | R::NoPlaceAfterLoss { .. } => "N_MINUS_ONE_VIOLATION",
             R::Contradiction(_) => "CONSTRAINTS_CONTRADICT",
             R::NowhereToGo(_) => "NOWHERE_TO_GO",
             R::QuorumAtRisk { .. } => "QUORUM_AT_RISK",
@@ -290,7 +299,9 @@ impl Rejection {
             R::AgentExists(a) | R::AgentUnknown(a) | R::AgentDeleting(a) | R::NotStopping(a) => {
                 a.to_string()
             }
-            R::StaleGeneration { agent, .. } => agent.to_string(),
+            R::StaleGeneration { agent, .. } | R::NoPlaceAfterLoss { agent, .. } => {
+                agent.to_string()
+            }
             R::BlockSize(size) => size.to_string(),
             R::Limits(limit) => limit.what.to_string(),
             R::LimitReached { what, .. } => (*what).to_string(),
@@ -331,15 +342,21 @@ impl fmt::Display for Rejection {
             R::VoterCount(voters) => write!(f, "{voters} nodes cannot vote: use 3, 5 or 7"),
             R::NoNodeEver { what, asked, most } => write!(
                 f,
-                "an agent asks for {asked} {what}, and no node has more than {most} to promise: ask \
-                 for less, add a larger node, or raise the overcommit factor with `fleet-cluster \
-                 placement set`"
+                "an agent asks for {asked} {what}, and no node that suits it has more than {most} to \
+                 promise: ask for less, add a larger node, or raise the overcommit factor with \
+                 `fleet-cluster placement set`"
             ),
             R::NoRoomAfterLoss { what, asked, left, largest } => write!(
                 f,
                 "the call asks for {asked} {what}, and {left} would be left for it if node \
                  {largest} were lost: add a node, delete agents, or call with --allow-overcommit \
                  (allow_overcommit)"
+            ),
+            R::NoPlaceAfterLoss { agent, lost } => write!(
+                f,
+                "with the agents of the call, no node that suits {agent} would have room for it if \
+                 node {lost} were lost: add a node, delete agents, or call with \
+                 --allow-overcommit (allow_overcommit)"
             ),
             R::Contradiction(why) => write!(f, "no node can ever suit the agent: {why}"),
             R::NowhereToGo(node) => write!(

@@ -3,6 +3,7 @@
 use fleet_types::{PortBlock, PortRange, Resources};
 
 use crate::{
+    admission::Amounts,
     ports::BuddyAllocator,
     record::{AgentSpec, NodeReport, PlacementPolicy},
 };
@@ -109,6 +110,18 @@ impl Room {
         of(ports_owned.into(), self.ports.range().size().into())
             .max(of(promised.memory_bytes, self.limit.memory_bytes))
             .max(of(promised.cpu_millis, self.limit.cpu_millis))
+    }
+
+    /// How many agents that ask for so much of each fit, whichever comes first and
+    /// though others ask for less.
+    pub(crate) fn slots(&self, [memory, cpu, ports]: Amounts) -> u64 {
+        let (limit, promised) = (self.limit, self.promised);
+        let times = |left: u64, size: u64| left.checked_div(size).unwrap_or(u64::MAX);
+        let memory = times(left(limit.memory_bytes, promised.memory_bytes), memory);
+        let cpu = times(left(limit.cpu_millis, promised.cpu_millis), cpu);
+        // Every agent has a port.
+        let ports = self.ports.blocks(u16::try_from(ports.max(1)).unwrap_or(u16::MAX));
+        memory.min(cpu).min(ports)
     }
 
     /// All that an agent cannot have here.

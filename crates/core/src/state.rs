@@ -92,6 +92,7 @@ impl State {
                 room.keep_block(kept.block);
             }
         }
+        state.index.count_all_slots();
         state
     }
 
@@ -365,9 +366,7 @@ impl State {
         let kept = self.quarantine.get(&(node, block.base)).filter(|kept| kept.block == block)?;
         let cause = kept.cause.clone();
         self.forget_quarantine(node, block.base);
-        if let Some(room) = self.index.rooms.get_mut(&node) {
-            room.free_block(block);
-        }
+        self.index.free_block(node, block);
         Some(cause)
     }
 
@@ -380,7 +379,7 @@ impl State {
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
     /// why not.
     pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, now: Moment) {
-        self.index.totals.add_agent(&agent.spec);
+        self.index.add_agent(&agent.spec);
         match self.settle(&mut agent, node, now) {
             Ok(_) => {}
             Err(reason) => {
@@ -497,7 +496,7 @@ impl State {
         self.changed.insert(Key::Agent(id.clone()));
         self.index.unplaced.remove(id);
         if let Some(agent) = self.agents.remove(id) {
-            self.index.totals.remove_agent(&agent.spec);
+            self.index.remove_agent(&agent.spec);
             self.tell(now, None, Some(id.clone()), What::AgentDeleted);
         }
     }

@@ -2,7 +2,11 @@
 //! entry costs one round to a quorum's disks, however many commands it holds, so throughput grows
 //! with the number of callers while a lone caller waits for nobody.
 
-use fleet_core::{Command, Operation, Outcome, Request, plan::Planner};
+use std::time::{Duration, Instant};
+
+use fleet_core::{
+    Command, Operation, Outcome, Rejection, Request, plan::Planner, provision::Provision,
+};
 use fleet_raft::{Node, ProposeError};
 use fleet_runtime::clock;
 use fleet_types::{NodeId, limits};
@@ -17,9 +21,20 @@ const WAITING_MAX: usize = 8_192;
 /// Size assumed of a command that names a record and little else.
 pub const SMALL: usize = 256;
 
-/// Makes an operation from a view of the state. Called when the entry is put together, so that
-/// placements count those decided just before.
-pub type Build = Box<dyn FnOnce(&mut Planner<'_>) -> Operation + Send>;
+/// How long an entry is put together: applying waits meanwhile.
+const BUILDING_MAX: Duration = Duration::from_millis(20);
+
+/// An entry that is put together.
+pub struct Draft<'a> {
+    /// Chooses nodes, and counts what it chose.
+    pub planner: Planner<'a>,
+    /// Admits agents, and counts what it admitted.
+    pub provision: Provision<'a>,
+}
+
+/// Makes an operation from a view of the state, or refuses. Called when the entry is put together,
+/// so that placements count those decided just before.
+pub type Build = Box<dyn FnOnce(&mut Draft<'_>) -> Result<Operation, Rejection> + Send>;
 
 struct Job {
     request: Option<Request>,
@@ -82,7 +97,7 @@ impl Proposer {
     /// # Errors
     /// As [`Proposer::commit`].
     pub async fn submit(&self, operation: Operation) -> Result<Outcome, Status> {
-        self.commit(None, SMALL, Box::new(move |_| operation)).await
+        self.commit(None, SMALL, Box::new(move |_| Ok(operation))).await
     }
 }
 
@@ -96,16 +111,33 @@ async fn run(raft: Node, mut queue: mpsc::Receiver<Job>) {
             bytes <= limits::BATCH_BYTES_MAX
         });
         let count = fits.count().max(1);
-        let mut replies = Vec::with_capacity(count);
-        let commands: Vec<Command> = raft.read(|state| {
-            let mut planner = Planner::new(state);
-            let at = clock::now();
-            let command = |job: Job| {
-                replies.push(job.reply);
-                Command { at, request: job.request, operation: (job.build)(&mut planner) }
-            };
-            waiting.drain(..count).map(command).collect()
+        let (mut replies, mut commands) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        raft.read(|state| {
+            let (planner, provision) = (Planner::new(state), Provision::new(state));
+            let mut draft = Draft { planner, provision };
+            let (at, end) = (clock::now(), Instant::now() + BUILDING_MAX);
+            let mut jobs = waiting.drain(..count);
+            for job in jobs.by_ref() {
+                match (job.build)(&mut draft) {
+                    Ok(operation) => {
+                        replies.push(job.reply);
+                        commands.push(Command { at, request: job.request, operation });
+                    }
+                    Err(rejection) => {
+                        // A caller that hung up does not want its answer.
+                        let _ = job.reply.send(Err(refused(&raft, &rejection)));
+                    }
+                }
+                if Instant::now() >= end {
+                    break;
+                }
+            }
+            let late: Vec<Job> = jobs.collect();
+            waiting.splice(..0, late);
         });
+        if commands.is_empty() {
+            continue;
+        }
         match raft.propose(&commands).await {
             Ok(results) => {
                 for (reply, result) in replies.into_iter().zip(results) {
@@ -121,6 +153,12 @@ async fn run(raft: Node, mut queue: mpsc::Receiver<Job>) {
             }
         }
     }
+}
+
+/// What is answered to a call that was refused by this node's view of the state.
+fn refused(raft: &Node, rejection: &Rejection) -> Status {
+    let leader = raft.leader();
+    if leader == Some(raft.id()) { from_rejection(rejection) } else { not_leader(leader) }
 }
 
 fn failed(error: &ProposeError) -> Status {

@@ -10,6 +10,7 @@ use fleet_core::{
     explain::{Verdict, explain},
     open,
     plan::{Planner, why_pending},
+    provision::Provision,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -135,8 +136,18 @@ impl Api {
         if how.validate_only {
             return self.rehearse(plan).await;
         }
-        let build: crate::proposer::Build =
-            Box::new(move |planner| Operation::CreateAgents(plan(planner)));
+        let request = key.as_ref().map(|key| key.id.clone());
+        let build: crate::proposer::Build = Box::new(move |draft| {
+            let state = draft.planner.state();
+            let op = plan(&mut draft.planner);
+            // What is refused anyway, or was carried out before, is for the entry to answer.
+            let repeated = request.is_some_and(|id| state.requests().contains_key(&id));
+            if !repeated && check_create(state, &op).is_ok() {
+                let drafts = op.agents.iter().map(|draft| (&op.fleet, draft));
+                draft.provision.admit(drafts, op.admission)?;
+            }
+            Ok(Operation::CreateAgents(op))
+        });
         self.proposer.commit(key, content.encoded_len(), build).await?;
         // What was committed is applied here, so no barrier is needed to see it.
         self.raft.read(|state| find_all(state, &names))
@@ -149,7 +160,10 @@ impl Api {
     ) -> Result<Vec<Agent>, Status> {
         let rehearsed = self.read(|state| {
             let op = plan(&mut Planner::new(state));
-            check_create(state, &op).map_err(|rejection| from_rejection(&rejection))?;
+            let drafts = op.agents.iter().map(|draft| (&op.fleet, draft));
+            check_create(state, &op)
+                .and_then(|()| Provision::new(state).admit(drafts, op.admission))
+                .map_err(|rejection| from_rejection(&rejection))?;
             Ok(op.agents.iter().map(|draft| rehearsed(state, &op.fleet, draft)).collect())
         });
         rehearsed.await?

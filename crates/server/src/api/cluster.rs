@@ -128,13 +128,13 @@ impl ClusterService for Api {
             some => moves_max(some)?,
         };
         let (chosen, moves) = tokio::sync::oneshot::channel();
-        let build: crate::proposer::Build = Box::new(move |planner| {
-            let state = planner.state();
+        let build: crate::proposer::Build = Box::new(move |draft| {
+            let state = draft.planner.state();
             let moves = rebalance::moves(state, limit);
             let evict = rebalance::carry_out(state, &moves, Cause::Operator);
             // Who hung up does not want to know.
             let _ = chosen.send(shown(state, &moves));
-            Operation::EvictAgents(evict)
+            Ok(Operation::EvictAgents(evict))
         });
         let key = idempotency(&request.request_id, &request)?;
         let outcome = self.proposer.commit(key, request.encoded_len(), build).await?;

@@ -85,7 +85,8 @@ impl Api {
         operation: Operation,
     ) -> Result<Outcome, Status> {
         let key = idempotency(request_id, content)?;
-        self.proposer.commit(key, content.encoded_len(), Box::new(move |_| operation)).await
+        let build: crate::proposer::Build = Box::new(move |_| Ok(operation));
+        self.proposer.commit(key, content.encoded_len(), build).await
     }
 }
 

@@ -350,11 +350,11 @@ impl NodeService for Api {
             stated_by = by,
             "an operator states that this node has no power"
         );
-        let build: crate::proposer::Build = Box::new(move |planner| {
-            let moves = plan::replacements(planner.state(), node, AgentClass::Pinned);
+        let build: crate::proposer::Build = Box::new(move |draft| {
+            let moves = plan::replacements(draft.planner.state(), node, AgentClass::Pinned);
             let evidence = Evidence::Asserted { by };
             let (paused, reach) = (false, AgentClass::Pinned);
-            Operation::FenceNode(FenceNode { node, epoch, evidence, moves, paused, reach })
+            Ok(Operation::FenceNode(FenceNode { node, epoch, evidence, moves, paused, reach }))
         });
         let key = idempotency(&request.request_id, &request)?;
         self.proposer.commit(key, request.encoded_len(), build).await?;

@@ -1,6 +1,6 @@
 //! `AgentService.PlanAgents`: what making fleets and agents would come to, all together.
 
-use fleet_core::{AgentDraft, check_drafts, plan::Planner};
+use fleet_core::{AgentDraft, check_drafts, plan::Planner, provision::Provision};
 use fleet_proto::{
     error::{from_rejection, invalid_field},
     v1::{Agent, PlanAgentsRequest, PlannedFleet},
@@ -40,7 +40,11 @@ impl Api {
                 }
             }
             let all = fleets.iter().map(|(fleet, drafts)| (fleet, drafts.as_slice()));
-            check_drafts(state, all.clone(), admission).map_err(|r| from_rejection(&r))?;
+            let each =
+                all.clone().flat_map(|(fleet, drafts)| drafts.iter().map(move |d| (fleet, d)));
+            check_drafts(state, all.clone(), admission)
+                .and_then(|()| Provision::new(state).admit(each, admission))
+                .map_err(|rejection| from_rejection(&rejection))?;
             let shown = |(fleet, drafts)| {
                 let one = |draft: &AgentDraft| rehearsed(state, fleet, draft);
                 <[AgentDraft]>::iter(drafts).map(one).collect::<Vec<_>>()

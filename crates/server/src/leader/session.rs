@@ -252,10 +252,11 @@ impl Session {
             });
             let Some((generation, spec, next)) = awaited else { continue };
             let (node, epoch) = (self.node, self.epoch);
-            let build: crate::proposer::Build = Box::new(move |planner| {
-                let next = planner.choose_towards(next, &id.fleet, &spec);
+            let build: crate::proposer::Build = Box::new(move |draft| {
+                let next = draft.planner.choose_towards(next, &id.fleet, &spec);
                 let agent = id;
-                Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next })
+                let confirm = ConfirmStopped { agent, generation, node, epoch, next };
+                Ok(Operation::ConfirmStopped(confirm))
             });
             if let Err(status) =
                 self.leader.proposer.commit(None, crate::proposer::SMALL, build).await
