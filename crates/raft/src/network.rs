@@ -18,7 +18,8 @@ use openraft::{
         VoteResponse,
     },
 };
-use tokio::io::AsyncReadExt;
+use tokio::{io::AsyncReadExt, runtime::Handle};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status, transport::Channel};
 
 use crate::{
@@ -39,12 +40,17 @@ type StreamItem = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 pub(crate) struct Network {
     pub(crate) dial: Dial,
     pub(crate) acknowledged: Arc<Acknowledged>,
+    /// Where snapshots are sent: encrypting one would hold up what consensus has to say.
+    pub(crate) aside: Handle,
 }
 
 /// One connection to one peer.
 pub(crate) struct Peer {
     target: u64,
+    address: String,
+    dial: Dial,
     acknowledged: Arc<Acknowledged>,
+    aside: Handle,
     client: Result<RaftServiceClient<Channel>, Status>,
 }
 
@@ -52,14 +58,17 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Address) -> Peer {
-        let channel = (self.dial)(NodeId(target), &node.0);
-        let client = channel.map(|channel| {
-            RaftServiceClient::new(channel)
-                .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
-        });
-        Peer { target, acknowledged: self.acknowledged.clone(), client }
+        let client = connect(&self.dial, target, &node.0);
+        let (address, dial, aside) = (node.0.clone(), self.dial.clone(), self.aside.clone());
+        Peer { target, address, dial, acknowledged: self.acknowledged.clone(), aside, client }
     }
+}
+
+fn connect(dial: &Dial, to: u64, address: &str) -> Result<RaftServiceClient<Channel>, Status> {
+    let client = RaftServiceClient::new(dial(NodeId(to), address)?)
+        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX);
+    Ok(client)
 }
 
 fn unreachable(status: &Status) -> RPCError<TypeConfig> {
@@ -235,7 +244,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let broken = |status: &Status| StreamingError::Unreachable(Unreachable::new(status));
-        let mut client = self.client.clone().map_err(|status| broken(&status))?;
         let file = tokio::fs::File::open(&snapshot.snapshot.path)
             .await
             .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
@@ -244,9 +252,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             meta: Some(put_meta(&snapshot.meta)),
             target: self.target,
         };
+        let (dial, target, address) = (self.dial.clone(), self.target, self.address.clone());
+        let sent = AbortOnDropHandle::new(self.aside.spawn(async move {
+            connect(&dial, target, &address)?.install_snapshot(chunks(header, file)).await
+        }));
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            answer = client.install_snapshot(chunks(header, file)) => {
+            answer = sent => {
+                let answer = answer.map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
                 let answer = answer.map_err(|status| broken(&status))?.into_inner();
                 let vote = get_vote(answer.vote)
                     .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;

@@ -141,7 +141,8 @@ impl Node {
         let machine = StateMachine::open(store, snapshots.clone(), changes.clone())?;
         let (applied, index) = (machine.shared(), machine.index());
         let acknowledged = Arc::new(Acknowledged::new());
-        let network = Network { dial: options.dial, acknowledged: acknowledged.clone() };
+        let (dial, aside) = (options.dial, Handle::current());
+        let network = Network { dial, acknowledged: acknowledged.clone(), aside };
         let config = Arc::new(config(options.timing, options.log)?);
         let patience = Duration::from_millis(2 * options.timing.election_max_ms);
         let (id, thread) = (options.id, Thread::start()?);
