@@ -8,6 +8,7 @@ use fleet_core::{
     Desired, Evidence, InitCluster, NodeAddress, NodeReport, Operation, RegisterNode, Role, State,
     Wants, apply,
     plan::{self, Planner},
+    provision::Provision,
     rebalance,
 };
 use fleet_types::{
@@ -91,6 +92,9 @@ impl Grown {
     }
 }
 
+/// The version of the runtime on the first node.
+const NEWER: &str = "2.0";
+
 pub(crate) fn fleet() -> FleetName {
     "bench".parse().expect("a fleet name")
 }
@@ -100,7 +104,10 @@ pub(crate) fn report(n: usize) -> Result<NodeReport> {
     let labels = labels.map(|(key, value)| (key.to_owned(), value));
     Ok(NodeReport {
         port_range: PortRange::new(10_240, 32_767)?,
-        runtimes: BTreeMap::from([("exec".parse()?, "-".to_owned())]),
+        runtimes: BTreeMap::from([(
+            "exec".parse()?,
+            if n == 0 { NEWER } else { "1.0" }.to_owned(),
+        )]),
         capacity: Resources { memory_bytes: 1 << 40, cpu_millis: 1 << 20 },
         disk_bytes: 1 << 40,
         labels: Labels::new(labels)?,
@@ -164,14 +171,7 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
     ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed");
     let bytes = (resident()? - before) / first as u64;
 
-    // One more, on a full cluster, from a fresh planner each: what a lone create pays.
-    let singles = 1_000;
-    let began = Instant::now();
-    for _ in 0..singles {
-        let node = Planner::new(&grown.state).choose(&fleet, &spec);
-        ensure!(node.is_some(), "no room for one more");
-    }
-    let single_us = ms(began) * 1_000.0 / f64::from(singles);
+    let one_more = one_more(&grown.state)?;
 
     let records: Vec<_> = grown.state.records().collect();
     let began = Instant::now();
@@ -181,12 +181,40 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
 
     let (plan_ms, apply_ms) = lose(&mut grown, first)?;
     println!(
-        "| {agents} | {nodes} | {:.0} | {spread:.0} | {single_us:.1} | {:.0} | {bytes} | {restore:.2} \
+        "| {agents} | {nodes} | {:.0} | {spread:.0} | {one_more} | {:.0} | {bytes} | {restore:.2} \
          | {plan_ms:.1} | {apply_ms:.1} |",
         first as f64 / planned,
         first as f64 / created,
     );
     Ok(())
+}
+
+/// What a lone create pays on a full cluster, in microseconds: a planner and a choice of its own,
+/// where any node suits and where one does; and being admitted, where slots settle it and where
+/// losses are planned.
+fn one_more(state: &State) -> Result<String> {
+    let fleet = fleet();
+    let mut newer = spec();
+    newer.wants.runtime_version = Some(NEWER.parse()?);
+    let timed = |times: u32, one: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        for _ in 0..times {
+            ensure!(one(), "no room for one more");
+        }
+        Ok(ms(began) * 1_000.0 / f64::from(times))
+    };
+    let chosen = |spec: &AgentSpec| Planner::new(state).choose(&fleet, spec).is_some();
+    let admitted = |spec: &AgentSpec| {
+        let node = Planner::new(state).choose(&fleet, spec);
+        let (name, desired) = ("one-more".parse().expect("a name"), Desired::Running);
+        let draft = AgentDraft { name, spec: spec.clone(), desired, node };
+        let drafts = std::iter::once((&fleet, &draft));
+        Provision::new(state).admit(drafts, Admission::SurviveLoss).is_ok()
+    };
+    let (any, one) = (timed(1_000, &|| chosen(&spec()))?, timed(1_000, &|| chosen(&newer))?);
+    let sure = timed(1_000, &|| admitted(&spec()))? - any;
+    let in_doubt = timed(20, &|| admitted(&newer))? - one;
+    Ok(format!("{any:.1} | {one:.1} | {sure:.1} | {in_doubt:.0}"))
 }
 
 /// How many agents a second are planned that are spread over all nodes, in fleets of a hundred.
@@ -229,10 +257,11 @@ pub(crate) fn run() -> Result<()> {
         "\nplanning and state, pure, one core; nodes in ten racks, 16 ports and 512 MiB an agent\n"
     );
     println!(
-        "| agents | nodes | placements planned /s | spread over hosts /s | one more µs | applied /s | bytes an agent \
+        "| agents | nodes | placements planned /s | spread over hosts /s | one more µs \
+         | where one node suits | admitted µs | in doubt µs | applied /s | bytes an agent \
          | restore s per 100,000 | loss of 1,000: plan ms | apply ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for (agents, nodes) in SIZES {
         grow(agents, nodes)?;
     }

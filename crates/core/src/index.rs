@@ -7,6 +7,7 @@ use alloc::{
     string::String,
     vec::Vec,
 };
+use core::borrow::Borrow;
 
 use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
 
@@ -42,7 +43,8 @@ pub(crate) struct Index {
     /// How many of these are unfit for strict agents.
     unfit: usize,
     slots: Slots,
-    by_runtime: BTreeMap<RuntimeName, ByLoad>,
+    /// By version, as nodes state it.
+    by_runtime: BTreeMap<RuntimeName, BTreeMap<String, ByLoad>>,
     by_label: BTreeMap<String, BTreeMap<String, ByLoad>>,
 }
 
@@ -51,9 +53,30 @@ pub fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
 }
 
+/// Takes a node off a list, and what is empty then with it.
+fn take_off<K, Q>(
+    lists: &mut BTreeMap<K, BTreeMap<String, ByLoad>>,
+    key: &Q,
+    value: &str,
+    node: (Load, NodeId),
+) where
+    K: Ord + Borrow<Q>,
+    Q: Ord + ?Sized,
+{
+    let Some(values) = lists.get_mut(key) else { return };
+    let Some(nodes) = values.get_mut(value) else { return };
+    nodes.remove(&node);
+    if nodes.is_empty() {
+        values.remove(value);
+    }
+    if values.is_empty() {
+        lists.remove(key);
+    }
+}
+
 impl Index {
-    /// The nodes with a runtime that take agents.
-    pub(crate) fn with_runtime(&self, runtime: &RuntimeName) -> Option<&ByLoad> {
+    /// The nodes with a runtime that take agents, by its version.
+    pub(crate) fn with_runtime(&self, runtime: &RuntimeName) -> Option<&BTreeMap<String, ByLoad>> {
         self.by_runtime.get(runtime)
     }
 
@@ -75,7 +98,8 @@ impl Index {
     /// Whether the nodes that take agents are ones for the same agents, but for labels and versions.
     pub(crate) fn nodes_are_alike(&self) -> bool {
         let all = self.listed.len();
-        self.unfit == 0 && self.by_runtime.values().all(|nodes| nodes.len() == all)
+        let have = |versions: &BTreeMap<String, ByLoad>| versions.values().map(BTreeSet::len).sum();
+        self.unfit == 0 && self.by_runtime.values().map(have).all(|nodes: usize| nodes == all)
     }
 
     /// Counts how many agents surely fit on a node.
@@ -116,17 +140,17 @@ impl Index {
         self.listed.insert(node.id, load);
         self.unfit += usize::from(!report.unfit.is_empty());
         self.count_slots(node.id);
-        for runtime in report.runtimes.keys() {
-            match self.by_runtime.get_mut(runtime) {
+        for (runtime, version) in &report.runtimes {
+            match self.by_runtime.get_mut(runtime).and_then(|found| found.get_mut(version)) {
                 Some(nodes) => drop(nodes.insert((load, node.id))),
                 None => {
-                    self.by_runtime.insert(runtime.clone(), BTreeSet::from([(load, node.id)]));
+                    let versions = self.by_runtime.entry(runtime.clone()).or_default();
+                    versions.insert(version.clone(), BTreeSet::from([(load, node.id)]));
                 }
             }
         }
         for (key, value) in report.labels.iter() {
-            let known = self.by_label.get_mut(key).and_then(|values| values.get_mut(value));
-            match known {
+            match self.by_label.get_mut(key).and_then(|values| values.get_mut(value)) {
                 Some(nodes) => drop(nodes.insert((load, node.id))),
                 None => {
                     let values = self.by_label.entry(key.into()).or_default();
@@ -142,23 +166,11 @@ impl Index {
         self.slots.put(node.id, None);
         let Some(report) = &node.report else { return };
         self.unfit -= usize::from(!report.unfit.is_empty());
-        for runtime in report.runtimes.keys() {
-            let Some(nodes) = self.by_runtime.get_mut(runtime) else { continue };
-            nodes.remove(&(load, node.id));
-            if nodes.is_empty() {
-                self.by_runtime.remove(runtime);
-            }
+        for (runtime, version) in &report.runtimes {
+            take_off(&mut self.by_runtime, runtime, version, (load, node.id));
         }
         for (key, value) in report.labels.iter() {
-            let Some(values) = self.by_label.get_mut(key) else { continue };
-            let Some(nodes) = values.get_mut(value) else { continue };
-            nodes.remove(&(load, node.id));
-            if nodes.is_empty() {
-                values.remove(value);
-            }
-            if values.is_empty() {
-                self.by_label.remove(key);
-            }
+            take_off(&mut self.by_label, key, value, (load, node.id));
         }
     }
 

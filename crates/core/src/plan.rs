@@ -14,9 +14,9 @@
 //! requests give the same plan; (5) where room is short, no agent is left out for one of lower
 //! priority of its shape.
 //!
-//! The cost: nodes are listed by load for each runtime and each label. Agents of one shape, that is
-//! equal in all the choice depends on, share one walk over the shortest list that holds all nodes
-//! that could suit. In a plan room only shrinks, so a node that does not suit is passed once for a
+//! The cost: nodes are listed by load for each version of a runtime and each label. Agents of one
+//! shape, that is equal in all the choice depends on, share one walk over the shortest lists that
+//! hold all nodes that could suit. In a plan room only shrinks, so a node that does not suit is passed once for a
 //! shape, a value of a label under which none suits is left once, and one agent more costs the
 //! logarithm of the nodes. What is not logarithmic: the first agent of a shape that few of the
 //! listed nodes suit, and the first of a fleet that is spread, for which the nodes that have some
@@ -31,7 +31,7 @@ use alloc::{
 };
 use core::{cmp::Reverse, ops::Bound};
 
-use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId, Resources};
+use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId, Resources, Version};
 
 use crate::{
     command::FenceNode,
@@ -79,12 +79,13 @@ struct Shape<'a> {
     /// Those looked at under which a node may suit, the fewest agents first; too few, maybe.
     seen: BinaryHeap<Reverse<(usize, &'a str)>>,
     /// The walks over all nodes and over those with a value of the label.
-    walks: BTreeMap<Option<&'a str>, Walk>,
+    walks: BTreeMap<Option<&'a str>, Walk<'a>>,
 }
 
-/// How far the nodes of a list were walked.
-#[derive(Default)]
-struct Walk {
+/// How far the nodes of some lists were walked.
+struct Walk<'a> {
+    /// Each holds other nodes.
+    lists: Vec<&'a ByLoad>,
     /// The last listed node that was looked at.
     passed: Option<(Load, NodeId)>,
     /// Those of the nodes passed that may suit, the least full first; loads may be too low.
@@ -124,11 +125,16 @@ impl<'a> Shape<'a> {
     }
 }
 
-impl Walk {
-    /// Takes the first node off what was passed or the list has next.
-    fn least(&mut self, list: &ByLoad) -> Option<(Load, NodeId)> {
+impl<'a> Walk<'a> {
+    fn new(lists: Vec<&'a ByLoad>) -> Self {
+        Self { lists, passed: None, suiting: BinaryHeap::new() }
+    }
+
+    /// Takes the first node off what was passed or the lists have next.
+    fn least(&mut self) -> Option<(Load, NodeId)> {
         let after = self.passed.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = list.range((after, Bound::Unbounded)).next().copied();
+        let after = (after, Bound::Unbounded);
+        let next = self.lists.iter().filter_map(|list| list.range(after).next()).min().copied();
         let kept = self.suiting.peek().map(|Reverse(kept)| *kept);
         match (kept, next) {
             (Some(kept), Some(next)) if next < kept => self.passed = Some(next),
@@ -140,14 +146,28 @@ impl Walk {
     }
 }
 
-/// The shortest list that holds every open node that could suit; none when no node could.
-fn shortest<'a>(index: &'a Index, spec: &AgentSpec, value: Option<&str>) -> Option<&'a ByLoad> {
+/// The shortest lists that together hold every open node that could suit; none when no node could.
+/// A version that nodes must have counts if it is given.
+fn shortest<'a>(
+    index: &'a Index,
+    spec: &AgentSpec,
+    version: Option<&Version>,
+    value: Option<&str>,
+) -> Vec<&'a ByLoad> {
+    let versions = index.with_runtime(&spec.runtime).into_iter().flatten();
+    let reached = |found: &str| version.is_none_or(|version| version.is_reached_by(found));
+    let of_runtime = versions.filter(|(found, _)| reached(found)).map(|(_, list)| list);
+    let of_runtime: Vec<&ByLoad> = of_runtime.collect();
     let wanted = spec.wants.node_labels.iter();
     let spread = spec.wants.spread_by.as_deref().zip(value);
     let labels = wanted.chain(spread).map(|(key, value)| index.with_label(key)?.get(value));
-    let lists = core::iter::once(index.with_runtime(&spec.runtime)).chain(labels);
     // One that is missing is the shortest.
-    lists.min_by_key(|list| list.map_or(0, BTreeSet::len)).flatten()
+    let label = labels.min_by_key(|list| list.map_or(0, BTreeSet::len));
+    let all = of_runtime.iter().map(|list| list.len()).sum();
+    match label {
+        Some(list) if list.map_or(0, BTreeSet::len) < all => list.into_iter().collect(),
+        _ => of_runtime,
+    }
 }
 
 fn labelled(node: &Node, spec: &AgentSpec) -> bool {
@@ -182,7 +202,8 @@ pub(crate) fn matches(node: &Node, spec: &AgentSpec) -> bool {
 
 /// The nodes that are ones for an agent, whether they take agents now or not; some twice.
 pub(crate) fn suiting<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
-    let listed = shortest(state.index(), spec, None).into_iter().flatten();
+    let version = spec.wants.runtime_version.as_ref();
+    let listed = shortest(state.index(), spec, version, None).into_iter().flatten();
     let listed = listed.filter_map(|(_, id)| state.nodes().get(id));
     // Which nodes are fit changes by itself.
     let suits = |node: &&Node| mismatches(node, spec).all(|why| why == PendingReason::NoFitNode);
@@ -390,9 +411,10 @@ impl<'a> Planner<'a> {
         spec: &AgentSpec,
         value: Option<&'a str>,
     ) -> Option<NodeId> {
-        let list = shortest(self.state.index(), spec, value)?;
+        let index = self.state.index();
+        let begin = || Walk::new(shortest(index, spec, spec.wants.runtime_version.as_ref(), value));
         loop {
-            let (load, id) = self.shapes[shape].walks.entry(value).or_default().least(list)?;
+            let (load, id) = self.shapes[shape].walks.entry(value).or_insert_with(begin).least()?;
             let now = self.room(id).map_or(load, Room::load);
             // When this plan filled it meanwhile, others may be before it.
             let suits = now <= load && self.suits(id, fleet, spec, value);
@@ -401,8 +423,9 @@ impl<'a> Planner<'a> {
             }
             if suits || now > load {
                 let now = self.room(id).map_or(load, Room::load);
-                let walk = self.shapes[shape].walks.entry(value).or_default();
-                walk.suiting.push(Reverse((now, id)));
+                if let Some(walk) = self.shapes[shape].walks.get_mut(&value) {
+                    walk.suiting.push(Reverse((now, id)));
+                }
             }
             if suits {
                 return Some(id);
@@ -503,7 +526,7 @@ pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Pendin
     }
     // Some node has the runtime; those that are not on the list lack a label.
     let mut closest = PendingReason::NoLabels;
-    let list = shortest(index, spec, None).into_iter().flatten();
+    let list = shortest(index, spec, None, None).into_iter().flatten();
     for node in list.filter_map(|(_, id)| state.nodes().get(id)) {
         let obstacle = obstacle(state, node, fleet, spec).unwrap_or(PendingReason::NoNode);
         if closeness(obstacle) > closeness(closest) {
