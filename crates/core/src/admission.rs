@@ -8,7 +8,10 @@
 //! A node counts while it is known and open, whether it is up or not: the loss of one node is what
 //! is provided for, so it does not shut the door. Alone, a node has nothing to provide for.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use fleet_types::{NodeId, Resources};
 
@@ -72,6 +75,12 @@ fn gcd(one: u64, other: u64) -> u64 {
 /// What of `amount` is a whole number of `grains`; all of it when there are none.
 fn whole(amount: u64, grain: u64) -> u64 {
     amount - amount.checked_rem(grain).unwrap_or(0)
+}
+
+/// Rounds up to four binary digits: less than an eighth.
+fn up(amount: u64) -> u64 {
+    let digits = u64::BITS - amount.leading_zeros();
+    amount.next_multiple_of(1 << digits.saturating_sub(4))
 }
 
 /// Sums over all agents and all nodes that count, kept as they change.
@@ -178,13 +187,9 @@ impl Totals {
         self.choosy > 0
     }
 
-    /// The most any agent asks for of each.
+    /// The most any agent asks for of each, rounded up, so that it seldom changes.
     pub(crate) fn largest_asked(&self) -> Amounts {
-        let mut amounts = self.asking.iter();
-        Amounts::default().map(|_| {
-            let sizes = amounts.next().and_then(BTreeMap::last_key_value);
-            sizes.map_or(0, |(most, _)| *most)
-        })
+        self.asking.each_ref().map(|sizes| sizes.last_key_value().map_or(0, |(most, _)| up(*most)))
     }
 
     /// Whether no node has more of something that is bounded.
@@ -279,23 +284,30 @@ pub(crate) fn check<'a>(
 /// large enough for. One that no node suits may be waiting for such a node.
 pub(crate) fn check_suiting(state: &State, spec: &AgentSpec) -> Result<(), Rejection> {
     let (policy, asked) = (state.placement_policy(), asked(spec));
-    let suiting = || plan::suiting(state, spec).filter_map(|node| amounts(node, &policy));
+    let has = |node: &Node| {
+        let mut amounts = amounts(node, &policy)?;
+        // In one block.
+        let ports = BuddyAllocator::new(node.report.as_ref()?.port_range).largest();
+        amounts[Dimension::Ports as usize] = ports.into();
+        Some(amounts)
+    };
     // 0 is no bound.
-    let enough = |of: &Dimension, has: &Amounts| {
-        let (asked, has) = (asked[*of as usize], has[*of as usize]);
+    let enough = |of: Dimension, has: &Amounts| {
+        let (asked, has) = (asked[of as usize], has[of as usize]);
         has == 0 || asked <= has
     };
-    let lacks = |has: &Amounts| Dimension::ALL.into_iter().find(|of| !enough(of, has));
-    if suiting().any(|has| lacks(&has).is_none()) {
+    let all = |has: &Amounts| Dimension::ALL.into_iter().all(|of| enough(of, has));
+    if plan::suiting(state, spec).filter_map(has).any(|has| all(&has)) {
         return Ok(());
     }
-    let Some(largest) = suiting().max() else { return Ok(()) };
-    // Of nodes that differ one may have enough of this and another of that.
-    let nowhere = Dimension::ALL.into_iter().find(|of| suiting().all(|has| !enough(of, &has)));
-    let Some(of) = nowhere.or_else(|| lacks(&largest)) else { return Ok(()) };
-    let most = match nowhere {
-        Some(of) => suiting().map(|has| has[of as usize]).max().unwrap_or(0),
-        None => largest[of as usize],
-    };
-    Err(Rejection::NoNodeEver { what: of.name(), asked: asked[of as usize], most })
+    let mut suiting: Vec<Amounts> = plan::suiting(state, spec).filter_map(has).collect();
+    for of in Dimension::ALL {
+        let most = suiting.iter().map(|has| has[of as usize]).max();
+        // Of nodes that differ one may have enough of this and another of that.
+        suiting.retain(|has| enough(of, has));
+        if let Some(most) = most.filter(|_| suiting.is_empty()) {
+            return Err(Rejection::NoNodeEver { what: of.name(), asked: asked[of as usize], most });
+        }
+    }
+    Ok(())
 }

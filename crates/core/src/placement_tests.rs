@@ -34,7 +34,10 @@ pub(crate) fn sized(size: Size) -> NodeReport {
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + size.ports).unwrap(),
         runtimes: BTreeMap::from([("exec".parse().unwrap(), format!("{}.0", size.version))]),
-        capacity: Resources { memory_bytes: size.memory_gib << 30, cpu_millis: 64_000 },
+        capacity: Resources {
+            memory_bytes: size.memory_gib << 30,
+            cpu_millis: u64::from(size.ports) * 1_000,
+        },
         labels: Labels::new([rack]).unwrap(),
         unfit: Vec::new(),
         ..report(0)
@@ -385,6 +388,8 @@ proptest! {
                 }
             }
         }
+        state.take_changed();
+        prop_assert_eq!(State::restore(state.records()), state);
     }
 }
 
@@ -490,6 +495,25 @@ fn what_no_node_that_suits_could_run_is_refused_and_what_no_node_suits_waits() {
     assert_eq!(admit(1, 17), Err(refused), "quarters of a GiB");
     assert_eq!((admit(1, 16), admit(0, 17)), (Ok(()), Ok(())));
     assert_eq!(admit(2, 17), Ok(()), "such a node may come");
+}
+
+#[test]
+fn an_agent_named_twice_in_an_entry_is_counted_once() {
+    let size = Size { ports: 255, memory_gib: 1, rack: 0, version: 1 };
+    let (state, _) = cluster(&[size, size]);
+    let (to, spec) = (fleet(0), asking(Ask { memory: 4, ..PLAIN }));
+    let draft = |name: &str| {
+        let (name, spec, desired) = (name.parse().unwrap(), spec.clone(), Desired::Stopped);
+        let node = Planner::new(&state).choose(&to, &spec);
+        AgentDraft { name, spec, desired, node }
+    };
+    let mut provision = Provision::new(&state);
+    let mut admit = |draft: &AgentDraft| {
+        provision.admit(core::iter::once((&to, draft)), Admission::SurviveLoss)
+    };
+    assert_eq!((admit(&draft("a")), admit(&draft("a"))), (Ok(()), Ok(())));
+    let refused = admit(&draft("b")).unwrap_err();
+    assert_eq!(refused.reason(), "N_MINUS_ONE_VIOLATION");
 }
 
 #[test]

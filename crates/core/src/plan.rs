@@ -16,11 +16,12 @@
 //!
 //! The cost: nodes are listed by load for each version of a runtime and each label. Agents of one
 //! shape, that is equal in all the choice depends on, share one walk over the shortest lists that
-//! hold all nodes that could suit. In a plan room only shrinks, so a node that does not suit is passed once for a
-//! shape, a value of a label under which none suits is left once, and one agent more costs the
-//! logarithm of the nodes. What is not logarithmic: the first agent of a shape that few of the
-//! listed nodes suit, and the first of a fleet that is spread, for which the nodes that have some
-//! of the fleet are counted.
+//! hold all nodes that could suit. In a plan room only shrinks, so a node that does not suit is
+//! passed once for a shape, a value of a label under which none suits is left once, and one agent
+//! more costs the logarithm of the nodes, for each version of the runtime there is. What is not
+//! logarithmic: the first agent of a shape of which many listed nodes lack something that has no
+//! list, as a second label or room, and the first of a fleet that is spread or stands apart, for
+//! which the nodes that have some of the fleet are counted or passed.
 //!
 //! Not done here: moving what runs, see [`crate::rebalance`].
 
@@ -210,6 +211,17 @@ pub(crate) fn suiting<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<I
     listed.chain(state.nodes().values()).filter(suits)
 }
 
+/// Whether some node that takes agents would have room for an agent if nothing else were there.
+pub(crate) fn could_hold(state: &State, spec: &AgentSpec) -> bool {
+    let version = spec.wants.runtime_version.as_ref();
+    let mut listed = shortest(state.index(), spec, version, None).into_iter().flatten();
+    listed.any(|(_, id)| {
+        let node = state.nodes().get(id).filter(|node| matches(node, spec));
+        let room = node.and_then(|node| state.room(node.id));
+        room.is_some_and(|room| Room::new(room.ports().range(), room.limit()).lacks(spec).is_none())
+    })
+}
+
 /// Whether an agent stands apart from one that a node has.
 pub(crate) fn too_close(state: &State, node: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
     spec.wants.apart && state.index().stands_apart(fleet, node)
@@ -339,9 +351,10 @@ impl<'a> Planner<'a> {
 
     /// Whether an agent that can go nowhere could go somewhere if there were room.
     pub(crate) fn lacks_only_room(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
-        let mut listed = self.state.index().listed().keys().filter(|id| Some(**id) != self.without);
-        listed.any(|id| {
-            let node = self.state.nodes().get(id);
+        let version = spec.wants.runtime_version.as_ref();
+        let mut listed = shortest(self.state.index(), spec, version, None).into_iter().flatten();
+        listed.any(|(_, id)| {
+            let node = self.state.nodes().get(id).filter(|_| Some(*id) != self.without);
             node.is_some_and(|node| matches(node, spec)) && !self.is_too_close(*id, fleet, spec)
         })
     }
@@ -526,8 +539,9 @@ pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Pendin
     }
     // Some node has the runtime; those that are not on the list lack a label.
     let mut closest = PendingReason::NoLabels;
-    let list = shortest(index, spec, None, None).into_iter().flatten();
-    for node in list.filter_map(|(_, id)| state.nodes().get(id)) {
+    let mut listed = Walk::new(shortest(index, spec, None, None));
+    let by_load = core::iter::from_fn(|| listed.least());
+    for node in by_load.filter_map(|(_, id)| state.nodes().get(&id)) {
         let obstacle = obstacle(state, node, fleet, spec).unwrap_or(PendingReason::NoNode);
         if closeness(obstacle) > closeness(closest) {
             closest = obstacle;

@@ -44,7 +44,7 @@ fn rack(number: u16) -> Labels {
 pub(crate) fn report(ports: u16) -> NodeReport {
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + ports).unwrap(),
-        runtimes: BTreeMap::from([(exec(), "-".to_owned())]),
+        runtimes: BTreeMap::from([(exec(), format!("{}.0", ports % 4))]),
         capacity: Resources { memory_bytes: u64::from(ports % 3) << 30, cpu_millis: 0 },
         disk_bytes: 0,
         labels: rack(ports % 2),

@@ -25,14 +25,14 @@ use fleet_types::{AgentClass, AgentId, FleetName, NodeId};
 use crate::{
     admission::{self, Amounts},
     command::{Admission, AgentDraft},
-    plan::Planner,
+    plan::{self, Planner},
     record::{AgentSpec, Lifecycle},
     rejection::Rejection,
     state::State,
 };
 
-/// Agents of lost nodes that are planned for one call, not counting those of the last node: some
-/// milliseconds. Where many nodes are the largest, the loss of the others is not planned.
+/// Choices after which no further loss is planned for a call: some milliseconds. Where many nodes
+/// are the largest, the loss of the others is not planned.
 const PLANNED_MAX: usize = 1_000;
 
 /// How many agents, each as large as the largest in everything, the nodes that take agents surely
@@ -77,7 +77,6 @@ pub(crate) fn is_choosy(spec: &AgentSpec) -> bool {
 }
 
 /// An agent that is to be made.
-#[derive(Clone)]
 struct Drafted {
     id: AgentId,
     spec: AgentSpec,
@@ -88,15 +87,19 @@ struct Drafted {
 pub struct Provision<'a> {
     state: &'a State,
     drafted: Vec<Drafted>,
+    names: BTreeSet<AgentId>,
+    /// Whether each of them takes a slot at most, and any node suits it.
+    simple: bool,
 }
 
 impl<'a> Provision<'a> {
     /// Nothing is made yet.
     pub fn new(state: &'a State) -> Self {
-        Self { state, drafted: Vec::new() }
+        Self { state, drafted: Vec::new(), names: BTreeSet::new(), simple: true }
     }
 
-    /// Admits agents of some fleets beside those admitted before.
+    /// Admits agents of some fleets beside those admitted before. One of a name that was admitted
+    /// is no other: it is for the entry to tell a repeated call from a second agent of the name.
     ///
     /// # Errors
     /// When no node that suits one is large enough for it, or when the loss of the largest node
@@ -107,15 +110,21 @@ impl<'a> Provision<'a> {
         admission: Admission,
     ) -> Result<(), Rejection> {
         let known = self.drafted.len();
-        self.drafted.extend(drafts.map(|(fleet, draft)| {
+        for (fleet, draft) in drafts {
             let id = AgentId { fleet: fleet.clone(), agent: draft.name.clone() };
-            Drafted { id, spec: draft.spec.clone(), node: draft.node }
-        }));
-        let admitted = self.check(known, admission);
-        if admitted.is_err() {
-            self.drafted.truncate(known);
+            if !self.names.contains(&id) {
+                self.drafted.push(Drafted { id, spec: draft.spec.clone(), node: draft.node });
+            }
         }
-        admitted
+        let (simple, new) = (self.simple, self.drafted[known..].iter());
+        self.simple = simple && new.map(|drafted| &drafted.spec).all(|spec| self.is_simple(spec));
+        if let Err(rejection) = self.check(known, admission) {
+            self.drafted.truncate(known);
+            self.simple = simple;
+            return Err(rejection);
+        }
+        self.names.extend(self.drafted[known..].iter().map(|drafted| drafted.id.clone()));
+        Ok(())
     }
 
     /// Refuses what was drafted after the first `known`.
@@ -123,7 +132,7 @@ impl<'a> Provision<'a> {
         for alike in self.drafted[known..].chunk_by(|one, other| alike(&one.spec, &other.spec)) {
             admission::check_suiting(self.state, &alike[0].spec)?;
         }
-        if admission != Admission::SurviveLoss || !self.in_doubt() {
+        if known == self.drafted.len() || admission != Admission::SurviveLoss || !self.in_doubt() {
             return Ok(());
         }
         self.losses().try_for_each(|lost| self.survives(lost, known))
@@ -136,7 +145,7 @@ impl<'a> Provision<'a> {
         let hardest = index.slots().lost.iter().rev().map(|(_, id)| *id);
         hardest.filter(|id| index.totals.is_largest(*id)).take_while(move |id| {
             let more = planned < PLANNED_MAX;
-            planned += self.state.placed_on(*id).len();
+            planned += self.state.placed_on(*id).len() + self.drafted.len();
             more
         })
     }
@@ -145,17 +154,20 @@ impl<'a> Provision<'a> {
     fn in_doubt(&self) -> bool {
         let index = self.state.index();
         let all_up = index.listed().len() == index.totals.nodes();
-        let fits = |drafted: &Drafted| {
-            let of_all = index.with_runtime(&drafted.spec.runtime).is_some();
-            let sizes = admission::asked(&drafted.spec).into_iter().zip(index.slots().largest);
-            of_all && !is_choosy(&drafted.spec) && sizes.into_iter().all(|(one, most)| one <= most)
-        };
         let more = u64::try_from(self.drafted.len()).unwrap_or(u64::MAX >> 2);
         let surely = index.nodes_are_alike()
             && !index.totals.has_choosy()
-            && self.drafted.iter().all(fits)
+            && self.simple
             && index.slots().suffice(more);
         all_up && index.totals.nodes() > 1 && !surely
+    }
+
+    /// Whether an agent takes a slot at most, and any node suits it if nodes are alike.
+    fn is_simple(&self, spec: &AgentSpec) -> bool {
+        let index = self.state.index();
+        let mut sizes = admission::asked(spec).into_iter().zip(index.slots().largest);
+        let known = index.with_runtime(&spec.runtime).is_some();
+        known && !is_choosy(spec) && sizes.all(|(one, most)| one <= most)
     }
 
     /// Refuses what was drafted after the first `known` if the loss of a node would leave out more.
@@ -166,45 +178,49 @@ impl<'a> Provision<'a> {
         }
         let before = self.left_out(lost, known);
         let agent = left_out.difference(&before).next().filter(|_| left_out.len() > before.len());
-        agent
-            .map_or(Ok(()), |agent| Err(Rejection::NoPlaceAfterLoss { agent: agent.clone(), lost }))
+        agent.map_or(Ok(()), |agent| {
+            Err(Rejection::NoPlaceAfterLoss { agent: AgentId::clone(agent), lost })
+        })
     }
 
     /// Whom the loss of a node leaves out for lack of room, once the first `count` drafts are there.
-    fn left_out(&self, lost: NodeId, count: usize) -> BTreeSet<AgentId> {
+    fn left_out(&self, lost: NodeId, count: usize) -> BTreeSet<&AgentId> {
         let mut plan = Planner::without(self.state, lost);
-        let drafted = self.drafted[..count].iter();
-        let to_place = drafted.filter(|drafted| !goes_on(&mut plan, lost, drafted)).cloned();
-        let mut to_place: Vec<(Drafted, Option<u32>)> = to_place.map(|one| (one, None)).collect();
+        let mut to_place = Vec::new();
+        for Drafted { id, spec, node } in &self.drafted[..count] {
+            let stays = match *node {
+                Some(node) if node == lost => spec.class == AgentClass::Pinned,
+                Some(node) => plan.take_if_suits(node, &id.fleet, spec),
+                // It waits for a node to be opened.
+                None => !plan::could_hold(self.state, spec),
+            };
+            if !stays {
+                to_place.push((id, spec, None));
+            }
+        }
         let agents = self.state.placed_on(lost).filter_map(|id| self.state.agents().get(id));
         let moved = agents.filter(|agent| {
             agent.lifecycle == Lifecycle::Live && agent.spec.class != AgentClass::Pinned
         });
-        to_place.extend(moved.map(|agent| {
-            let (id, spec) = (agent.id.clone(), AgentSpec::clone(&agent.spec));
-            (Drafted { id, spec, node: None }, Some(agent.uid))
-        }));
+        to_place.extend(moved.map(|agent| (&agent.id, &*agent.spec, Some(agent.uid))));
         // As a fence places them: what is older before what is being made.
-        to_place.sort_by_key(|(one, uid)| (Reverse(one.spec.priority), uid.is_none(), *uid));
-        let left_out = to_place.into_iter().filter(|(one, _)| !place(&mut plan, one));
-        left_out.map(|(one, _)| one.id).collect()
+        to_place.sort_by_key(|(_, spec, uid)| (Reverse(spec.priority), uid.is_none(), *uid));
+        let mut last: Option<(&AgentSpec, bool)> = None;
+        to_place.retain(|(id, spec, _)| {
+            if plan.choose(&id.fleet, spec).is_some() {
+                return false;
+            }
+            let like_last = last.filter(|(last, _)| !spec.wants.apart && alike(last, spec));
+            let (_, lacks_only_room) =
+                like_last.unwrap_or_else(|| (*spec, plan.lacks_only_room(&id.fleet, spec)));
+            last = Some((*spec, lacks_only_room));
+            lacks_only_room
+        });
+        to_place.into_iter().map(|(id, ..)| id).collect()
     }
 }
 
 /// Whether two agents suit the same nodes.
 fn alike(one: &AgentSpec, other: &AgentSpec) -> bool {
     one.runtime == other.runtime && one.ports == other.ports && one.wants == other.wants
-}
-
-/// Whether an agent that is to be made is on a node that is not lost; there it takes its room.
-fn goes_on(plan: &mut Planner<'_>, lost: NodeId, drafted: &Drafted) -> bool {
-    let node = drafted.node.filter(|node| *node != lost);
-    let stays = drafted.spec.class == AgentClass::Pinned && drafted.node == Some(lost);
-    stays || node.is_some_and(|node| plan.take_if_suits(node, &drafted.id.fleet, &drafted.spec))
-}
-
-/// Places an agent anew; false when all that it lacks is room.
-fn place(plan: &mut Planner<'_>, drafted: &Drafted) -> bool {
-    let (fleet, spec) = (&drafted.id.fleet, &drafted.spec);
-    plan.choose(fleet, spec).is_some() || !plan.lacks_only_room(fleet, spec)
 }

@@ -21,7 +21,7 @@ const WAITING_MAX: usize = 8_192;
 /// Size assumed of a command that names a record and little else.
 pub const SMALL: usize = 256;
 
-/// How long an entry is put together: applying waits meanwhile.
+/// How long an entry is put together before what is ready is proposed: applying waits meanwhile.
 const BUILDING_MAX: Duration = Duration::from_millis(20);
 
 /// An entry that is put together.
@@ -126,6 +126,8 @@ async fn run(raft: Node, mut queue: mpsc::Receiver<Job>) {
                     Err(rejection) => {
                         // A caller that hung up does not want its answer.
                         let _ = job.reply.send(Err(refused(&raft, &rejection)));
+                        // Nobody else is to find the room taken that it was given.
+                        break;
                     }
                 }
                 if Instant::now() >= end {
@@ -136,6 +138,7 @@ async fn run(raft: Node, mut queue: mpsc::Receiver<Job>) {
             waiting.splice(..0, late);
         });
         if commands.is_empty() {
+            tokio::task::yield_now().await;
             continue;
         }
         match raft.propose(&commands).await {

@@ -136,19 +136,25 @@ impl Api {
         if how.validate_only {
             return self.rehearse(plan).await;
         }
-        let request = key.as_ref().map(|key| key.id.clone());
+        let request = key.clone();
         let build: crate::proposer::Build = Box::new(move |draft| {
             let state = draft.planner.state();
             let op = plan(&mut draft.planner);
             // What is refused anyway, or was carried out before, is for the entry to answer.
-            let repeated = request.is_some_and(|id| state.requests().contains_key(&id));
-            if !repeated && check_create(state, &op).is_ok() {
+            if !carried_out(state, request.as_ref()) && check_create(state, &op).is_ok() {
                 let drafts = op.agents.iter().map(|draft| (&op.fleet, draft));
                 draft.provision.admit(drafts, op.admission)?;
             }
             Ok(Operation::CreateAgents(op))
         });
-        self.proposer.commit(key, content.encoded_len(), build).await?;
+        let made = self.proposer.commit(key.clone(), content.encoded_len(), build).await;
+        if let Err(refusal) = made {
+            // A new leader may have refused before it applied all that the last one committed.
+            let settled = refusal.code() != Code::ResourceExhausted;
+            if settled || !self.read(|state| carried_out(state, key.as_ref())).await? {
+                return Err(refusal);
+            }
+        }
         // What was committed is applied here, so no barrier is needed to see it.
         self.raft.read(|state| find_all(state, &names))
     }
@@ -199,6 +205,12 @@ impl Api {
 
 pub(super) const fn admission(allow_overcommit: bool) -> Admission {
     if allow_overcommit { Admission::Overcommit } else { Admission::SurviveLoss }
+}
+
+/// Whether a call was carried out before.
+fn carried_out(state: &State, request: Option<&fleet_core::Request>) -> bool {
+    let known = request.and_then(|request| state.requests().get(&request.id));
+    known.zip(request).is_some_and(|(known, request)| known.fingerprint == request.fingerprint)
 }
 
 /// How agents are to be made.
