@@ -109,6 +109,11 @@ fn mutant_grants_without_quorum_is_noticed() {
 }
 
 #[test]
+fn mutant_round_before_receipt_is_noticed() {
+    assert_caught(&node_is_cut_off_with_the_leader(Some("round-before-receipt")));
+}
+
+#[test]
 fn a_paused_node_doubles_nothing() {
     assert_none(&node_is_paused(None));
 }

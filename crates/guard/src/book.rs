@@ -1,6 +1,7 @@
 //! The rules of a lease, without clocks or kernels.
 
 use fleet_guard::Lease;
+use fleet_mutants::{Mutant, planted};
 use fleet_types::{AgentClass, LeaseTiming, limits::HOLD_MS};
 
 /// Longest lease of a strict agent that is taken, in milliseconds: that of the slowest profile, and
@@ -54,6 +55,7 @@ impl Book {
     ) -> Result<Lease, &'static str> {
         let begun = self.nonces.iter().position(|(known, _)| *known == nonce);
         let (_, begun_ms) = self.nonces.remove(begun.ok_or("a nonce that is not outstanding")?);
+        let begun_ms = if planted(Mutant::DeadlineFromGrant) { now_ms } else { begun_ms };
         if lease_ms > class.lease_ms(self.raised_ms.unwrap_or(STRICT_MS_MAX)) {
             return Err("a lease too long");
         }

@@ -68,8 +68,13 @@ pub(crate) enum Start {
     Replaced(Option<Lease>),
 }
 
+/// Goes on while the machine sleeps, and nobody sets it.
+fn clock() -> ClockId {
+    if planted(Mutant::WallClock) { ClockId::CLOCK_REALTIME } else { ClockId::CLOCK_BOOTTIME }
+}
+
 fn boot_ms() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
+    let now = clock_gettime(clock()).expect("Linux has this clock");
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     seconds * 1_000 + u64::try_from(now.tv_nsec()).unwrap_or(0) / 1_000_000
 }
@@ -98,7 +103,7 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
         Start::Replaced(lease) => (lease, None),
     };
     let killer = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
-    let timer = Timer::new(ClockId::CLOCK_BOOTTIME, SigEvent::new(killer))?;
+    let timer = Timer::new(clock(), SigEvent::new(killer))?;
     let (book, _init) = (Book::with(lease), init);
     let mut guard = Guard { options, timer, book, lacks };
     if let Some(held) = lease {

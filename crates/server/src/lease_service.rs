@@ -11,7 +11,7 @@ use std::{
 
 use fleet_client::{Identity, connect_node};
 use fleet_core::NodeStatus;
-use fleet_mutants::{Mutant, planted};
+use fleet_mutants::{Mutant, note_round, planted, takes_earlier_round};
 use fleet_proto::{
     error::status,
     lease::{
@@ -50,6 +50,23 @@ impl Service {
         identity: Identity,
     ) -> Self {
         Self { raft, leases, timing, identity, leader: Mutex::default() }
+    }
+
+    /// Returns once a quorum confirmed, after the call began, that this node leads.
+    async fn confirm(&self, raft: &Node) -> Result<(), Status> {
+        if planted(Mutant::GrantsWithoutQuorum) {
+            return Ok(());
+        }
+        let raft = raft.clone();
+        let round = async move {
+            let confirmed = raft.linearize().await.map_err(|_| not_leader());
+            confirmed.inspect(|()| note_round(raw_ms()))
+        };
+        if takes_earlier_round(raw_ms(), self.timing.lease_ms) {
+            tokio::spawn(round);
+            return Ok(());
+        }
+        round.await
     }
 
     /// A connection to the lease listener of the node that leads.
@@ -97,9 +114,7 @@ impl LeaseService for Service {
             let answer = tokio::time::timeout(limit, leader.renew(passed_on)).await;
             return answer.map_err(|_| Status::deadline_exceeded("the leader did not answer"))?;
         }
-        if !planted(Mutant::GrantsWithoutQuorum) {
-            raft.linearize().await.map_err(|_| not_leader())?;
-        }
+        self.confirm(raft).await?;
         let current = raft.read(|state| {
             let node = state.nodes().get(&node)?;
             let active = node.epoch == epoch && node.status == NodeStatus::Active;

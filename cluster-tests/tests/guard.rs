@@ -1,0 +1,119 @@
+//! A guard by itself, asked at its socket: how it counts. Each test again with a mistake planted.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::Command,
+    thread::sleep,
+    time::Duration,
+};
+
+use cluster_tests::{Keeper, binary, cgroup_root};
+use fleet_guard::Status;
+use nix::time::{ClockId, clock_gettime};
+use tempfile::TempDir;
+
+/// The guards of a host that has no daemon.
+struct Guards {
+    keepers: Vec<Keeper>,
+    directory: TempDir,
+    group: PathBuf,
+}
+
+impl Guards {
+    fn start(mutant: Option<&'static str>) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = directory.path().file_name().expect("a name");
+        let group = cgroup_root().join("fleet-guard-test").join(name);
+        let within = || {
+            let mut command = Command::new("env");
+            command.args(mutant.map(|mutant| format!("FLEET_MUTANT={mutant}")));
+            command
+        };
+        let keepers = Keeper::start_all(within, &binary(), directory.path(), &group);
+        Self { keepers, directory, group }
+    }
+
+    /// A connection to the guard of strict agents.
+    fn connect(&self) -> Asking {
+        let socket = UnixStream::connect(self.directory.path().join("strict/socket"));
+        Asking(BufReader::new(socket.expect("a guard")))
+    }
+}
+
+impl Drop for Guards {
+    fn drop(&mut self) {
+        self.keepers.clear();
+        for class in ["strict", "sticky", "pinned", ""] {
+            // What is not empty yet is the next run's.
+            let _ = fs::remove_dir(self.group.join(class));
+        }
+    }
+}
+
+struct Asking(BufReader<UnixStream>);
+
+impl Asking {
+    fn ask(&mut self, request: &str) -> String {
+        writeln!(self.0.get_mut(), "{request}").expect("a guard that listens");
+        let mut answer = String::new();
+        self.0.read_line(&mut answer).expect("an answer");
+        answer.trim().to_owned()
+    }
+
+    /// Takes a lease of three seconds whose grant takes `delay`.
+    fn take_lease(&mut self, delay: Duration) -> Status {
+        let begun = self.ask("begin");
+        sleep(delay);
+        let nonce = begun.strip_prefix("nonce ").expect("a nonce");
+        self.ask(&format!("grant {nonce} 1 3000")).parse().expect("a status")
+    }
+}
+
+fn boot_ms() -> u64 {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock"));
+    u64::try_from(now.as_millis()).expect("not that long")
+}
+
+/// Whether a lease whose grant was long under way ends when it should by its request.
+fn counts_from_the_request(mutant: Option<&'static str>) -> bool {
+    let guards = Guards::start(mutant);
+    let mut asking = guards.connect();
+    let (before, delay) = (boot_ms(), Duration::from_secs(1));
+    let held = asking.take_lease(delay).held.expect("a lease");
+    // A tenth is the holder's margin.
+    held.deadline_ms < before + 2_700 + 500
+}
+
+#[test]
+fn a_lease_counts_from_its_request() {
+    assert!(counts_from_the_request(None));
+}
+
+#[test]
+fn mutant_deadline_from_grant_is_noticed() {
+    assert!(!counts_from_the_request(Some("deadline-from-grant")), "not noticed, or never planted");
+}
+
+/// The clock of the timer that kills a guard, as `/proc/PID/timers` has it: 7 is `CLOCK_BOOTTIME`, 0
+/// the one that people set.
+fn clock(mutant: Option<&'static str>) -> u32 {
+    let guards = Guards::start(mutant);
+    guards.connect().take_lease(Duration::ZERO);
+    let path = format!("/proc/{}/timers", guards.keepers[0].pid());
+    let timers = fs::read_to_string(path).expect("timers");
+    let clock = timers.lines().find_map(|line| line.strip_prefix("ClockID: "));
+    clock.expect("a timer").trim().parse().expect("a number")
+}
+
+#[test]
+fn the_deadline_is_on_a_clock_that_nobody_sets() {
+    assert_eq!(clock(None), 7);
+}
+
+#[test]
+fn mutant_wall_clock_is_noticed() {
+    assert_eq!(clock(Some("wall-clock")), 0, "the mistake was never planted");
+}
