@@ -3,7 +3,7 @@
 //! the one that has most of it. Of each node only as much counts as agents can have of it: a whole
 //! number of what all their sizes are multiples of, which for agents of one size is that size. That
 //! is arithmetic on sums, so it is cheap and can be shown; it does not see that agents of several
-//! sizes leave pieces, or that only some nodes suit an agent.
+//! sizes leave pieces, or that only some nodes suit an agent, which [`crate::provision`] does.
 //!
 //! A node counts while it is known and open, whether it is up or not: the loss of one node is what
 //! is provided for, so it does not shut the door. Alone, a node has nothing to provide for.
