@@ -201,25 +201,25 @@ pub(crate) fn matches(node: &Node, spec: &AgentSpec) -> bool {
     mismatches(node, spec).next().is_none()
 }
 
-/// The nodes that are ones for an agent, whether they take agents now or not; some twice.
-pub(crate) fn suiting<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
+/// The nodes that are ones for an agent and take agents.
+fn listed<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
     let version = spec.wants.runtime_version.as_ref();
     let listed = shortest(state.index(), spec, version, None).into_iter().flatten();
-    let listed = listed.filter_map(|(_, id)| state.nodes().get(id));
+    listed.filter_map(|(_, id)| state.nodes().get(id)).filter(|node| matches(node, spec))
+}
+
+/// The nodes that are ones for an agent, whether they take agents now or not; some twice.
+pub(crate) fn suiting<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
     // Which nodes are fit changes by itself.
     let suits = |node: &&Node| mismatches(node, spec).all(|why| why == PendingReason::NoFitNode);
-    listed.chain(state.nodes().values()).filter(suits)
+    listed(state, spec).chain(state.nodes().values().filter(suits))
 }
 
 /// Whether some node that takes agents would have room for an agent if nothing else were there.
 pub(crate) fn could_hold(state: &State, spec: &AgentSpec) -> bool {
-    let version = spec.wants.runtime_version.as_ref();
-    let mut listed = shortest(state.index(), spec, version, None).into_iter().flatten();
-    listed.any(|(_, id)| {
-        let node = state.nodes().get(id).filter(|node| matches(node, spec));
-        let room = node.and_then(|node| state.room(node.id));
-        room.is_some_and(|room| Room::new(room.ports().range(), room.limit()).lacks(spec).is_none())
-    })
+    listed(state, spec)
+        .filter_map(|node| state.room(node.id))
+        .any(|room| Room::new(room.ports().range(), room.limit()).lacks(spec).is_none())
 }
 
 /// Whether an agent stands apart from one that a node has.
@@ -351,12 +351,9 @@ impl<'a> Planner<'a> {
 
     /// Whether an agent that can go nowhere could go somewhere if there were room.
     pub(crate) fn lacks_only_room(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
-        let version = spec.wants.runtime_version.as_ref();
-        let mut listed = shortest(self.state.index(), spec, version, None).into_iter().flatten();
-        listed.any(|(_, id)| {
-            let node = self.state.nodes().get(id).filter(|_| Some(*id) != self.without);
-            node.is_some_and(|node| matches(node, spec)) && !self.is_too_close(*id, fleet, spec)
-        })
+        listed(self.state, spec)
+            .filter(|node| Some(node.id) != self.without)
+            .any(|node| !self.is_too_close(node.id, fleet, spec))
     }
 
     /// Whether an agent stands apart from one that a node has, or gets in this plan.
