@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
@@ -18,8 +18,11 @@ use crate::lease::Lease;
 
 /// How long the guard may take to answer; it does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often the watching thread looks; at agents that outlast the node's lease, where nobody waits
-/// to register again, more seldom.
+/// How long the watching thread sleeps on: its clock does not go on while the machine sleeps, that of
+/// leases does.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How often it asks whether agents are gone once a lease is over; of those that outlast the node's,
+/// where nobody waits to register again, more seldom.
 const LOOK: Duration = Duration::from_millis(20);
 const LOOK_LASTING: Duration = Duration::from_millis(200);
 
@@ -27,6 +30,7 @@ struct Shared {
     socket: PathBuf,
     stream: Mutex<Option<BufReader<UnixStream>>>,
     lease: Mutex<Option<Lease>>,
+    lease_changed: Condvar,
     announced: watch::Sender<Option<Lease>>,
     lacks: watch::Sender<Lacks>,
 }
@@ -107,6 +111,25 @@ impl Shared {
 
     fn hold(&self, lease: Option<Lease>) {
         *self.lease.lock().expect("no holder panics") = lease;
+        self.lease_changed.notify_one();
+    }
+
+    /// Waits for the end of the lease that was announced.
+    fn await_end(&self) {
+        let mut lease = self.lease.lock().expect("no holder panics");
+        loop {
+            let left = match *lease {
+                Some(held) => Duration::from_millis(held.deadline_ms.saturating_sub(boot_ms())),
+                None if self.announced.borrow().is_some() => return,
+                None => SLEEP_MAX,
+            };
+            if left.is_zero() {
+                *lease = None;
+                continue;
+            }
+            let waited = self.lease_changed.wait_timeout(lease, left.min(SLEEP_MAX));
+            lease = waited.expect("no holder panics").0;
+        }
     }
 
     /// Waits for the end of a lease, then until nothing runs, then says so. A guard that is there
@@ -114,19 +137,12 @@ impl Shared {
     fn watch(&self, class: AgentClass) {
         let mut said = String::new();
         loop {
-            std::thread::sleep(if class == AgentClass::Strict { LOOK } else { LOOK_LASTING });
-            let lease = *self.lease.lock().expect("no holder panics");
-            let announced = self.announced.borrow().is_some();
-            if lease.is_some_and(|lease| boot_ms() >= lease.deadline_ms) {
-                self.hold(None);
-            } else if lease.is_some() || !announced {
-                said.clear();
-                continue;
-            }
+            self.await_end();
             match self.ask("status") {
                 Ok(answer) if self.held(&answer).is_none() => {
                     tracing::warn!(%class, "the lease is over: its agents on this node were ended");
                     self.announced.send_replace(None);
+                    said.clear();
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -138,6 +154,7 @@ impl Shared {
                     }
                 }
             }
+            std::thread::sleep(if class == AgentClass::Strict { LOOK } else { LOOK_LASTING });
         }
     }
 }
@@ -152,6 +169,7 @@ impl Guard {
             socket: socket.to_owned(),
             stream: Mutex::new(None),
             lease: Mutex::new(None),
+            lease_changed: Condvar::new(),
             announced: watch::channel(None).0,
             lacks: watch::channel(Lacks::default()).0,
         });
