@@ -42,6 +42,10 @@ impl Grown {
 
     /// Nodes in ten racks, all alike.
     pub(crate) fn with_nodes(nodes: u64) -> Result<Self> {
+        Self::with_reports(nodes, report)
+    }
+
+    fn with_reports(nodes: u64, report: impl Fn(usize) -> Result<NodeReport>) -> Result<Self> {
         let mut grown = Self { state: State::default(), index: 0 };
         let address = || NodeAddress { api: "a:1".into(), peer: "a:2".into(), lease: "a:3".into() };
         grown.apply(Operation::InitCluster(InitCluster {
@@ -181,9 +185,10 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
     let (plan_ms, apply_ms) = lose(&mut grown, first)?;
     drop(grown);
     let spread = spread(&Grown::with_nodes(nodes)?.state, first)?;
+    let constrained = constrained(nodes)?;
     println!(
-        "| {agents} | {nodes} | {:.0} | {spread:.0} | {one_more} | {:.0} | {bytes} | {restore:.2} \
-         | {plan_ms:.1} | {apply_ms:.1} |",
+        "| {agents} | {nodes} | {:.0} | {spread:.0} | {one_more} | {constrained} | {:.0} | {bytes} \
+         | {restore:.2} | {plan_ms:.1} | {apply_ms:.1} |",
         first as f64 / planned,
         first as f64 / created,
     );
@@ -197,13 +202,6 @@ fn one_more(state: &State) -> Result<String> {
     let fleet = fleet();
     let mut newer = spec();
     newer.wants.runtime_version = Some(NEWER.parse()?);
-    let timed = |times: u32, one: &dyn Fn() -> bool| {
-        let began = Instant::now();
-        for _ in 0..times {
-            ensure!(one(), "one more is refused");
-        }
-        Ok(ms(began) * 1_000.0 / f64::from(times))
-    };
     let chosen = |spec: &AgentSpec| Planner::new(state).choose(&fleet, spec).is_some();
     let admitted = |spec: &AgentSpec| {
         let node = Planner::new(state).choose(&fleet, spec);
@@ -216,6 +214,47 @@ fn one_more(state: &State) -> Result<String> {
     let sure = timed(1_000, &|| admitted(&spec()))? - any;
     let in_doubt = timed(20, &|| admitted(&newer))? - one;
     Ok(format!("{any:.1} | {one:.1} | {sure:.1} | {in_doubt:.0}"))
+}
+
+/// What a choice costs that one node of all suits, in microseconds, beside others like it and as the
+/// first of its kind: of two labels that half of the nodes have each one has both, and one is large,
+/// and fuller than all that are too small.
+fn constrained(nodes: u64) -> Result<String> {
+    let (last, half) = (usize::try_from(nodes)? - 1, usize::try_from(nodes)? / 2);
+    let yes = |key: &str| (key.to_owned(), "yes".to_owned());
+    let report = |n: usize| {
+        let mut report = report(n)?;
+        let (left, right) = ((n <= half).then(|| yes("left")), (n >= half).then(|| yes("right")));
+        report.labels = Labels::new(left.into_iter().chain(right))?;
+        report.capacity.memory_bytes <<= u32::from(n == last) * 4;
+        Ok(report)
+    };
+    let mut grown = Grown::with_reports(nodes, report)?;
+    let (mut labelled, mut large) = (spec(), spec());
+    labelled.wants.node_labels = Labels::new([yes("left"), yes("right")])?;
+    large.wants.requests.memory_bytes = 1 << 41;
+    let mut columns = Vec::new();
+    for (n, spec) in [labelled, large].into_iter().enumerate() {
+        let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
+        let first = timed(100, &|| chosen(&grown.state).is_some())?;
+        let (node, name) = (chosen(&grown.state), format!("a{n}").parse()?);
+        let draft = AgentDraft { name, spec: spec.clone(), desired: Desired::Running, node };
+        let (fleet, admission) = (fleet(), Admission::Overcommit);
+        let create = CreateAgents { fleet, agents: vec![draft], admission };
+        grown.apply(Operation::CreateAgents(create))?;
+        let next = timed(1_000, &|| chosen(&grown.state) == node)?;
+        columns.push(format!("{next:.1} | {first:.1}"));
+    }
+    Ok(columns.join(" | "))
+}
+
+/// How long something takes that succeeds each time, in microseconds.
+fn timed(times: u32, one: &dyn Fn() -> bool) -> Result<f64> {
+    let began = Instant::now();
+    for _ in 0..times {
+        ensure!(one(), "one more is refused");
+    }
+    Ok(ms(began) * 1_000.0 / f64::from(times))
 }
 
 /// How many agents a second are planned that are spread over all nodes, in fleets of a hundred.
@@ -259,10 +298,11 @@ pub(crate) fn run() -> Result<()> {
     );
     println!(
         "| agents | nodes | placements planned /s | spread over hosts /s | one more µs \
-         | where one node suits | admitted µs | in doubt µs | applied /s | bytes an agent \
-         | restore s per 100,000 | loss of 1,000: plan ms | apply ms |"
+         | where one node suits | admitted µs | in doubt µs | one of two labels µs | the first µs \
+         | a large one µs | the first µs | applied /s | bytes an agent | restore s per 100,000 \
+         | loss of 1,000: plan ms | apply ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for (agents, nodes) in SIZES {
         grow(agents, nodes)?;
     }

@@ -101,7 +101,7 @@ fn obstacles(state: &State, agent: &Agent, node: &Node) -> Vec<Obstacle> {
     }
     // A node that never registered has said nothing yet.
     let Some(room) = state.room(node.id) else { return all };
-    let mismatches = plan::mismatches(node, &agent.spec);
+    let mismatches = plan::mismatches(node, (&*agent.spec).into());
     all.extend(mismatches.filter_map(|reason| match reason {
         PendingReason::NoRuntime => Some(Obstacle::NoRuntime),
         PendingReason::NoLabels => Some(Obstacle::NoLabels),

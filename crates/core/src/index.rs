@@ -13,6 +13,8 @@ use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName}
 
 use crate::{
     admission::Totals,
+    candidates::Candidates,
+    plan,
     provision::Slots,
     record::{Agent, AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
     room::{Load, Room, limit},
@@ -43,6 +45,7 @@ pub(crate) struct Index {
     /// How many of these are unfit for strict agents.
     unfit: usize,
     slots: Slots,
+    candidates: Candidates,
     /// By version, as nodes state it.
     by_runtime: BTreeMap<RuntimeName, BTreeMap<String, ByLoad>>,
     by_label: BTreeMap<String, BTreeMap<String, ByLoad>>,
@@ -95,6 +98,11 @@ impl Index {
         &self.slots
     }
 
+    /// The nodes that have room for one agent more of a kind.
+    pub(crate) fn candidates(&self) -> &Candidates {
+        &self.candidates
+    }
+
     /// Whether the nodes that take agents are ones for the same agents, but for labels and versions.
     pub(crate) fn nodes_are_alike(&self) -> bool {
         let all = self.listed.len();
@@ -102,44 +110,80 @@ impl Index {
         self.unfit == 0 && self.by_runtime.values().map(have).all(|nodes: usize| nodes == all)
     }
 
-    /// Counts how many agents surely fit on a node.
-    fn count_slots(&mut self, id: NodeId) {
-        let room = self.rooms.get(&id).filter(|_| self.listed.contains_key(&id));
-        let slots = room.map(|room| room.slots(self.slots.largest));
+    /// Takes in that a node's room is another.
+    fn refit(&mut self, id: NodeId) {
+        let listed = self.listed.get(&id).copied();
+        let Some((load, room)) = listed.zip(self.rooms.get(&id)) else { return };
         let agents = self.placed.get(&id).map_or(0, BTreeSet::len);
-        self.slots.put(id, slots.map(|slots| (slots, agents)));
+        self.slots.put(id, Some((room.slots(self.slots.largest), agents)));
+        self.candidates.refit(id, load, room);
     }
 
-    /// As [`Index::count_slots`], of all nodes.
-    pub(crate) fn count_all_slots(&mut self) {
-        self.slots.largest = self.totals.largest_asked();
+    /// As [`Index::refit`], of all nodes.
+    fn refit_all(&mut self) {
         let listed: Vec<NodeId> = self.listed.keys().copied().collect();
         for id in listed {
-            self.count_slots(id);
+            self.refit(id);
         }
     }
 
     /// Takes in what a new agent asks for.
-    pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
+    pub(crate) fn add_agent(&mut self, spec: &AgentSpec, nodes: &BTreeMap<NodeId, Node>) {
         self.totals.add_agent(spec);
-        if self.totals.largest_asked() != self.slots.largest {
-            self.count_all_slots();
-        }
+        let first = self.candidates.add_agent(spec);
+        self.follow_agents(first, nodes);
     }
 
     /// Forgets what an agent asked for.
-    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
+    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec, nodes: &BTreeMap<NodeId, Node>) {
         self.totals.remove_agent(spec);
-        if self.totals.largest_asked() != self.slots.largest {
-            self.count_all_slots();
+        let last = self.candidates.remove_agent(spec);
+        self.follow_agents(last, nodes);
+    }
+
+    /// Takes in what agents ask for, all nodes and all rooms being known.
+    pub(crate) fn add_agents<'a>(
+        &mut self,
+        specs: impl Iterator<Item = &'a AgentSpec>,
+        nodes: &BTreeMap<NodeId, Node>,
+    ) {
+        for spec in specs {
+            self.totals.add_agent(spec);
+            self.candidates.add_agent(spec);
+        }
+        self.slots.largest = self.totals.largest_asked();
+        self.refit_all();
+        self.follow_agents(true, nodes);
+    }
+
+    /// Brings what depends on the sizes and the kinds of agents up to date.
+    fn follow_agents(&mut self, other_kinds: bool, nodes: &BTreeMap<NodeId, Node>) {
+        let largest = self.totals.largest_asked();
+        if self.slots.largest != largest {
+            self.slots.largest = largest;
+            self.refit_all();
+        }
+        if !other_kinds {
+            return;
+        }
+        for demand in self.candidates.drop_lists() {
+            let meeting: Vec<&Node> = plan::listed(self, nodes, demand.needs()).collect();
+            let rooms = meeting.into_iter().map(|node| (node, self.rooms.get(&node.id)));
+            self.candidates.add_list(demand, rooms);
         }
     }
 
     fn list(&mut self, node: &Node, load: Load) {
         let Some(report) = &node.report else { return };
-        self.listed.insert(node.id, load);
         self.unfit += usize::from(!report.unfit.is_empty());
-        self.count_slots(node.id);
+        self.candidates.add_node(node, |needs| plan::matches(node, needs));
+        self.enlist(node, load);
+        self.refit(node.id);
+    }
+
+    fn enlist(&mut self, node: &Node, load: Load) {
+        let Some(report) = &node.report else { return };
+        self.listed.insert(node.id, load);
         for (runtime, version) in &report.runtimes {
             match self.by_runtime.get_mut(runtime).and_then(|found| found.get_mut(version)) {
                 Some(nodes) => drop(nodes.insert((load, node.id))),
@@ -162,16 +206,25 @@ impl Index {
 
     /// Takes a node, as it was, off the lists.
     pub(crate) fn unlist(&mut self, node: &Node) {
-        let Some(load) = self.listed.remove(&node.id) else { return };
-        self.slots.put(node.id, None);
-        let Some(report) = &node.report else { return };
-        self.unfit -= usize::from(!report.unfit.is_empty());
+        if self.delist(node) {
+            let unfit = node.report.as_ref().is_some_and(|report| !report.unfit.is_empty());
+            self.unfit -= usize::from(unfit);
+            self.slots.put(node.id, None);
+            self.candidates.remove_node(node.id);
+        }
+    }
+
+    /// Whether it was on the lists.
+    fn delist(&mut self, node: &Node) -> bool {
+        let Some(load) = self.listed.remove(&node.id) else { return false };
+        let Some(report) = &node.report else { return true };
         for (runtime, version) in &report.runtimes {
             take_off(&mut self.by_runtime, runtime, version, (load, node.id));
         }
         for (key, value) in report.labels.iter() {
             take_off(&mut self.by_label, key, value, (load, node.id));
         }
+        true
     }
 
     /// Takes in a node that is new or changed; it was taken off the lists before.
@@ -187,8 +240,9 @@ impl Index {
         }
     }
 
-    /// Gives a node's room another port range: false, and nothing changed, when something of
-    /// `owned` lies outside. What is only `kept` from agents is left out then.
+    /// Gives the room of a node, which is put anew then, another port range: false, and nothing
+    /// changed, when something of `owned` lies outside. What is only `kept` from agents is left out
+    /// then.
     pub(crate) fn set_port_range<'a>(
         &mut self,
         node: NodeId,
@@ -205,7 +259,6 @@ impl Index {
                 room.keep_block(block);
             }
             self.rooms.insert(node, room);
-            self.count_slots(node);
         }
         fits
     }
@@ -214,7 +267,7 @@ impl Index {
     pub(crate) fn free_block(&mut self, node: NodeId, block: PortBlock) {
         if let Some(room) = self.rooms.get_mut(&node) {
             room.free_block(block);
-            self.count_slots(node);
+            self.refit(node);
         }
     }
 
@@ -228,13 +281,11 @@ impl Index {
     /// Moves a node to where its load puts it.
     pub(crate) fn relist(&mut self, node: &Node) {
         let load = self.rooms.get(&node.id).map_or(0, Room::load);
-        match self.listed.get(&node.id) {
-            Some(listed) if *listed != load => {
-                self.unlist(node);
-                self.list(node, load);
-            }
-            _ => self.count_slots(node.id),
+        if self.listed.get(&node.id).is_some_and(|listed| *listed != load) {
+            self.delist(node);
+            self.enlist(node, load);
         }
+        self.refit(node.id);
     }
 
     /// Takes in that an agent is placed on a node.

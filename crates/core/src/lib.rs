@@ -20,6 +20,7 @@ extern crate alloc;
 pub mod admission;
 mod apply;
 mod audit;
+mod candidates;
 mod command;
 mod commands;
 mod digest;

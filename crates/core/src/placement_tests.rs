@@ -112,7 +112,7 @@ pub(crate) fn rack_of(state: &State, node: NodeId) -> Option<String> {
 }
 
 /// The choice by its definition: look at every node.
-fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
+pub(crate) fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
     let suiting: Vec<NodeId> = state
         .nodes()
         .values()
@@ -126,7 +126,11 @@ fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
         let there = of_fleet.filter(|p| rack_of(state, p.node).as_ref() == Some(&rack)).count();
         Some((there, rack))
     };
-    suiting.into_iter().min_by_key(|node| (beside(*node), state.room(*node).unwrap().load(), *node))
+    suiting.into_iter().min_by_key(|node| {
+        let beside = beside(*node);
+        // Under no value only when under none of them.
+        (beside.is_none(), beside, state.room(*node).unwrap().load(), *node)
+    })
 }
 
 pub(crate) fn create(
@@ -328,7 +332,7 @@ fn left_out(state: &State, node: NodeId) -> Vec<AgentId> {
         let agent = &lost.agents()[*id];
         let mut up = lost.nodes().values().filter(|node| open(node));
         up.any(|node| {
-            plan::matches(node, &agent.spec)
+            plan::matches(node, (&*agent.spec).into())
                 && !plan::too_close(&lost, node.id, &id.fleet, &agent.spec)
         })
     };

@@ -28,13 +28,15 @@
 use alloc::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, btree_map::Keys},
     string::String,
+    vec,
     vec::Vec,
 };
 use core::{cmp::Reverse, ops::Bound};
 
-use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId, Resources, Version};
+use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId, Resources};
 
 use crate::{
+    candidates::{List, Needs},
     command::FenceNode,
     index::{ByLoad, Index, open},
     record::{
@@ -75,6 +77,8 @@ struct Shape<'a> {
     /// The fleet, where the choice depends on where others of it are.
     fleet: Option<FleetName>,
     spec: AgentSpec,
+    /// The nodes that had room before the plan, if they are known.
+    candidates: Option<&'a List>,
     /// Of agents that are spread by a label, those of its values not looked at yet.
     unseen: Option<Keys<'a, String, ByLoad>>,
     /// Those looked at under which a node may suit, the fewest agents first; too few, maybe.
@@ -100,11 +104,16 @@ fn among<'a>(fleet: &'a FleetName, spec: &AgentSpec) -> Option<&'a FleetName> {
 
 impl<'a> Shape<'a> {
     fn new(index: &'a Index, fleet: &FleetName, spec: &AgentSpec) -> Self {
-        let values = spec.wants.spread_by.as_ref().and_then(|key| index.with_label(key));
+        let candidates = index.candidates().list(spec);
+        let values = spec.wants.spread_by.as_ref().and_then(|key| match candidates {
+            Some(list) => Some(list.by_value.keys()),
+            None => index.with_label(key).map(BTreeMap::keys),
+        });
         Self {
             fleet: among(fleet, spec).cloned(),
             spec: spec.clone(),
-            unseen: values.map(BTreeMap::keys),
+            candidates,
+            unseen: values,
             seen: BinaryHeap::new(),
             walks: BTreeMap::new(),
         }
@@ -117,6 +126,18 @@ impl<'a> Shape<'a> {
             && self.spec.wants == spec.wants
             && strict(&self.spec) == strict(spec)
             && self.fleet.as_ref().is_none_or(|of| of == fleet)
+    }
+
+    /// The lists that hold all nodes that could suit, of those with a value of the label if given.
+    fn lists(&self, index: &'a Index, value: Option<&str>) -> Vec<&'a ByLoad> {
+        match (self.candidates, value) {
+            (Some(list), Some(value)) => list.by_value.get(value).into_iter().collect(),
+            (Some(list), None) => vec![&list.all],
+            (None, value) => {
+                let spread = self.spec.wants.spread_by.as_deref().zip(value);
+                shortest(index, Needs::from(&self.spec), spread)
+            }
+        }
     }
 
     /// The next value to try with how many agents are under it, or more.
@@ -147,21 +168,19 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The shortest lists that together hold every open node that could suit; none when no node could.
-/// A version that nodes must have counts if it is given.
+/// The shortest lists that together hold every open node that is one for an agent, of those with a
+/// label if given; none when no node could be.
 fn shortest<'a>(
     index: &'a Index,
-    spec: &AgentSpec,
-    version: Option<&Version>,
-    value: Option<&str>,
+    Needs { runtime, version, labels, .. }: Needs<'_>,
+    label: Option<(&str, &str)>,
 ) -> Vec<&'a ByLoad> {
-    let versions = index.with_runtime(&spec.runtime).into_iter().flatten();
+    let versions = index.with_runtime(runtime).into_iter().flatten();
     let reached = |found: &str| version.is_none_or(|version| version.is_reached_by(found));
     let of_runtime = versions.filter(|(found, _)| reached(found)).map(|(_, list)| list);
     let of_runtime: Vec<&ByLoad> = of_runtime.collect();
-    let wanted = spec.wants.node_labels.iter();
-    let spread = spec.wants.spread_by.as_deref().zip(value);
-    let labels = wanted.chain(spread).map(|(key, value)| index.with_label(key)?.get(value));
+    let labels = labels.iter().chain(label);
+    let labels = labels.map(|(key, value)| index.with_label(key)?.get(value));
     // One that is missing is the shortest.
     let label = labels.min_by_key(|list| list.map_or(0, BTreeSet::len));
     let all = of_runtime.iter().map(|list| list.len()).sum();
@@ -171,53 +190,57 @@ fn shortest<'a>(
     }
 }
 
-fn labelled(node: &Node, spec: &AgentSpec) -> bool {
-    node.report.as_ref().is_some_and(|report| report.labels.have(&spec.wants.node_labels))
-}
-
-/// Whether a node ends what runs there in time.
-fn keeps(node: &Node, spec: &AgentSpec) -> bool {
-    let fit = node.report.as_ref().is_some_and(|report| report.unfit.is_empty());
-    fit || spec.class != AgentClass::Strict
-}
-
 /// Why a node is not one for an agent, whatever else is there.
-pub(crate) fn mismatches(node: &Node, spec: &AgentSpec) -> impl Iterator<Item = PendingReason> {
-    let found = node.report.as_ref().and_then(|report| report.runtimes.get(&spec.runtime));
-    let wanted = spec.wants.runtime_version.as_ref().zip(found);
-    let is_old = wanted.is_some_and(|(wanted, found)| !wanted.is_reached_by(found));
+pub(crate) fn mismatches(
+    node: &Node,
+    Needs { runtime, version, labels, strict }: Needs<'_>,
+) -> impl Iterator<Item = PendingReason> {
+    let report = node.report.as_ref();
+    let found = report.and_then(|report| report.runtimes.get(runtime));
+    let is_old = version.zip(found).is_some_and(|(wanted, found)| !wanted.is_reached_by(found));
+    let labelled = report.is_some_and(|report| report.labels.have(labels));
+    // It ends what runs there in time.
+    let keeps = report.is_some_and(|report| report.unfit.is_empty());
     [
         (found.is_none(), PendingReason::NoRuntime),
-        (!labelled(node, spec), PendingReason::NoLabels),
+        (!labelled, PendingReason::NoLabels),
         (is_old, PendingReason::OldRuntime),
-        (!keeps(node, spec), PendingReason::NoFitNode),
+        (strict && !keeps, PendingReason::NoFitNode),
     ]
     .into_iter()
     .filter_map(|(hinders, reason)| hinders.then_some(reason))
 }
 
 /// Whether a node is one for an agent, if nothing else were there.
-pub(crate) fn matches(node: &Node, spec: &AgentSpec) -> bool {
-    mismatches(node, spec).next().is_none()
+pub(crate) fn matches(node: &Node, needs: Needs<'_>) -> bool {
+    mismatches(node, needs).next().is_none()
 }
 
 /// The nodes that are ones for an agent and take agents.
-fn listed<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
-    let version = spec.wants.runtime_version.as_ref();
-    let listed = shortest(state.index(), spec, version, None).into_iter().flatten();
-    listed.filter_map(|(_, id)| state.nodes().get(id)).filter(|node| matches(node, spec))
+pub(crate) fn listed<'a>(
+    index: &Index,
+    nodes: &'a BTreeMap<NodeId, Node>,
+    needs: Needs<'_>,
+) -> impl Iterator<Item = &'a Node> {
+    let listed = shortest(index, needs, None).into_iter().flatten();
+    listed.filter_map(|(_, id)| nodes.get(id)).filter(move |node| matches(node, needs))
 }
 
-/// The nodes that are ones for an agent, whether they take agents now or not; some twice.
-pub(crate) fn suiting<'a>(state: &'a State, spec: &AgentSpec) -> impl Iterator<Item = &'a Node> {
+/// The nodes that are ones for an agent, whether they take agents now or not, those that surely
+/// have room first; some twice.
+pub(crate) fn suiting<'a>(state: &'a State, spec: &'a AgentSpec) -> impl Iterator<Item = &'a Node> {
+    let with_room = state.index().candidates().list(spec).into_iter().flat_map(|list| &list.all);
+    let with_room = with_room.filter_map(|(_, id)| state.nodes().get(id));
     // Which nodes are fit changes by itself.
-    let suits = |node: &&Node| mismatches(node, spec).all(|why| why == PendingReason::NoFitNode);
-    listed(state, spec).chain(state.nodes().values().filter(suits))
+    let needs = Needs { strict: false, ..spec.into() };
+    let suits = move |node: &&Node| matches(node, needs);
+    let listed = listed(state.index(), state.nodes(), spec.into());
+    with_room.chain(listed).chain(state.nodes().values().filter(suits))
 }
 
 /// Whether some node that takes agents would have room for an agent if nothing else were there.
 pub(crate) fn could_hold(state: &State, spec: &AgentSpec) -> bool {
-    listed(state, spec)
+    listed(state.index(), state.nodes(), spec.into())
         .filter_map(|node| state.room(node.id))
         .any(|room| Room::new(room.ports().range(), room.limit()).lacks(spec).is_none())
 }
@@ -241,7 +264,7 @@ pub(crate) fn obstacle(
         Some(Some(Lack::Cpu(_))) => Some(PendingReason::NoCpu),
         Some(Some(Lack::Ports(_))) | None => Some(PendingReason::NoPorts),
     };
-    mismatches(node, spec).next().or_else(close).or_else(lack)
+    mismatches(node, spec.into()).next().or_else(close).or_else(lack)
 }
 
 impl<'a> Planner<'a> {
@@ -285,7 +308,7 @@ impl<'a> Planner<'a> {
         };
         self.without != Some(id)
             && valued
-            && matches(node, spec)
+            && matches(node, spec.into())
             && !self.is_too_close(id, fleet, spec)
             && self.room(id).is_some_and(|room| room.lacks(spec).is_none())
     }
@@ -351,7 +374,7 @@ impl<'a> Planner<'a> {
 
     /// Whether an agent that can go nowhere could go somewhere if there were room.
     pub(crate) fn lacks_only_room(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
-        listed(self.state, spec)
+        listed(self.state.index(), self.state.nodes(), spec.into())
             .filter(|node| Some(node.id) != self.without)
             .any(|node| !self.is_too_close(node.id, fleet, spec))
     }
@@ -421,10 +444,12 @@ impl<'a> Planner<'a> {
         spec: &AgentSpec,
         value: Option<&'a str>,
     ) -> Option<NodeId> {
-        let index = self.state.index();
-        let begin = || Walk::new(shortest(index, spec, spec.wants.runtime_version.as_ref(), value));
+        if !self.shapes[shape].walks.contains_key(&value) {
+            let walk = Walk::new(self.shapes[shape].lists(self.state.index(), value));
+            self.shapes[shape].walks.insert(value, walk);
+        }
         loop {
-            let (load, id) = self.shapes[shape].walks.entry(value).or_insert_with(begin).least()?;
+            let (load, id) = self.shapes[shape].walks.get_mut(&value)?.least()?;
             let now = self.room(id).map_or(load, Room::load);
             // When this plan filled it meanwhile, others may be before it.
             let suits = now <= load && self.suits(id, fleet, spec, value);
@@ -536,7 +561,8 @@ pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Pendin
     }
     // Some node has the runtime; those that are not on the list lack a label.
     let mut closest = PendingReason::NoLabels;
-    let mut listed = Walk::new(shortest(index, spec, None, None));
+    let of_any_version = Needs { version: None, ..spec.into() };
+    let mut listed = Walk::new(shortest(index, of_any_version, None));
     let by_load = core::iter::from_fn(|| listed.least());
     for node in by_load.filter_map(|(_, id)| state.nodes().get(&id)) {
         let obstacle = obstacle(state, node, fleet, spec).unwrap_or(PendingReason::NoNode);

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use crate::{
     explain::{Loss, Verdict, explain, loss},
+    placement_tests::naive,
     plan::Planner,
     *,
 };
@@ -348,6 +349,12 @@ proptest! {
                 let explained = explain(&state, agent).into_iter().any(suits);
                 let chosen = Planner::new(&state).choose(&agent.id.fleet, &agent.spec).is_some();
                 prop_assert_eq!(chosen, explained, "what is said is not what is done");
+            }
+            // One more of a kind there is.
+            if let Some(agent) = pick(state.agents().values(), number) {
+                let (fleet, spec) = (&agent.id.fleet, &agent.spec);
+                let chosen = Planner::new(&state).choose(fleet, spec);
+                prop_assert_eq!(chosen, naive(&state, fleet, spec));
             }
             // Apply from a snapshot goes on exactly as from the original.
             replica = State::restore(replica.records());

@@ -248,7 +248,7 @@ impl<'a> Rebalance<'a> {
     /// Whether an agent of `from` could be on `to` as well as it is where it is.
     fn suits(&self, agent: &Agent, from: NodeId, to: NodeId) -> bool {
         let node = self.state.nodes().get(&to);
-        node.is_some_and(|node| plan::matches(node, &agent.spec))
+        node.is_some_and(|node| plan::matches(node, (&*agent.spec).into()))
             && self.rooms.get(&to).is_some_and(|room| room.lacks(&agent.spec).is_none())
             && self.fleets.allow(agent, from, to)
     }

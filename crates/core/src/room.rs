@@ -124,6 +124,14 @@ impl Room {
         memory.min(cpu).min(ports)
     }
 
+    /// Whether there is so much of each, the ports in one block.
+    pub(crate) fn has(&self, [memory, cpu, ports]: Amounts) -> bool {
+        let (limit, promised) = (self.limit, self.promised);
+        memory <= left(limit.memory_bytes, promised.memory_bytes)
+            && cpu <= left(limit.cpu_millis, promised.cpu_millis)
+            && u16::try_from(ports).is_ok_and(|ports| ports > 0 && self.ports.fits(ports))
+    }
+
     /// All that an agent cannot have here.
     pub fn lacking(&self, spec: &AgentSpec) -> impl Iterator<Item = Lack> {
         let (asked, promised) = (spec.wants.requests, self.promised);

@@ -74,7 +74,6 @@ impl State {
             state.index.put_node(node, &policy);
         }
         for agent in state.agents.values() {
-            state.index.totals.add_agent(&agent.spec);
             let Some(placement) = &agent.placement else {
                 state.index.unplaced.insert(agent.id.clone());
                 continue;
@@ -92,7 +91,7 @@ impl State {
                 room.keep_block(kept.block);
             }
         }
-        state.index.count_all_slots();
+        state.index.add_agents(state.agents.values().map(|agent| &*agent.spec), &state.nodes);
         state
     }
 
@@ -379,7 +378,7 @@ impl State {
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
     /// why not.
     pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, now: Moment) {
-        self.index.add_agent(&agent.spec);
+        self.index.add_agent(&agent.spec, &self.nodes);
         match self.settle(&mut agent, node, now) {
             Ok(_) => {}
             Err(reason) => {
@@ -496,7 +495,7 @@ impl State {
         self.changed.insert(Key::Agent(id.clone()));
         self.index.unplaced.remove(id);
         if let Some(agent) = self.agents.remove(id) {
-            self.index.remove_agent(&agent.spec);
+            self.index.remove_agent(&agent.spec, &self.nodes);
             self.tell(now, None, Some(id.clone()), What::AgentDeleted);
         }
     }

@@ -9,7 +9,7 @@ use core::fmt;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 
 /// Checked labels, in key order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Labels(BTreeMap<String, String>);
 
 /// Why labels were refused.
