@@ -220,18 +220,23 @@ fn one_more(state: &State) -> Result<String> {
 /// first of its kind: of two labels that half of the nodes have each one has both, and one is large,
 /// and fuller than all that are too small.
 fn constrained(nodes: u64) -> Result<String> {
-    let (last, half) = (usize::try_from(nodes)? - 1, usize::try_from(nodes)? / 2);
-    let yes = |key: &str| (key.to_owned(), "yes".to_owned());
+    let last = usize::try_from(nodes)? - 1;
+    let labels =
+        |keys: &[&str]| Labels::new(keys.iter().map(|key| ((*key).to_owned(), "yes".to_owned())));
     let report = |n: usize| {
         let mut report = report(n)?;
-        let (left, right) = ((n <= half).then(|| yes("left")), (n >= half).then(|| yes("right")));
-        report.labels = Labels::new(left.into_iter().chain(right))?;
+        let has: &[&str] = match n {
+            _ if n == last => &["even", "odd"],
+            _ if n.is_multiple_of(2) => &["even"],
+            _ => &["odd"],
+        };
+        report.labels = labels(has)?;
         report.capacity.memory_bytes <<= u32::from(n == last) * 4;
         Ok(report)
     };
     let mut grown = Grown::with_reports(nodes, report)?;
     let (mut labelled, mut large) = (spec(), spec());
-    labelled.wants.node_labels = Labels::new([yes("left"), yes("right")])?;
+    labelled.wants.node_labels = labels(&["even", "odd"])?;
     large.wants.requests.memory_bytes = 1 << 41;
     let mut columns = Vec::new();
     for (n, spec) in [labelled, large].into_iter().enumerate() {

@@ -14,14 +14,13 @@
 //! requests give the same plan; (5) where room is short, no agent is left out for one of lower
 //! priority of its shape.
 //!
-//! The cost: nodes are listed by load for each version of a runtime and each label. Agents of one
-//! shape, that is equal in all the choice depends on, share one walk over the shortest lists that
-//! hold all nodes that could suit. In a plan room only shrinks, so a node that does not suit is
-//! passed once for a shape, a value of a label under which none suits is left once, and one agent
-//! more costs the logarithm of the nodes, for each version of the runtime there is. What is not
-//! logarithmic: the first agent of a shape of which many listed nodes lack something that has no
-//! list, as a second label or room, and the first of a fleet that is spread or stands apart, for
-//! which the nodes that have some of the fleet are counted or passed.
+//! The cost: the nodes that have room for one more agent of a kind there is are listed by load, see
+//! [`crate::candidates`], so that one agent more costs the logarithm of the nodes, whatever it needs.
+//! The first of a kind walks the shortest lists that hold all nodes that could suit: those of a
+//! version of a runtime or of a label. In a plan room only shrinks, so a node that does not suit is
+//! passed once for a shape, that is all agents equal in what the choice depends on, and a value of a
+//! label under which none suits is left once. The first of a fleet that is spread or stands apart
+//! also counts or passes the nodes that have some of the fleet, as many as it has agents at most.
 //!
 //! Not done here: moving what runs, see [`crate::rebalance`].
 
