@@ -223,7 +223,7 @@ impl Task {
         let prepared =
             tokio::task::spawn_blocking(move || host.site.prepare(&id, &assignment)).await;
         match prepared {
-            Ok(Ok(plan)) => self.take_plan(Arc::new(plan)),
+            Ok(Ok(prepared)) => self.take_plan(Arc::new(prepared.plan)),
             Ok(Err(refusal)) => {
                 tracing::warn!(agent = %self.id, why = refusal.why, "runs, and cannot be probed");
             }
@@ -416,7 +416,7 @@ impl Task {
         let pause = if half_full { MEASURE_SOON } else { MEASURE };
         self.measuring = Some(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            let measured = tokio::task::spawn_blocking(move || disk_usage(&plan.launch.home)).await;
+            let measured = tokio::task::spawn_blocking(move || disk_usage(&plan.home)).await;
             measured.unwrap_or(0)
         }));
     }

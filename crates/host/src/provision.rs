@@ -61,16 +61,22 @@ pub(crate) struct Site {
     pub(crate) hidden: Vec<PathBuf>,
 }
 
-/// An agent, ready to be launched and probed.
-pub(crate) struct Plan {
+/// An agent, ready to be launched.
+pub(crate) struct Prepared {
     pub(crate) launch: LaunchSpec,
+    /// The command of its repair.
+    pub(crate) repair: Option<Vec<String>>,
+    pub(crate) plan: Plan,
+}
+
+/// What is kept of it while the agent runs.
+pub(crate) struct Plan {
+    pub(crate) home: PathBuf,
     pub(crate) limits: ResourceLimits,
     pub(crate) probe: Probe,
     pub(crate) liveness: Option<Probe>,
     /// Texts in its log that say that another copy of its session is live.
     pub(crate) double_run: Vec<String>,
-    /// The command of its repair.
-    pub(crate) repair: Option<Vec<String>>,
     pub(crate) variables: Variables,
 }
 
@@ -108,7 +114,11 @@ impl Site {
     }
 
     /// Works out an agent's launch and makes its HOME.
-    pub(crate) fn prepare(&self, id: &AgentId, assignment: &Assignment) -> Result<Plan, Refusal> {
+    pub(crate) fn prepare(
+        &self,
+        id: &AgentId,
+        assignment: &Assignment,
+    ) -> Result<Prepared, Refusal> {
         let definition = self.definition(assignment)?;
         let spec = assignment.spec.clone().unwrap_or_default();
         let home = PathBuf::from(home(id));
@@ -155,7 +165,7 @@ impl Site {
             uid: assignment.uid,
             // Stable and the same on every node: OpenClaw's owner lease names the host.
             hostname: format!("agent-{}", assignment.uid),
-            home,
+            home: home.clone(),
             directories: definition.directories.clone(),
             files,
             command,
@@ -170,7 +180,8 @@ impl Site {
         let repair = repair.map(|repair| repair.command.iter().map(fill).collect()).transpose()?;
         let liveness = definition.liveness.clone();
         let double_run = definition.double_run.clone();
-        Ok(Plan { launch, limits, probe, liveness, double_run, repair, variables })
+        let plan = Plan { home, limits, probe, liveness, double_run, variables };
+        Ok(Prepared { launch, repair, plan })
     }
 
     fn environment(

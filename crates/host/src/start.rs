@@ -8,7 +8,7 @@ use fleet_types::AgentId;
 
 use crate::{
     host::{Kept, Shared, group_name},
-    provision::{Plan, Refusal, block},
+    provision::{Plan, Prepared, Refusal, block},
     start_key::StartKey,
 };
 
@@ -59,7 +59,7 @@ pub(crate) async fn launch(
     };
     let site = host.clone();
     let prepared = tokio::task::spawn_blocking(move || {
-        let plan = site.site.prepare(&id, &assignment)?;
+        let prepared = site.site.prepare(&id, &assignment)?;
         let block = block(&assignment);
         let holders = holders(block).map_err(|e| Refusal {
             why: format!("looking who listens on its ports: {e}"),
@@ -70,21 +70,22 @@ pub(crate) async fn launch(
             Some(holder) => {
                 Err(Refusal { why: holder.to_string(), fatal: false, ports_taken: Some(block) })
             }
-            None => Ok(plan),
+            None => Ok(prepared),
         }
     });
-    let mut plan = prepared.await.map_err(|e| passing(e.to_string()))??;
-    if let Some(command) = plan.repair.take_if(|_| repair) {
-        plan.launch.command = command;
+    let prepared = prepared.await.map_err(|e| passing(e.to_string()))??;
+    let Prepared { mut launch, repair: command, plan } = prepared;
+    if let Some(command) = command.filter(|_| repair) {
+        launch.command = command;
     }
     let Some(lease) = kept.guard.current() else {
         return Err(passing("there is no lease for its class here".into()));
     };
     let limited = kept.limiter.set(&group_name(&key.agent), &plan.limits);
     let limited = limited.map_err(|e| passing(format!("limiting it: {e}")))?;
-    plan.launch.groups = limited;
-    plan.launch.lease = LeaseCheck { status: kept.guard.status_file(), epoch: lease.epoch.0 };
-    let child = kept.launcher.launch(&key.to_string(), &plan.launch, &log, &group).await;
+    launch.groups = limited;
+    launch.lease = LeaseCheck { status: kept.guard.status_file(), epoch: lease.epoch.0 };
+    let child = kept.launcher.launch(&key.to_string(), &launch, &log, &group).await;
     let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
     Ok((child, Arc::new(plan)))
 }
