@@ -10,9 +10,13 @@ use std::{
     time::Duration,
 };
 
-use cluster_tests::{Keeper, binary, cgroup_root};
+use cluster_tests::{Keeper, binary, cgroup_root, until};
 use fleet_guard::Status;
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sys::signal::{Signal, kill},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 /// The guards of a host that has no daemon.
@@ -36,10 +40,14 @@ impl Guards {
         Self { keepers, directory, group }
     }
 
+    fn try_connect(&self) -> Option<Asking> {
+        let socket = UnixStream::connect(self.directory.path().join("strict/socket"));
+        Some(Asking(BufReader::new(socket.ok()?)))
+    }
+
     /// A connection to the guard of strict agents.
     fn connect(&self) -> Asking {
-        let socket = UnixStream::connect(self.directory.path().join("strict/socket"));
-        Asking(BufReader::new(socket.expect("a guard")))
+        self.try_connect().expect("a guard")
     }
 }
 
@@ -63,12 +71,12 @@ impl Asking {
         answer.trim().to_owned()
     }
 
-    /// Takes a lease of three seconds whose grant takes `delay`.
-    fn take_lease(&mut self, delay: Duration) -> Status {
+    /// Takes a lease whose grant takes `delay`.
+    fn take_lease(&mut self, lease_ms: u64, delay: Duration) -> Status {
         let begun = self.ask("begin");
         sleep(delay);
         let nonce = begun.strip_prefix("nonce ").expect("a nonce");
-        self.ask(&format!("grant {nonce} 1 3000")).parse().expect("a status")
+        self.ask(&format!("grant {nonce} 1 {lease_ms}")).parse().expect("a status")
     }
 }
 
@@ -82,7 +90,7 @@ fn counts_from_the_request(mutant: Option<&'static str>) -> bool {
     let guards = Guards::start(mutant);
     let mut asking = guards.connect();
     let (before, delay) = (boot_ms(), Duration::from_secs(1));
-    let held = asking.take_lease(delay).held.expect("a lease");
+    let held = asking.take_lease(3_000, delay).held.expect("a lease");
     // A tenth is the holder's margin.
     held.deadline_ms < before + 2_700 + 500
 }
@@ -101,7 +109,7 @@ fn mutant_deadline_from_grant_is_noticed() {
 /// the one that people set.
 fn clock(mutant: Option<&'static str>) -> u32 {
     let guards = Guards::start(mutant);
-    guards.connect().take_lease(Duration::ZERO);
+    guards.connect().take_lease(3_000, Duration::ZERO);
     let path = format!("/proc/{}/timers", guards.keepers[0].pid());
     let timers = fs::read_to_string(path).expect("timers");
     let clock = timers.lines().find_map(|line| line.strip_prefix("ClockID: "));
@@ -116,4 +124,21 @@ fn the_deadline_is_on_a_clock_that_nobody_sets() {
 #[test]
 fn mutant_wall_clock_is_noticed() {
     assert_eq!(clock(Some("wall-clock")), 0, "the mistake was never planted");
+}
+
+/// In a lease of a second, of which nobody may keep a whole one.
+#[test]
+fn a_guard_is_replaced_within_a_short_lease_and_ends_when_it_does() {
+    let guards = Guards::start(None);
+    let mut before = guards.connect();
+    let held = before.take_lease(1_000, Duration::ZERO).held.expect("a lease");
+    let guard = Pid::from_raw(guards.keepers[0].pid().try_into().expect("a pid"));
+    kill(guard, Signal::SIGHUP).expect("a guard");
+    // The one that took its place knows nobody yet.
+    assert_eq!(before.0.read_line(&mut String::new()).expect("an end"), 0);
+    let mut after = until(5, "the new program", || guards.try_connect());
+    let status: Status = after.ask("status").parse().expect("a status");
+    assert_eq!(status.held, Some(held), "what was held is lost");
+    assert_eq!(after.0.read_line(&mut String::new()).expect("an end"), 0, "it outlived its lease");
+    assert!(boot_ms() >= held.deadline_ms, "it ended before its lease");
 }

@@ -303,7 +303,7 @@ pub(crate) fn run() -> Result<()> {
     );
     println!(
         "| agents | nodes | placements planned /s | spread over hosts /s | one more µs \
-         | where one node suits | admitted µs | in doubt µs | one of two labels µs | the first µs \
+         | one by version µs | admitted µs | in doubt µs | one by two labels µs | the first µs \
          | a large one µs | the first µs | applied /s | bytes an agent | restore s per 100,000 \
          | loss of 1,000: plan ms | apply ms |"
     );

@@ -33,7 +33,7 @@ use nix::{
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     time::{ClockId, clock_gettime},
-    unistd::{alarm, execvp},
+    unistd::execvp,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use thread_priority::{
@@ -41,12 +41,14 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use crate::book::Book;
+use crate::{book::Book, stand_in::end_after};
 
 /// Longest request; a client that sends more without a line end is cut off.
 const REQUEST_BYTES_MAX: usize = 128;
 /// Pause between looks at a group that is being emptied.
 const EMPTYING: Duration = Duration::from_millis(5);
+/// Least of a lease that must be left for the guard to be replaced, which takes some milliseconds.
+const REPLACING: Duration = Duration::from_millis(100);
 
 /// The clock this machine counts by, and one that stands still while a hypervisor lets the machine
 /// stand still, so that nobody here could tell that a lease is over.
@@ -108,8 +110,7 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     let mut guard = Guard { options, timer, book, lacks };
     if let Some(held) = lease {
         guard.arm(held)?;
-        // It stood in for the timer, which does not survive a change of program.
-        alarm::cancel();
+        end_after(Duration::ZERO)?;
     }
     guard.publish();
     remove(&guard.options.socket)?;
@@ -328,17 +329,16 @@ impl Guard {
         Ok(if buffer.len() < REQUEST_BYTES_MAX { Heard::Goes } else { Heard::Gone })
     }
 
-    /// Becomes the program at this one's path. An alarm, which survives that, stands in for the
-    /// timer, which does not; it counts whole seconds, so it may only end the lease early.
+    /// Becomes the program at this one's path, with the lease it has.
     fn replace(&mut self) -> io::Result<()> {
         let lease = self.book.lease;
         if let Some(held) = lease {
-            let left = held.deadline_ms.saturating_sub(boot_ms()) / 1_000;
-            if left == 0 {
+            let left = Duration::from_millis(held.deadline_ms.saturating_sub(boot_ms()));
+            if left < REPLACING {
                 eprintln!("fleet-guard: too little of the lease is left to be replaced now");
                 return Ok(());
             }
-            alarm::set(u32::try_from(left).unwrap_or(u32::MAX));
+            end_after(left)?;
         }
         let (epoch, deadline_ms) = lease.map_or((0, 0), |held| (held.epoch, held.deadline_ms));
         let Options { socket, group, class } = &self.options;
@@ -355,7 +355,7 @@ impl Guard {
         // Not the standard library's, which lets signals through that are blocked here: another
         // SIGHUP would kill the new program before it blocks them itself.
         let Err(error) = execvp(&args[0], &args);
-        alarm::cancel();
+        end_after(Duration::ZERO)?;
         eprintln!("fleet-guard: was not replaced: {error}");
         Ok(())
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 /// Each crate of the workspace with the crates of the workspace it may depend on.
 const TABLE: &[(&str, &[&str])] = &[
+    ("base2histogram", &[]),
     ("fleet-types", &[]),
     ("fleet-core", &["fleet-types"]),
     ("fleet-supervision", &["fleet-types"]),
