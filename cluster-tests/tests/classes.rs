@@ -78,6 +78,30 @@ fn sticky_and_pinned_agents_live_through_a_cut_and_leave_a_dead_machine() {
     assert!(found.is_empty(), "{}", found[0]);
 }
 
+/// In the profile of the shortest leases that takes a hundred seconds.
+#[test]
+fn a_sticky_agent_of_a_node_that_stays_cut_off_moves_by_itself_and_never_runs_twice() {
+    let cluster = Cluster::formed(3, "aggressive");
+    cluster.ok(&["fleet", "create", "f"]);
+    let stamping = cluster.stamping();
+    for number in 1..=3 {
+        let name = format!("f/sticky{number}");
+        let create = ["agent", "create", &name, "--runtime", "exec", "--class", "sticky", "--"];
+        let stamping = stamping.iter().map(String::as_str);
+        cluster.ok(&create.into_iter().chain(stamping).collect::<Vec<_>>());
+    }
+    let cut = cluster.leader() % 3 + 1;
+    let sticky = agent_on(&cluster, cut, "sticky");
+    let old = pid(&cluster, &sticky);
+    let others: Vec<u32> = (1..=3).filter(|host| *host != cut).collect();
+    cluster.cut(cut);
+    cluster.point_at(&others);
+    assert_ne!(cluster.wait_ready(&sticky, 2, 180), cut);
+    assert!(!runs(old), "its guard let it run on");
+    let found = oracle::overlaps(&oracle::runs(&cluster.stamps()));
+    assert!(found.is_empty(), "{}", found[0]);
+}
+
 #[test]
 fn a_guard_that_ends_takes_only_its_own_class_along() {
     let mut cluster = Cluster::formed(1, "fast");

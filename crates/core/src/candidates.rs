@@ -1,10 +1,11 @@
 //! The nodes that have room for one more agent of a kind now, the least full first, kept as rooms
 //! change: to choose a node is to take the first.
 //!
-//! A [`Demand`] is all that decides whether a node suits an agent, but for where others of its fleet
-//! are. Its sizes are rounded down to two binary digits, so that few lists serve agents of many
-//! sizes; a node on a list may thus lack a part of what an agent asks for. There is a list for each
-//! demand that agents make, as far as [`LISTS_MAX`] allows: the first of a kind walks the nodes.
+//! A [`Demand`] is all that decides whether a node suits an agent, but for where others of its
+//! fleet are. Its sizes are rounded down to two binary digits, so that few lists serve agents of
+//! many sizes; a node on a list may thus lack a part of what an agent asks for. There is a list for
+//! each demand that agents make, as far as [`LISTS_MAX`] allows: the first of a kind walks the
+//! nodes.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},

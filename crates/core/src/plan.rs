@@ -2,8 +2,8 @@
 //!
 //! The problem: each agent needs a node that is registered, open, has the agent's runtime in the
 //! version it asks for, the labels it asks for, room for what it asks for (a port block, memory,
-//! processor time) and, for a strict agent, all it takes to end it in time; two of a fleet
-//! that stand apart share no node. A node's *load* is the largest share of anything it has that is
+//! processor time) and, for a strict agent, all it takes to end it in time; two of a fleet that
+//! stand apart share no node. A node's *load* is the largest share of anything it has that is
 //! taken. The choice: of the nodes that suit, the one with the least load, the smallest number
 //! winning a tie; for an agent that is spread by a label, first the value with the fewest agents of
 //! its fleet.
@@ -15,12 +15,13 @@
 //! priority of its shape.
 //!
 //! The cost: the nodes that have room for one more agent of a kind there is are listed by load, see
-//! [`crate::candidates`], so that one agent more costs the logarithm of the nodes, whatever it needs.
-//! The first of a kind walks the shortest lists that hold all nodes that could suit: those of a
-//! version of a runtime or of a label. In a plan room only shrinks, so a node that does not suit is
-//! passed once for a shape, that is all agents equal in what the choice depends on, and a value of a
-//! label under which none suits is left once. The first of a fleet that is spread or stands apart
-//! also counts or passes the nodes that have some of the fleet, as many as it has agents at most.
+//! [`crate::candidates`], so that one agent more costs the logarithm of the nodes, whatever it
+//! needs. The first of a kind walks the shortest lists that hold all nodes that could suit: those
+//! of a version of a runtime or of a label. In a plan room only shrinks, so a node that does not
+//! suit is passed once for a shape, that is all agents equal in what the choice depends on, and a
+//! value of a label under which none suits is left once. The first of a fleet that is spread or
+//! stands apart also counts or passes the nodes that have some of the fleet, as many as it has
+//! agents at most.
 //!
 //! Not done here: moving what runs, see [`crate::rebalance`].
 
