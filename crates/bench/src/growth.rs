@@ -85,6 +85,14 @@ impl Grown {
         Ok(grown)
     }
 
+    /// The call that makes one agent, whatever a loss would leave out.
+    fn draft(&self, name: String, spec: &AgentSpec, node: Option<NodeId>) -> Result<Operation> {
+        let (name, spec, desired) = (name.parse()?, spec.clone(), Desired::Running);
+        let agents = vec![AgentDraft { name, spec, desired, node }];
+        let (fleet, admission) = (fleet(), Admission::Overcommit);
+        Ok(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
+    }
+
     pub(crate) fn create(&mut self, first: usize, nodes: Vec<Option<NodeId>>) -> Result<()> {
         let draft = |(n, node): (usize, Option<NodeId>)| {
             let (name, desired) = (format!("a{}", first + n).parse()?, Desired::Running);
@@ -95,6 +103,11 @@ impl Grown {
         self.apply(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
     }
 }
+
+/// How many agents of a kind there are before there is a list for it, and how many kinds have one.
+const COMMON: usize = 8;
+const KINDS: u64 = 16;
+const KINDS_AGENTS: usize = 10_000;
 
 /// The version of the runtime on the first node.
 const NEWER: &str = "2.0";
@@ -185,10 +198,10 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
     let (plan_ms, apply_ms) = lose(&mut grown, first)?;
     drop(grown);
     let spread = spread(&Grown::with_nodes(nodes)?.state, first)?;
-    let constrained = constrained(nodes)?;
+    let (constrained, kinds) = (constrained(nodes)?, kinds(nodes)?);
     println!(
-        "| {agents} | {nodes} | {:.0} | {spread:.0} | {one_more} | {constrained} | {:.0} | {bytes} \
-         | {restore:.2} | {plan_ms:.1} | {apply_ms:.1} |",
+        "| {agents} | {nodes} | {:.0} | {spread:.0} | {one_more} | {constrained} | {:.0} \
+         | {kinds:.0} | {bytes} | {restore:.2} | {plan_ms:.1} | {apply_ms:.1} |",
         first as f64 / planned,
         first as f64 / created,
     );
@@ -217,7 +230,7 @@ fn one_more(state: &State) -> Result<String> {
 }
 
 /// What a choice costs that one node of all suits, in microseconds, beside others like it and as the
-/// first of its kind: of two labels that half of the nodes have each one has both, and one is large,
+/// first of its kind, and what it costs to apply the one that begins the list: of two labels that half of the nodes have each one has both, and one is large,
 /// and fuller than all that are too small.
 fn constrained(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
@@ -242,15 +255,43 @@ fn constrained(nodes: u64) -> Result<String> {
     for (n, spec) in [labelled, large].into_iter().enumerate() {
         let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
         let first = timed(100, &|| chosen(&grown.state).is_some())?;
-        let (node, name) = (chosen(&grown.state), format!("a{n}").parse()?);
-        let draft = AgentDraft { name, spec: spec.clone(), desired: Desired::Running, node };
-        let (fleet, admission) = (fleet(), Admission::Overcommit);
-        let create = CreateAgents { fleet, agents: vec![draft], admission };
-        grown.apply(Operation::CreateAgents(create))?;
+        let node = chosen(&grown.state);
+        let mut slowest: f64 = 0.0;
+        for m in 0..COMMON {
+            let create = grown.draft(format!("a{n}-{m}"), &spec, node)?;
+            let began = Instant::now();
+            grown.apply(create)?;
+            slowest = slowest.max(ms(began) * 1_000.0);
+        }
         let next = timed(1_000, &|| chosen(&grown.state) == node)?;
-        columns.push(format!("{next:.1} | {first:.1}"));
+        columns.push(format!("{next:.1} | {first:.1} | {slowest:.0}"));
     }
     Ok(columns.join(" | "))
+}
+
+/// How many agents a second are applied where as many kinds of them have lists as may.
+fn kinds(nodes: u64) -> Result<f64> {
+    let mut grown = Grown::with_nodes(nodes)?;
+    let specs: Vec<AgentSpec> = (0..KINDS)
+        .map(|n| {
+            let mut spec = spec();
+            spec.wants.requests.memory_bytes += n << 20;
+            spec
+        })
+        .collect();
+    let mut took = 0.0;
+    for n in 0..KINDS_AGENTS {
+        let spec = &specs[n % specs.len()];
+        let node = Planner::new(&grown.state).choose(&fleet(), spec);
+        let create = grown.draft(format!("a{n}"), spec, node)?;
+        let began = Instant::now();
+        grown.apply(create)?;
+        // Until there are all the lists.
+        if n >= 2 * COMMON * specs.len() {
+            took += began.elapsed().as_secs_f64();
+        }
+    }
+    Ok((KINDS_AGENTS - 2 * COMMON * specs.len()) as f64 / took)
 }
 
 /// How long something takes that succeeds each time, in microseconds.
@@ -304,10 +345,11 @@ pub(crate) fn run() -> Result<()> {
     println!(
         "| agents | nodes | placements planned /s | spread over hosts /s | one more µs \
          | one by version µs | admitted µs | in doubt µs | one by two labels µs | the first µs \
-         | a large one µs | the first µs | applied /s | bytes an agent | restore s per 100,000 \
-         | loss of 1,000: plan ms | apply ms |"
+         | its list µs | a large one µs | the first µs | its list µs | applied /s \
+         | of {KINDS} kinds /s | bytes an agent | restore s per 100,000 | loss of 1,000: plan ms \
+         | apply ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("{}|", "|---".repeat(20));
     for (agents, nodes) in SIZES {
         grow(agents, nodes)?;
     }

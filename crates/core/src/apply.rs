@@ -47,6 +47,7 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
         };
     }
     let outcome = dispatch(state, revision, command)?;
+    state.catch_up();
     if let Some(request) = &command.request {
         state.remember(request.id.clone(), request.fingerprint, revision);
     }

@@ -2,10 +2,10 @@
 //! change: to choose a node is to take the first.
 //!
 //! A [`Demand`] is all that decides whether a node suits an agent, but for where others of its
-//! fleet are. Its sizes are rounded down to two binary digits, so that few lists serve agents of
-//! many sizes; a node on a list may thus lack a part of what an agent asks for. There is a list for
-//! each demand that agents make, as far as [`LISTS_MAX`] allows: the first of a kind walks the
-//! nodes.
+//! fleet are. There is a list for each of the [`LISTS_MAX`] that most agents make, of those that
+//! [`COMMON`] make at least: a node whose room changes is moved in every list it is on, and a list
+//! is begun by looking at all nodes. Agents of other kinds are placed by a walk, see
+//! [`crate::plan`].
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -13,19 +13,21 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::cmp::Reverse;
 
 use fleet_types::{AgentClass, Labels, NodeId, RuntimeName, Version};
 
 use crate::{
-    admission::{self, Amounts, Dimension},
+    admission::{self, Amounts},
     index::ByLoad,
     record::{AgentSpec, Node},
     room::{Load, Room},
 };
 
-/// The most lists: a change of a node's load moves it in each. Of more demands the first in order
-/// have one. Tests go past it.
-const LISTS_MAX: usize = if cfg!(test) { 8 } else { 128 };
+/// The most lists. Tests go past it.
+const LISTS_MAX: usize = if cfg!(test) { 6 } else { 16 };
+/// How many agents make a demand that is worth a list; a power of two. Fewer in tests.
+const COMMON: usize = if cfg!(test) { 1 } else { 8 };
 
 /// What a node must be for an agent, whatever else is there.
 #[derive(Clone, Copy)]
@@ -55,24 +57,16 @@ pub(crate) struct Demand {
     labels: Labels,
     strict: bool,
     spread_by: Option<String>,
-    /// As much of each as they ask for, or less.
-    least: Amounts,
-}
-
-/// Rounds down to two binary digits: less than a third.
-fn down(amount: u64) -> u64 {
-    let dropped = (u64::BITS - amount.leading_zeros()).saturating_sub(2);
-    amount >> dropped << dropped
+    size: Amounts,
 }
 
 impl From<&AgentSpec> for Demand {
     fn from(spec: &AgentSpec) -> Self {
         let Needs { runtime, version, labels, strict } = spec.into();
-        let mut least = admission::asked(spec).map(down);
-        least[Dimension::Ports as usize] = spec.ports.into();
+        let size = admission::asked(spec);
         let spread_by = spec.wants.spread_by.clone();
         let (runtime, version, labels) = (runtime.clone(), version.cloned(), labels.clone());
-        Self { runtime, version, labels, strict, spread_by, least }
+        Self { runtime, version, labels, strict, spread_by, size }
     }
 }
 
@@ -120,9 +114,9 @@ fn relist(nodes: &mut ByLoad, id: NodeId, before: Load, now: Option<Load>) {
 struct Listed {
     /// The load it is listed under.
     load: Load,
-    /// The demands with a list that it meets if it has room, with the value of the label these
+    /// The lists it is on when it has room, by their place, with the value of the label these
     /// agents are spread by.
-    meets: BTreeMap<Arc<Demand>, Option<String>>,
+    meets: BTreeMap<usize, Option<String>>,
 }
 
 /// The lists.
@@ -130,52 +124,78 @@ struct Listed {
 pub(crate) struct Candidates {
     /// How many agents make each demand.
     made: BTreeMap<Arc<Demand>, usize>,
-    lists: BTreeMap<Arc<Demand>, List>,
+    /// Those that are worth a list, by the binary digits of that number.
+    common: BTreeSet<(Reverse<u32>, Arc<Demand>)>,
+    /// In the order of their demands.
+    lists: Vec<(Arc<Demand>, List)>,
     nodes: BTreeMap<NodeId, Listed>,
+    /// Whether other demands are worth a list now, maybe.
+    stale: bool,
+}
+
+fn digits(number: usize) -> u32 {
+    usize::BITS - number.leading_zeros()
 }
 
 impl Candidates {
     /// The nodes for an agent, if there is a list for its kind.
     pub(crate) fn list(&self, spec: &AgentSpec) -> Option<&List> {
-        self.lists.get(&Demand::from(spec))
+        let demand = Demand::from(spec);
+        let place = self.lists.binary_search_by(|(listed, _)| (**listed).cmp(&demand)).ok()?;
+        self.lists.get(place).map(|(_, list)| list)
     }
 
-    /// Counts an agent; whether it is the first of its kind.
-    pub(crate) fn add_agent(&mut self, spec: &AgentSpec) -> bool {
-        let demand = Demand::from(spec);
-        if let Some(agents) = self.made.get_mut(&demand) {
-            *agents += 1;
-            return false;
-        }
-        self.made.insert(Arc::new(demand), 1);
-        true
+    /// Counts an agent.
+    pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
+        let demand = Arc::new(Demand::from(spec));
+        let agents = self.made.entry(demand.clone()).or_default();
+        *agents += 1;
+        let now = *agents;
+        self.rank(demand, now - 1, now);
     }
 
-    /// Forgets an agent; whether it was the last of its kind.
-    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) -> bool {
-        let demand = Demand::from(spec);
-        let Some(agents) = self.made.get_mut(&demand) else { return false };
+    /// Forgets an agent.
+    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
+        let demand = Arc::new(Demand::from(spec));
+        let Some(agents) = self.made.get_mut(&demand) else { return };
         *agents -= 1;
-        let last = *agents == 0;
-        if last {
+        let now = *agents;
+        if now == 0 {
             self.made.remove(&demand);
         }
-        last
+        self.rank(demand, now + 1, now);
+    }
+
+    fn rank(&mut self, demand: Arc<Demand>, before: usize, now: usize) {
+        if digits(before) == digits(now) || before.max(now) < COMMON {
+            return;
+        }
+        self.stale = true;
+        self.common.remove(&(Reverse(digits(before)), demand.clone()));
+        if now >= COMMON {
+            self.common.insert((Reverse(digits(now)), demand));
+        }
     }
 
     /// Drops the lists that are not kept any more. Answers the demands that are to have one and
     /// have none yet.
     pub(crate) fn drop_lists(&mut self) -> Vec<Arc<Demand>> {
-        let kept: BTreeSet<Arc<Demand>> = self.made.keys().take(LISTS_MAX).cloned().collect();
-        let nodes = &mut self.nodes;
-        self.lists.retain(|demand, _| {
-            let keep = kept.contains(demand);
-            if !keep {
-                nodes.values_mut().for_each(|node| drop(node.meets.remove(demand)));
+        if !core::mem::take(&mut self.stale) {
+            return Vec::new();
+        }
+        let common = self.common.iter().take(LISTS_MAX);
+        let mut kept: BTreeSet<Arc<Demand>> = common.map(|(_, demand)| demand.clone()).collect();
+        for place in (0..self.lists.len()).rev() {
+            if kept.remove(&self.lists[place].0) {
+                continue;
             }
-            keep
-        });
-        kept.into_iter().filter(|demand| !self.lists.contains_key(demand)).collect()
+            self.lists.remove(place);
+            for node in self.nodes.values_mut() {
+                node.meets.remove(&place);
+                node.renumber(place, |later| later - 1);
+            }
+        }
+        kept.into_iter().collect()
     }
 
     /// Begins a list with the nodes that meet its demand if they have room.
@@ -184,22 +204,27 @@ impl Candidates {
         demand: Arc<Demand>,
         nodes: impl Iterator<Item = (&'a Node, Option<&'a Room>)>,
     ) {
+        let place = self.lists.partition_point(|(listed, _)| *listed < demand);
+        for node in self.nodes.values_mut() {
+            node.renumber(place, |later| later + 1);
+        }
         let mut list = List::default();
         for (node, room) in nodes {
             let Some(listed) = self.nodes.get_mut(&node.id) else { continue };
             let value = value(node, &demand);
-            let fits = room.is_some_and(|room| room.has(demand.least));
+            let fits = room.is_some_and(|room| room.has(demand.size));
             list.put(node.id, value.as_deref(), listed.load, fits.then_some(listed.load));
-            listed.meets.insert(demand.clone(), value);
+            listed.meets.insert(place, value);
         }
-        self.lists.insert(demand, list);
+        self.lists.insert(place, (demand, list));
     }
 
     /// Takes in a node that takes agents now and is on no list; its room comes with
     /// [`Candidates::refit`].
     pub(crate) fn add_node(&mut self, node: &Node, meets: impl Fn(Needs<'_>) -> bool) {
-        let met = self.lists.keys().filter(|demand| meets(demand.needs()));
-        let meets = met.map(|demand| (demand.clone(), value(node, demand))).collect();
+        let lists = self.lists.iter().enumerate();
+        let met = lists.filter(|(_, (demand, _))| meets(demand.needs()));
+        let meets = met.map(|(place, (demand, _))| (place, value(node, demand))).collect();
         self.nodes.insert(node.id, Listed { load: 0, meets });
     }
 
@@ -216,12 +241,20 @@ impl Candidates {
 
     fn put(&mut self, id: NodeId, now: Option<(Load, &Room)>) {
         let Some(Listed { load, meets }) = self.nodes.get_mut(&id) else { return };
-        for (demand, value) in meets {
-            let Some(list) = self.lists.get_mut(demand) else { continue };
-            let now = now.filter(|(_, room)| room.has(demand.least)).map(|(load, _)| load);
+        for (place, value) in meets {
+            let Some((demand, list)) = self.lists.get_mut(*place) else { continue };
+            let now = now.filter(|(_, room)| room.has(demand.size)).map(|(load, _)| load);
             list.put(id, value.as_deref(), *load, now);
         }
         *load = now.map_or(*load, |(load, _)| load);
+    }
+}
+
+impl Listed {
+    /// Gives the lists from `place` on another place.
+    fn renumber(&mut self, place: usize, to: impl Fn(usize) -> usize) {
+        let later = self.meets.split_off(&place);
+        self.meets.extend(later.into_iter().map(|(place, value)| (to(place), value)));
     }
 }
 

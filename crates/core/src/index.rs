@@ -112,59 +112,40 @@ impl Index {
 
     /// Takes in that a node's room is another.
     fn refit(&mut self, id: NodeId) {
-        let listed = self.listed.get(&id).copied();
-        let Some((load, room)) = listed.zip(self.rooms.get(&id)) else { return };
-        let agents = self.placed.get(&id).map_or(0, BTreeSet::len);
-        self.slots.put(id, Some((room.slots(self.slots.largest), agents)));
-        self.candidates.refit(id, load, room);
+        self.count_slots(id);
+        if let Some((load, room)) = self.listed.get(&id).zip(self.rooms.get(&id)) {
+            self.candidates.refit(id, *load, room);
+        }
     }
 
-    /// As [`Index::refit`], of all nodes.
-    fn refit_all(&mut self) {
-        let listed: Vec<NodeId> = self.listed.keys().copied().collect();
-        for id in listed {
-            self.refit(id);
-        }
+    /// Counts how many agents surely fit on a node that takes agents.
+    fn count_slots(&mut self, id: NodeId) {
+        let Some(room) = self.rooms.get(&id).filter(|_| self.listed.contains_key(&id)) else {
+            return;
+        };
+        let agents = self.placed.get(&id).map_or(0, BTreeSet::len);
+        self.slots.put(id, Some((room.slots(self.slots.largest), agents)));
     }
 
     /// Takes in what a new agent asks for.
-    pub(crate) fn add_agent(&mut self, spec: &AgentSpec, nodes: &BTreeMap<NodeId, Node>) {
+    pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
         self.totals.add_agent(spec);
-        let first = self.candidates.add_agent(spec);
-        self.follow_agents(first, nodes);
+        self.candidates.add_agent(spec);
     }
 
     /// Forgets what an agent asked for.
-    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec, nodes: &BTreeMap<NodeId, Node>) {
+    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
         self.totals.remove_agent(spec);
-        let last = self.candidates.remove_agent(spec);
-        self.follow_agents(last, nodes);
+        self.candidates.remove_agent(spec);
     }
 
-    /// Takes in what agents ask for, all nodes and all rooms being known.
-    pub(crate) fn add_agents<'a>(
-        &mut self,
-        specs: impl Iterator<Item = &'a AgentSpec>,
-        nodes: &BTreeMap<NodeId, Node>,
-    ) {
-        for spec in specs {
-            self.totals.add_agent(spec);
-            self.candidates.add_agent(spec);
-        }
-        self.slots.largest = self.totals.largest_asked();
-        self.refit_all();
-        self.follow_agents(true, nodes);
-    }
-
-    /// Brings what depends on the sizes and the kinds of agents up to date.
-    fn follow_agents(&mut self, other_kinds: bool, nodes: &BTreeMap<NodeId, Node>) {
+    /// Brings what depends on the sizes and the kinds of all agents up to date.
+    pub(crate) fn catch_up(&mut self, nodes: &BTreeMap<NodeId, Node>) {
         let largest = self.totals.largest_asked();
         if self.slots.largest != largest {
             self.slots.largest = largest;
-            self.refit_all();
-        }
-        if !other_kinds {
-            return;
+            let listed: Vec<NodeId> = self.listed.keys().copied().collect();
+            listed.into_iter().for_each(|id| self.count_slots(id));
         }
         for demand in self.candidates.drop_lists() {
             let meeting: Vec<&Node> = plan::listed(self, nodes, demand.needs()).collect();

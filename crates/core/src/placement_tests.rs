@@ -657,8 +657,11 @@ fn freed_ports_are_nobodys_until_their_node_says_so() {
     let (mut state, nodes) = cluster(&[size]);
     let node = nodes[0];
     let whole = asking(Ask { order: 5, ..PLAIN });
-    create(&mut state, 2_000, fleet(0), "a", Some(node), whole.clone(), Admission::Unchecked)
-        .unwrap();
+    // The second has no room. While it waits there is a list for its kind.
+    for name in ["a", "b"] {
+        create(&mut state, 2_000, fleet(0), name, Some(node), whole.clone(), Admission::Unchecked)
+            .unwrap();
+    }
     let id: AgentId = "f0/a".parse().unwrap();
     let delete = DeleteAgent { agent: id.clone() };
     apply(&mut state, 2_001, &command(Operation::DeleteAgent(delete))).unwrap();

@@ -14,14 +14,14 @@
 //! requests give the same plan; (5) where room is short, no agent is left out for one of lower
 //! priority of its shape.
 //!
-//! The cost: the nodes that have room for one more agent of a kind there is are listed by load, see
-//! [`crate::candidates`], so that one agent more costs the logarithm of the nodes, whatever it
-//! needs. The first of a kind walks the shortest lists that hold all nodes that could suit: those
-//! of a version of a runtime or of a label. In a plan room only shrinks, so a node that does not
-//! suit is passed once for a shape, that is all agents equal in what the choice depends on, and a
-//! value of a label under which none suits is left once. The first of a fleet that is spread or
-//! stands apart also counts or passes the nodes that have some of the fleet, as many as it has
-//! agents at most.
+//! The cost: for the kinds of agents that are most common the nodes with room for one more are
+//! listed by load, see [`crate::candidates`], so that one agent more of such a kind costs the
+//! logarithm of the nodes, whatever it needs. The first ones of a kind, and those of rare kinds
+//! where there are many, walk the shortest lists that hold all nodes that could suit: those of a
+//! version of a runtime or of a label. In a plan room only shrinks, so a node that does not suit is
+//! passed once for a shape, that is all agents equal in what the choice depends on, and a value of a
+//! label under which none suits is left once. The first of a fleet that is spread or stands apart
+//! also counts or passes the nodes that have some of the fleet, as many as it has agents at most.
 //!
 //! Not done here: moving what runs, see [`crate::rebalance`].
 

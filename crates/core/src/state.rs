@@ -74,6 +74,7 @@ impl State {
             state.index.put_node(node, &policy);
         }
         for agent in state.agents.values() {
+            state.index.add_agent(&agent.spec);
             let Some(placement) = &agent.placement else {
                 state.index.unplaced.insert(agent.id.clone());
                 continue;
@@ -83,15 +84,15 @@ impl State {
             }
             state.index.settle(&agent.id, &agent.spec, placement.node);
         }
-        for node in state.nodes.values() {
-            state.index.relist(node);
-        }
         for kept in state.quarantine.values() {
             if let Some(room) = state.index.rooms.get_mut(&kept.node) {
                 room.keep_block(kept.block);
             }
         }
-        state.index.add_agents(state.agents.values().map(|agent| &*agent.spec), &state.nodes);
+        for node in state.nodes.values() {
+            state.index.relist(node);
+        }
+        state.catch_up();
         state
     }
 
@@ -256,12 +257,18 @@ impl State {
         }
     }
 
+    /// Brings up to date what a command leaves for its end.
+    pub(crate) fn catch_up(&mut self) {
+        self.index.catch_up(&self.nodes);
+    }
+
     pub(crate) fn put_cluster(&mut self, cluster: Cluster) {
-        let before = self.placement_policy();
+        let shares = |policy: &PlacementPolicy| (policy.memory_percent, policy.cpu_percent);
+        let before = shares(&self.placement_policy());
         self.changed.insert(Key::Cluster);
         let policy = cluster.placement.clone();
         self.cluster = Some(cluster);
-        if policy != before {
+        if shares(&policy) != before {
             for node in self.nodes.values() {
                 self.index.unlist(node);
                 self.index.put_node(node, &policy);
@@ -378,7 +385,7 @@ impl State {
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
     /// why not.
     pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, now: Moment) {
-        self.index.add_agent(&agent.spec, &self.nodes);
+        self.index.add_agent(&agent.spec);
         match self.settle(&mut agent, node, now) {
             Ok(_) => {}
             Err(reason) => {
@@ -495,7 +502,7 @@ impl State {
         self.changed.insert(Key::Agent(id.clone()));
         self.index.unplaced.remove(id);
         if let Some(agent) = self.agents.remove(id) {
-            self.index.remove_agent(&agent.spec, &self.nodes);
+            self.index.remove_agent(&agent.spec);
             self.tell(now, None, Some(id.clone()), What::AgentDeleted);
         }
     }
