@@ -146,7 +146,7 @@ fn a_guard_is_replaced_without_touching_agents() {
     for _ in 0..2 {
         let before = cluster.lease_deadline(1).unwrap();
         cluster.signal_guards(1, "HUP");
-        // The alarm that stood in for the timer would have ended everything by then.
+        // What stood in for the timer would have ended everything by then.
         until(20, "renewals by way of the new guard", || {
             (cluster.lease_deadline(1)? > before + 6_000).then_some(())
         });

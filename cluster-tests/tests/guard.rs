@@ -1,10 +1,10 @@
 //! A guard by itself, asked at its socket: how it counts. Each test again with a mistake planted.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
-    path::PathBuf,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
     process::Command,
     thread::sleep,
     time::Duration,
@@ -28,6 +28,11 @@ struct Guards {
 
 impl Guards {
     fn start(mutant: Option<&'static str>) -> Self {
+        Self::beside(&binary(), mutant)
+    }
+
+    /// Of the programs that lie beside another.
+    fn beside(binary: &Path, mutant: Option<&'static str>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let name = directory.path().file_name().expect("a name");
         let group = cgroup_root().join("fleet-guard-test").join(name);
@@ -36,7 +41,7 @@ impl Guards {
             command.args(mutant.map(|mutant| format!("FLEET_MUTANT={mutant}")));
             command
         };
-        let keepers = Keeper::start_all(within, &binary(), directory.path(), &group);
+        let keepers = Keeper::start_all(within, binary, directory.path(), &group);
         Self { keepers, directory, group }
     }
 
@@ -126,19 +131,40 @@ fn mutant_wall_clock_is_noticed() {
     assert_eq!(clock(Some("wall-clock")), 0, "the mistake was never planted");
 }
 
+fn pid(guards: &Guards) -> Pid {
+    Pid::from_raw(guards.keepers[0].pid().try_into().expect("a pid"))
+}
+
 /// In a lease of a second, of which nobody may keep a whole one.
 #[test]
-fn a_guard_is_replaced_within_a_short_lease_and_ends_when_it_does() {
+fn a_guard_is_replaced_within_a_short_lease() {
     let guards = Guards::start(None);
-    let mut before = guards.connect();
+    let (guard, mut before) = (pid(&guards), guards.connect());
     let held = before.take_lease(1_000, Duration::ZERO).held.expect("a lease");
-    let guard = Pid::from_raw(guards.keepers[0].pid().try_into().expect("a pid"));
     kill(guard, Signal::SIGHUP).expect("a guard");
     // The one that took its place knows nobody yet.
     assert_eq!(before.0.read_line(&mut String::new()).expect("an end"), 0);
     let mut after = until(5, "the new program", || guards.try_connect());
     let status: Status = after.ask("status").parse().expect("a status");
     assert_eq!(status.held, Some(held), "what was held is lost");
-    assert_eq!(after.0.read_line(&mut String::new()).expect("an end"), 0, "it outlived its lease");
+}
+
+#[test]
+fn a_guard_whose_new_program_hangs_ends_with_its_lease() {
+    let programs = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| programs.path().join(name);
+    for name in ["fleet-guard", "fleet-init"] {
+        fs::copy(binary().with_file_name(name), place(name)).expect("a program");
+    }
+    let guards = Guards::beside(&place("fleet-cluster"), None);
+    let (guard, mut asking) = (pid(&guards), guards.connect());
+    let held = asking.take_lease(3_000, Duration::ZERO).held.expect("a lease");
+    fs::remove_file(place("fleet-guard")).expect("a program");
+    fs::write(place("fleet-guard"), "#!/bin/sh\nexec sleep infinity\n").expect("a program");
+    fs::set_permissions(place("fleet-guard"), Permissions::from_mode(0o755)).expect("a program");
+    kill(guard, Signal::SIGHUP).expect("a guard");
+    let name = || fs::read_to_string(format!("/proc/{guard}/comm")).ok();
+    until(5, "the new program", || name().filter(|name| name.trim() == "sleep"));
+    until(20, "the end", || name().is_none().then_some(()));
     assert!(boot_ms() >= held.deadline_ms, "it ended before its lease");
 }

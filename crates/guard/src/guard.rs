@@ -87,6 +87,10 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     signals.add(Signal::SIGHUP);
     signals.add(Signal::SIGCHLD);
     signals.thread_block()?;
+    let mut ends = SigSet::empty();
+    // The stand-in's, whatever was blocked where this was started.
+    ends.add(Signal::SIGALRM);
+    ends.thread_unblock()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let lacks = take_priority();
     let (lease, init) = match start {

@@ -29,6 +29,8 @@
 //!
 //! Not here: starting agents (`fleet-init`), what an agent is given and kept from (the launcher),
 //! renewing (the daemon).
+#![deny(unsafe_code)]
+
 mod book;
 mod guard;
 mod stand_in;

@@ -1,5 +1,8 @@
 //! What ends this process while it changes its program: a timer that survives that, as the guard's
 //! own does not. Libraries offer `alarm`, which counts whole seconds, more than a short lease has.
+//!
+//! What it does not cover, for the milliseconds until the new program has set its own: a process
+//! that is stopped then ends only when it goes on, and a machine that sleeps does not count.
 #![allow(unsafe_code, reason = "no library offers setitimer")]
 
 use std::{io, ptr, time::Duration};

@@ -144,7 +144,7 @@ impl Shared {
                     self.announced.send_replace(None);
                     said.clear();
                 }
-                Ok(_) => {}
+                Ok(_) => said.clear(),
                 Err(error) => {
                     let news = error.to_string();
                     if news != said {
@@ -229,6 +229,8 @@ impl Guard {
                 Some(held) => {
                     self.shared.hold(Some(held));
                     self.shared.announced.send_replace(Some(held));
+                    // It may be over by now: whoever watches is to see that it was announced.
+                    self.shared.lease_changed.notify_one();
                 }
                 None => tracing::warn!(answer, "the guard did not take a renewal"),
             },
