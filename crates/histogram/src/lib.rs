@@ -1,6 +1,6 @@
 //! Stands in for the crate of the same name, with which openraft counts the sizes of its batches
 //! and how long its stages take. That one makes tables for sixteen scales when it is first used, 28
-//! MB in every daemon, and openraft uses the smallest. This has what openraft calls of it, and a
+//! MB in every daemon, and openraft uses a small one. This has what openraft calls of it, and a
 //! count for each power of two.
 //!
 //! To be dropped once the original makes only the table that is asked for.
