@@ -250,7 +250,7 @@ fn constrained(nodes: u64) -> Result<String> {
     let mut grown = Grown::with_reports(nodes, report)?;
     let (mut labelled, mut large) = (spec(), spec());
     labelled.wants.node_labels = labels(&["even", "odd"])?;
-    large.wants.requests.memory_bytes = 1 << 41;
+    large.wants.requests.memory_bytes = 3 << 39;
     let mut columns = Vec::new();
     for (n, spec) in [labelled, large].into_iter().enumerate() {
         let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
