@@ -164,8 +164,8 @@ fn ms(began: Instant) -> f64 {
     began.elapsed().as_secs_f64() * 1_000.0
 }
 
-/// One size: a row of the table.
-fn grow(agents: usize, nodes: u64) -> Result<()> {
+/// One size: a row of the table. Answers what is a part of one of the other table.
+fn grow(agents: usize, nodes: u64) -> Result<String> {
     let mut grown = Grown::with_nodes(nodes)?;
     let before = resident()?;
     let (fleet, spec) = (fleet(), spec());
@@ -198,14 +198,13 @@ fn grow(agents: usize, nodes: u64) -> Result<()> {
     let (plan_ms, apply_ms) = lose(&mut grown, first)?;
     drop(grown);
     let spread = spread(&Grown::with_nodes(nodes)?.state, first)?;
-    let (constrained, kinds) = (constrained(nodes)?, kinds(nodes)?);
     println!(
-        "| {agents} | {nodes} | {:.0} | {spread:.0} | {one_more} | {constrained} | {:.0} \
-         | {kinds:.0} | {bytes} | {restore:.2} | {plan_ms:.1} | {apply_ms:.1} |",
+        "| {agents} | {nodes} | {:.0} | {spread:.0} | {:.0} | {bytes} | {restore:.2} | {plan_ms:.1} \
+         | {apply_ms:.1} |",
         first as f64 / planned,
         first as f64 / created,
     );
-    Ok(())
+    Ok(one_more)
 }
 
 /// What a lone create pays beside all the agents, in microseconds: a planner and a choice of its own,
@@ -265,6 +264,26 @@ fn constrained(nodes: u64) -> Result<String> {
         }
         let next = timed(1_000, &|| chosen(&grown.state) == node)?;
         columns.push(format!("{next:.1} | {first:.1} | {slowest:.0}"));
+    }
+    Ok(columns.join(" | "))
+}
+
+/// What one more of a fleet costs that has so many agents, in microseconds: where they stand apart, and
+/// where they are spread over a label of which each node has a value of its own.
+fn of_a_fleet(nodes: u64) -> Result<String> {
+    let (mut apart, mut spread) = (spec(), spec());
+    apart.wants.apart = true;
+    spread.wants.spread_by = Some("host".into());
+    let mut columns = Vec::new();
+    for spec in [apart, spread] {
+        let mut grown = Grown::with_nodes(nodes)?;
+        for n in 0..SPREAD_AGENTS.min(usize::try_from(nodes)? - 1) {
+            let node = Planner::new(&grown.state).choose(&fleet(), &spec);
+            grown.apply(grown.draft(format!("a{n}"), &spec, node)?)?;
+        }
+        ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed");
+        let chosen = || Planner::new(&grown.state).choose(&fleet(), &spec).is_some();
+        columns.push(format!("{:.1}", timed(1_000, &chosen)?));
     }
     Ok(columns.join(" | "))
 }
@@ -343,15 +362,22 @@ pub(crate) fn run() -> Result<()> {
         "\nplanning and state, pure, one core; nodes in ten racks, 16 ports and 512 MiB an agent\n"
     );
     println!(
-        "| agents | nodes | placements planned /s | spread over hosts /s | one more µs \
-         | one by version µs | admitted µs | in doubt µs | one by two labels µs | the first µs \
-         | its list µs | a large one µs | the first µs | its list µs | applied /s \
-         | of {KINDS} kinds /s | bytes an agent | restore s per 100,000 | loss of 1,000: plan ms \
-         | apply ms |"
+        "| agents | nodes | planned /s | spread over hosts /s | applied /s | bytes an agent \
+         | restore s per 100,000 | loss of 1,000: plan ms | apply ms |"
     );
-    println!("{}|", "|---".repeat(20));
-    for (agents, nodes) in SIZES {
-        grow(agents, nodes)?;
+    println!("{}|", "|---".repeat(9));
+    let grown = SIZES.map(|(agents, nodes)| grow(agents, nodes));
+    println!("\na lone create, in microseconds; the last column applied with {KINDS} lists\n");
+    println!(
+        "| agents | nodes | any node | one by version | admitted | in doubt | one by two labels \
+         | the first | its list | a large one | the first | its list | of a fleet apart \
+         | of one spread | applied /s |"
+    );
+    println!("{}|", "|---".repeat(15));
+    for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
+        let (one_more, constrained) = (one_more?, constrained(nodes)?);
+        let (of_a_fleet, kinds) = (of_a_fleet(nodes)?, kinds(nodes)?);
+        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {kinds:.0} |");
     }
     Ok(())
 }

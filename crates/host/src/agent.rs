@@ -86,6 +86,8 @@ pub(crate) struct Task {
     launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
     emptying: Pending<()>,
     probing: Pending<Result<(), String>>,
+    /// Whether what was launched last was asked if it is ready.
+    asked: bool,
     /// A liveness probe.
     asking_life: Pending<Result<(), String>>,
     /// What its HOME took up when it was last looked at, in bytes; 0 before.
@@ -141,6 +143,7 @@ impl Task {
             launching: None,
             emptying: None,
             probing: None,
+            asked: false,
             asking_life: None,
             home_bytes: 0,
             measuring: None,
@@ -335,6 +338,7 @@ impl Task {
             Ok((child, plan)) => {
                 self.memory_kills = self.kept.limiter.memory_kills(&group_name(&self.id));
                 self.child = Some(child);
+                self.asked = false;
                 self.take_plan(plan);
                 self.starts += u32::from(!self.repair);
                 self.double_run.clear();
@@ -377,7 +381,8 @@ impl Task {
         // One that is taken to answer is not asked twice.
         if self.probing.is_none() && (starting || probe.kind != ProbeKind::None) {
             let pace = if starting { probe.starting_interval_ms } else { probe.interval_ms };
-            let first = starting && self.life.message().is_empty();
+            let first = starting && !self.asked;
+            self.asked = true;
             self.probing = Some(self.probe(&plan, probe, if first { 0 } else { pace }));
         }
         if let Some(liveness) = &plan.liveness
