@@ -186,6 +186,22 @@ socketserver.TCPServer(('127.0.0.1', int(os.environ['PORT_BASE'])), H).serve_for
     until(10, "unready", || (cluster.agent("f/a")["state"] == "STATE_UNREADY").then_some(()));
 }
 
+/// Asked a second time, it would be ready in ten minutes.
+#[test]
+fn one_that_is_started_again_is_asked_at_once_whether_it_is_ready() {
+    let cluster = cluster();
+    let probe = r#"{"probe": {"kind": "none", "starting_interval_ms": 600000}}"#;
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--config-file", "-"];
+    let create = [&create[..], &["--", "/bin/sleep", "infinity"]].concat();
+    assert_eq!(cluster.cli_with(&create, probe).code, 0);
+    let before = cluster.agent("f/a")["pid"].clone();
+    std::process::Command::new("kill").args(["-9", &before.to_string()]).status().unwrap();
+    until(20, "ready again", || {
+        let agent = cluster.agent("f/a");
+        (agent["state"] == "STATE_READY" && agent["pid"] != before).then_some(())
+    });
+}
+
 #[test]
 fn an_agent_has_the_standing_of_an_ordinary_process() {
     let cluster = cluster();

@@ -19,8 +19,8 @@
 //! logarithm of the nodes, whatever it needs. The first ones of a kind, and those of rare kinds
 //! where there are many, walk the shortest lists that hold all nodes that could suit: those of a
 //! version of a runtime or of a label. In a plan room only shrinks, so a node that does not suit is
-//! passed once for a shape, that is all agents equal in what the choice depends on, and a value of a
-//! label under which none suits is left once. The first of a fleet that is spread or stands apart
+//! passed once for a shape, that is all agents equal in what the choice depends on, and a value of
+//! a label under which none suits is left once. The first of a fleet that is spread or stands apart
 //! also counts or passes the nodes that have some of the fleet, as many as it has agents at most.
 //!
 //! Not done here: moving what runs, see [`crate::rebalance`].
