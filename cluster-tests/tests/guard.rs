@@ -1,4 +1,5 @@
-//! A guard by itself, asked at its socket: how it counts. Each test again with a mistake planted.
+//! A guard by itself, asked at its socket: how it counts, each test again with a mistake planted,
+//! and how its program is replaced.
 
 use std::{
     fs::{self, Permissions},

@@ -85,14 +85,6 @@ impl Grown {
         Ok(grown)
     }
 
-    /// The call that makes one agent, whatever a loss would leave out.
-    fn draft(&self, name: String, spec: &AgentSpec, node: Option<NodeId>) -> Result<Operation> {
-        let (name, spec, desired) = (name.parse()?, spec.clone(), Desired::Running);
-        let agents = vec![AgentDraft { name, spec, desired, node }];
-        let (fleet, admission) = (fleet(), Admission::Overcommit);
-        Ok(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
-    }
-
     pub(crate) fn create(&mut self, first: usize, nodes: Vec<Option<NodeId>>) -> Result<()> {
         let draft = |(n, node): (usize, Option<NodeId>)| {
             let (name, desired) = (format!("a{}", first + n).parse()?, Desired::Running);
@@ -104,9 +96,19 @@ impl Grown {
     }
 }
 
-/// How many agents of a kind there are before there is a list for it, and how many kinds have one.
+/// The call that makes one agent, whatever a loss would leave out.
+fn one_agent(name: &str, spec: &AgentSpec, node: Option<NodeId>) -> Result<Operation> {
+    let (name, spec, desired) = (name.parse()?, spec.clone(), Desired::Running);
+    let agents = vec![AgentDraft { name, spec, desired, node }];
+    let (fleet, admission) = (fleet(), Admission::Overcommit);
+    Ok(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
+}
+
+/// How many agents of a kind there are when a list for it begins, and how many kinds have one, as in
+/// `core/src/candidates.rs`.
 const COMMON: usize = 8;
 const KINDS: u64 = 16;
+/// Agents that are made of so many kinds.
 const KINDS_AGENTS: usize = 10_000;
 
 /// The version of the runtime on the first node.
@@ -164,7 +166,7 @@ fn ms(began: Instant) -> f64 {
     began.elapsed().as_secs_f64() * 1_000.0
 }
 
-/// One size: a row of the table. Answers what is a part of one of the other table.
+/// One size: a row of the table. Answers the part of a row of the other table that is known here.
 fn grow(agents: usize, nodes: u64) -> Result<String> {
     let mut grown = Grown::with_nodes(nodes)?;
     let before = resident()?;
@@ -229,8 +231,9 @@ fn one_more(state: &State) -> Result<String> {
 }
 
 /// What a choice costs that one node of all suits, in microseconds, beside others like it and as the
-/// first of its kind, and what it costs to apply the one that begins the list: of two labels that half of the nodes have each one has both, and one is large,
-/// and fuller than all that are too small.
+/// first of its kind, and what it costs to apply the agent that begins the list: of two labels that
+/// half of the nodes have each one node has both, and one is large, and fuller than all that are too
+/// small.
 fn constrained(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
     let labels =
@@ -257,7 +260,7 @@ fn constrained(nodes: u64) -> Result<String> {
         let node = chosen(&grown.state);
         let mut slowest: f64 = 0.0;
         for m in 0..COMMON {
-            let create = grown.draft(format!("a{n}-{m}"), &spec, node)?;
+            let create = one_agent(&format!("a{n}-{m}"), &spec, node)?;
             let began = Instant::now();
             grown.apply(create)?;
             slowest = slowest.max(ms(began) * 1_000.0);
@@ -279,7 +282,7 @@ fn of_a_fleet(nodes: u64) -> Result<String> {
         let mut grown = Grown::with_nodes(nodes)?;
         for n in 0..SPREAD_AGENTS.min(usize::try_from(nodes)? - 1) {
             let node = Planner::new(&grown.state).choose(&fleet(), &spec);
-            grown.apply(grown.draft(format!("a{n}"), &spec, node)?)?;
+            grown.apply(one_agent(&format!("a{n}"), &spec, node)?)?;
         }
         ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed");
         let chosen = || Planner::new(&grown.state).choose(&fleet(), &spec).is_some();
@@ -302,7 +305,7 @@ fn kinds(nodes: u64) -> Result<f64> {
     for n in 0..KINDS_AGENTS {
         let spec = &specs[n % specs.len()];
         let node = Planner::new(&grown.state).choose(&fleet(), spec);
-        let create = grown.draft(format!("a{n}"), spec, node)?;
+        let create = one_agent(&format!("a{n}"), spec, node)?;
         let began = Instant::now();
         grown.apply(create)?;
         // Until there are all the lists.

@@ -102,6 +102,7 @@ impl List {
     }
 }
 
+/// Moves a node from one load to another; off the list when there is none.
 fn relist(nodes: &mut ByLoad, id: NodeId, before: Load, now: Option<Load>) {
     if now != Some(before) {
         nodes.remove(&(before, id));
@@ -133,6 +134,7 @@ pub(crate) struct Candidates {
     stale: bool,
 }
 
+/// Binary digits: kinds change places only when the number of their agents has doubled or halved.
 fn digits(number: usize) -> u32 {
     usize::BITS - number.leading_zeros()
 }

@@ -162,6 +162,7 @@ impl Index {
         self.refit(node.id);
     }
 
+    /// Puts a node on the lists of its runtimes and labels.
     fn enlist(&mut self, node: &Node, load: Load) {
         let Some(report) = &node.report else { return };
         self.listed.insert(node.id, load);
@@ -195,7 +196,7 @@ impl Index {
         }
     }
 
-    /// Whether it was on the lists.
+    /// Takes a node off the lists of its runtimes and labels; whether it was on them.
     fn delist(&mut self, node: &Node) -> bool {
         let Some(load) = self.listed.remove(&node.id) else { return false };
         let Some(report) = &node.report else { return true };
