@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, time::Instant};
 use anyhow::{Result, ensure};
 use fleet_core::{
     Admission, AdmitNode, AgentDraft, AgentSpec, Command, CreateAgents, CreateFleet, CreateToken,
-    Desired, Evidence, InitCluster, NodeAddress, NodeReport, Operation, RegisterNode, Role, State,
-    Wants, apply,
+    Desired, Evidence, InitCluster, NodeAddress, NodeReport, Operation, PendingReason,
+    RegisterNode, Role, State, Wants, apply,
     plan::{self, Planner},
     provision::Provision,
     rebalance,
@@ -104,13 +104,6 @@ fn one_agent(name: &str, spec: &AgentSpec, node: Option<NodeId>) -> Result<Opera
     Ok(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
 }
 
-/// How many agents of a kind there are when a list for it begins, and how many kinds have one, as in
-/// `core/src/candidates.rs`.
-const COMMON: usize = 8;
-const KINDS: u64 = 16;
-/// Agents that are made of so many kinds.
-const KINDS_AGENTS: usize = 10_000;
-
 /// The version of the runtime on the first node.
 const NEWER: &str = "2.0";
 
@@ -189,7 +182,7 @@ fn grow(agents: usize, nodes: u64) -> Result<String> {
     ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed");
     let bytes = (resident()? - before) / first as u64;
 
-    let one_more = one_more(&grown.state)?;
+    let one_more = format!("{} | {:.1}", one_more(&grown.state)?, over_racks(&mut grown)?);
 
     let records: Vec<_> = grown.state.records().collect();
     let began = Instant::now();
@@ -230,55 +223,64 @@ fn one_more(state: &State) -> Result<String> {
     Ok(format!("{any:.1} | {one:.1} | {sure:.1} | {in_doubt:.0}"))
 }
 
-/// What a choice costs that one node of all suits, in microseconds, beside others like it and as the
-/// first of its kind, and what it costs to apply the agent that begins the list: of two labels that
-/// half of the nodes have each one node has both, and one is large, and fuller than all that are too
-/// small.
+/// What a choice costs that one node of all suits, in microseconds: of two labels that half of the
+/// nodes have each one node has both, and one is large, and fuller than all that are too small. And
+/// what it costs to say that no node has both labels.
 fn constrained(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
     let labels =
         |keys: &[&str]| Labels::new(keys.iter().map(|key| ((*key).to_owned(), "yes".to_owned())));
-    let report = |n: usize| {
-        let mut report = report(n)?;
-        let has: &[&str] = match n {
-            _ if n == last => &["even", "odd"],
-            _ if n.is_multiple_of(2) => &["even"],
-            _ => &["odd"],
-        };
-        report.labels = labels(has)?;
-        report.capacity.memory_bytes <<= u32::from(n == last) * 4;
-        Ok(report)
+    let grown = |both: &[&str]| {
+        Grown::with_reports(nodes, |n: usize| {
+            let mut report = report(n)?;
+            let has: &[&str] = match n {
+                _ if n == last => both,
+                _ if n.is_multiple_of(2) => &["even"],
+                _ => &["odd"],
+            };
+            report.labels = labels(has)?;
+            report.capacity.memory_bytes <<= u32::from(n == last) * 4;
+            Ok(report)
+        })
     };
-    let mut grown = Grown::with_reports(nodes, report)?;
+    let mut with_both = grown(&["even", "odd"])?;
     let (mut labelled, mut large) = (spec(), spec());
     labelled.wants.node_labels = labels(&["even", "odd"])?;
     large.wants.requests.memory_bytes = 3 << 39;
+    let node = Planner::new(&with_both.state).choose(&fleet(), &large);
+    with_both.apply(one_agent("a", &large, node)?)?;
     let mut columns = Vec::new();
-    for (n, spec) in [labelled, large].into_iter().enumerate() {
-        let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
-        let first = timed(100, &|| chosen(&grown.state).is_some())?;
-        let node = chosen(&grown.state);
-        let mut slowest: f64 = 0.0;
-        for m in 0..COMMON {
-            let create = one_agent(&format!("a{n}-{m}"), &spec, node)?;
-            let began = Instant::now();
-            grown.apply(create)?;
-            slowest = slowest.max(ms(began) * 1_000.0);
-        }
-        let next = timed(1_000, &|| chosen(&grown.state) == node)?;
-        columns.push(format!("{next:.1} | {first:.1} | {slowest:.0}"));
+    for spec in [&labelled, &large] {
+        let chosen = || Planner::new(&with_both.state).choose(&fleet(), spec) == node;
+        columns.push(format!("{:.1}", timed(1_000, &chosen)?));
     }
+    let with_none = grown(&["odd"])?.state;
+    let why = || {
+        plan::why_pending(&with_none, &fleet(), &labelled) == PendingReason::NoLabels
+            && Planner::new(&with_none).choose(&fleet(), &labelled).is_none()
+    };
+    columns.push(format!("{:.1}", timed(1_000, &why)?));
     Ok(columns.join(" | "))
 }
 
+/// What one more that is spread over the ten racks costs in a fleet of all the agents, in microseconds.
+fn over_racks(grown: &mut Grown) -> Result<f64> {
+    let mut spec = spec();
+    spec.wants.spread_by = Some("rack".into());
+    let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
+    let node = chosen(&grown.state);
+    grown.apply(one_agent("over-racks", &spec, node)?)?;
+    timed(1_000, &|| chosen(&grown.state).is_some())
+}
+
 /// What one more of a fleet costs that has so many agents, in microseconds: where they stand apart, and
-/// where they are spread over a label of which each node has a value of its own.
+/// where they are spread over hosts.
 fn of_a_fleet(nodes: u64) -> Result<String> {
-    let (mut apart, mut spread) = (spec(), spec());
+    let (mut apart, mut hosts) = (spec(), spec());
     apart.wants.apart = true;
-    spread.wants.spread_by = Some("host".into());
+    hosts.wants.spread_by = Some("host".into());
     let mut columns = Vec::new();
-    for spec in [apart, spread] {
+    for spec in [apart, hosts] {
         let mut grown = Grown::with_nodes(nodes)?;
         for n in 0..SPREAD_AGENTS.min(usize::try_from(nodes)? - 1) {
             let node = Planner::new(&grown.state).choose(&fleet(), &spec);
@@ -289,31 +291,6 @@ fn of_a_fleet(nodes: u64) -> Result<String> {
         columns.push(format!("{:.1}", timed(1_000, &chosen)?));
     }
     Ok(columns.join(" | "))
-}
-
-/// How many agents a second are applied where as many kinds of them have lists as may.
-fn kinds(nodes: u64) -> Result<f64> {
-    let mut grown = Grown::with_nodes(nodes)?;
-    let specs: Vec<AgentSpec> = (0..KINDS)
-        .map(|n| {
-            let mut spec = spec();
-            spec.wants.requests.memory_bytes += n << 20;
-            spec
-        })
-        .collect();
-    let mut took = 0.0;
-    for n in 0..KINDS_AGENTS {
-        let spec = &specs[n % specs.len()];
-        let node = Planner::new(&grown.state).choose(&fleet(), spec);
-        let create = one_agent(&format!("a{n}"), spec, node)?;
-        let began = Instant::now();
-        grown.apply(create)?;
-        // Until there are all the lists.
-        if n >= 2 * COMMON * specs.len() {
-            took += began.elapsed().as_secs_f64();
-        }
-    }
-    Ok((KINDS_AGENTS - 2 * COMMON * specs.len()) as f64 / took)
 }
 
 /// How long something takes that succeeds each time, in microseconds.
@@ -370,17 +347,16 @@ pub(crate) fn run() -> Result<()> {
     );
     println!("{}|", "|---".repeat(9));
     let grown = SIZES.map(|(agents, nodes)| grow(agents, nodes));
-    println!("\na lone create, in microseconds; the last column applied with {KINDS} lists\n");
+    println!("\na lone create, in microseconds\n");
     println!(
-        "| agents | nodes | any node | one by version | admitted | in doubt | one by two labels \
-         | the first | its list | a large one | the first | its list | of a fleet apart \
-         | of one spread | applied /s |"
+        "| agents | nodes | any node | one by version | admitted | in doubt | over racks \
+         | one by two labels | a large one | none | of a fleet apart | over hosts |"
     );
-    println!("{}|", "|---".repeat(15));
+    println!("{}|", "|---".repeat(12));
     for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
-        let (one_more, constrained) = (one_more?, constrained(nodes)?);
-        let (of_a_fleet, kinds) = (of_a_fleet(nodes)?, kinds(nodes)?);
-        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {kinds:.0} |");
+        let (one_more, constrained, of_a_fleet) =
+            (one_more?, constrained(nodes)?, of_a_fleet(nodes)?);
+        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} |");
     }
     Ok(())
 }

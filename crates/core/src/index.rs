@@ -3,8 +3,10 @@
 //! give the same index, whatever the history.
 
 use alloc::{
+    borrow::ToOwned,
     collections::{BTreeMap, BTreeSet},
     string::String,
+    vec,
     vec::Vec,
 };
 use core::borrow::Borrow;
@@ -12,23 +14,62 @@ use core::borrow::Borrow;
 use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
 
 use crate::{
-    admission::Totals,
-    candidates::Candidates,
-    plan,
+    admission::{Amounts, Totals},
+    by_load::{ByLoad, Place},
+    offer::{Ask, Marks, Needs, Offer},
     provision::Slots,
     record::{Agent, AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
     room::{Load, Room, limit},
+    whereabouts::Whereabouts,
 };
 
-/// Nodes, the least full first.
-pub(crate) type ByLoad = BTreeSet<(Load, NodeId)>;
+/// Of how many nodes a label or version is true that has a mark; of fewer the list is short.
+/// Fewer in tests.
+const COMMON: usize = if cfg!(test) { 4 } else { 64 };
 
-/// How many agents of a fleet are on a node.
+/// The nodes of which something is true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Posting {
+    pub(crate) nodes: ByLoad,
+    /// Whether they have a mark for it.
+    marked: bool,
+}
+
+/// The nodes that take agents, by the values of something.
+pub(crate) type Values = BTreeMap<String, Posting>;
+
+/// A node that takes agents: where it is listed, and with what offer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OfFleet {
-    pub(crate) all: usize,
-    /// Those that stand apart.
-    pub(crate) apart: usize,
+pub(crate) struct Listed {
+    pub(crate) load: Load,
+    offer: Offer,
+}
+
+/// The shortest lists that together hold every node that is one for an agent, and what those have
+/// to offer. What no mark stands for is to be looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Search<'a> {
+    lists: Vec<&'a ByLoad>,
+    ask: Ask,
+}
+
+impl Search<'_> {
+    /// How many nodes are listed, whatever they offer.
+    pub(crate) fn len(&self) -> usize {
+        self.lists.iter().map(|list| list.len()).sum()
+    }
+
+    /// The least full node after a place, or of all.
+    pub(crate) fn first_after(&self, place: Option<Place>) -> Option<Place> {
+        self.lists.iter().filter_map(|list| list.first_after(place, &self.ask)).min()
+    }
+
+    /// All of them, the least full first.
+    pub(crate) fn nodes(self) -> impl Iterator<Item = NodeId> {
+        let first = self.first_after(None);
+        let places = core::iter::successors(first, move |place| self.first_after(Some(*place)));
+        places.map(|(_, id)| id)
+    }
 }
 
 /// The index.
@@ -38,17 +79,24 @@ pub(crate) struct Index {
     pub(crate) placed: BTreeMap<NodeId, BTreeSet<AgentId>>,
     pub(crate) unplaced: BTreeSet<AgentId>,
     pub(crate) totals: Totals,
-    /// The agents of fleets on nodes.
-    pub(crate) fleets: BTreeMap<FleetName, BTreeMap<NodeId, OfFleet>>,
-    /// Of nodes that take agents, the load they are listed under.
-    listed: BTreeMap<NodeId, Load>,
+    pub(crate) whereabouts: Whereabouts,
+    /// The nodes that take agents.
+    listed: BTreeMap<NodeId, Listed>,
     /// How many of these are unfit for strict agents.
     unfit: usize,
     slots: Slots,
-    candidates: Candidates,
     /// By version, as nodes state it.
-    by_runtime: BTreeMap<RuntimeName, BTreeMap<String, ByLoad>>,
-    by_label: BTreeMap<String, BTreeMap<String, ByLoad>>,
+    by_runtime: BTreeMap<RuntimeName, Values>,
+    by_label: BTreeMap<String, Values>,
+    /// What is common and has no mark, or the reverse.
+    unsettled: BTreeSet<Fact>,
+}
+
+/// Something that may be true of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fact {
+    Version(RuntimeName, String),
+    Label(String, String),
 }
 
 /// Whether a node takes agents.
@@ -56,40 +104,59 @@ pub fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
 }
 
-/// Takes a node off a list, and what is empty then with it.
-fn take_off<K, Q>(
-    lists: &mut BTreeMap<K, BTreeMap<String, ByLoad>>,
+/// Moves a node in the list of a value, which there is only while it has nodes. Whether that value
+/// is common and has no mark now, or the reverse.
+fn put_in<K, Q>(
+    lists: &mut BTreeMap<K, Values>,
     key: &Q,
     value: &str,
-    node: (Load, NodeId),
-) where
+    from: Option<Place>,
+    to: Option<(Place, Offer)>,
+) -> bool
+where
     K: Ord + Borrow<Q>,
-    Q: Ord + ?Sized,
+    Q: Ord + ToOwned<Owned = K> + ?Sized,
 {
-    let Some(values) = lists.get_mut(key) else { return };
-    let Some(nodes) = values.get_mut(value) else { return };
-    nodes.remove(&node);
-    if nodes.is_empty() {
+    let Some(posting) = lists.get_mut(key).and_then(|values| values.get_mut(value)) else {
+        if to.is_some() {
+            let posting = lists.entry(key.to_owned()).or_default().entry(value.into()).or_default();
+            posting.nodes.put(None, to);
+        }
+        return false;
+    };
+    posting.nodes.put(from, to);
+    let (nodes, marked) = (posting.nodes.len(), posting.marked);
+    if nodes == 0
+        && let Some(values) = lists.get_mut(key)
+    {
         values.remove(value);
+        if values.is_empty() {
+            lists.remove(key);
+        }
     }
-    if values.is_empty() {
-        lists.remove(key);
-    }
+    nodes > 0 && (nodes >= COMMON) != marked
 }
 
 impl Index {
     /// The nodes with a runtime that take agents, by its version.
-    pub(crate) fn with_runtime(&self, runtime: &RuntimeName) -> Option<&BTreeMap<String, ByLoad>> {
+    pub(crate) fn with_runtime(&self, runtime: &RuntimeName) -> Option<&Values> {
         self.by_runtime.get(runtime)
     }
 
     /// The nodes with a label that take agents, by its value.
-    pub(crate) fn with_label(&self, key: &str) -> Option<&BTreeMap<String, ByLoad>> {
-        self.by_label.get(key)
+    pub(crate) fn with_label(&self, key: &str) -> Option<(&String, &Values)> {
+        self.by_label.get_key_value(key)
     }
 
-    /// The nodes that take agents, with their load.
-    pub(crate) fn listed(&self) -> &BTreeMap<NodeId, Load> {
+    /// The nodes with a label that take agents.
+    pub(crate) fn having(&self, key: &str, value: &str) -> Search<'_> {
+        let posting = self.by_label.get(key).and_then(|values| values.get(value));
+        let lists = posting.into_iter().map(|posting| &posting.nodes).collect();
+        Search { lists, ask: Ask::default() }
+    }
+
+    /// The nodes that take agents.
+    pub(crate) fn listed(&self) -> &BTreeMap<NodeId, Listed> {
         &self.listed
     }
 
@@ -98,24 +165,44 @@ impl Index {
         &self.slots
     }
 
-    /// The nodes that have room for one agent more of a kind.
-    pub(crate) fn candidates(&self) -> &Candidates {
-        &self.candidates
-    }
-
     /// Whether the nodes that take agents are ones for the same agents, but for labels and versions.
     pub(crate) fn nodes_are_alike(&self) -> bool {
         let all = self.listed.len();
-        let have = |versions: &BTreeMap<String, ByLoad>| versions.values().map(BTreeSet::len).sum();
+        let have = |versions: &Values| versions.values().map(|posting| posting.nodes.len()).sum();
         self.unfit == 0 && self.by_runtime.values().map(have).all(|nodes: usize| nodes == all)
     }
 
-    /// Takes in that a node's room is another.
-    fn refit(&mut self, id: NodeId) {
-        self.count_slots(id);
-        if let Some((load, room)) = self.listed.get(&id).zip(self.rooms.get(&id)) {
-            self.candidates.refit(id, *load, room);
+    /// The nodes that take agents, are ones for an agent and have so much room left, of those with
+    /// a label if given.
+    pub(crate) fn search(
+        &self,
+        Needs { runtime, version, labels, strict }: Needs<'_>,
+        room: Amounts,
+        label: Option<(&str, &str)>,
+    ) -> Search<'_> {
+        let fit = if strict { Marks::FIT } else { Marks::default() };
+        let mut ask = Ask { room, all: fit.and(Marks::runtime(runtime)), any: Marks::default() };
+
+        let versions = self.by_runtime.get(runtime).into_iter().flatten();
+        let reached = |found: &str| version.is_none_or(|version| version.is_reached_by(found));
+        let versions: Vec<_> = versions.filter(|(found, _)| reached(found)).collect();
+        if version.is_some() && versions.iter().all(|(_, posting)| posting.marked) {
+            let marks = versions.iter().map(|(found, _)| Marks::version(runtime, found));
+            ask.any = marks.fold(ask.any, Marks::and);
         }
+        let mut lists: Vec<&ByLoad> = versions.iter().map(|(_, posting)| &posting.nodes).collect();
+        for (key, value) in labels.iter().chain(label) {
+            let Some(posting) = self.by_label.get(key).and_then(|values| values.get(value)) else {
+                return Search::default();
+            };
+            if posting.marked {
+                ask.all = ask.all.and(Marks::label(key, value));
+            }
+            if posting.nodes.len() < lists.iter().map(|list| list.len()).sum() {
+                lists = vec![&posting.nodes];
+            }
+        }
+        Search { lists, ask }
     }
 
     /// Counts how many agents surely fit on a node that takes agents.
@@ -127,19 +214,24 @@ impl Index {
         self.slots.put(id, Some((room.slots(self.slots.largest), agents)));
     }
 
-    /// Takes in what a new agent asks for.
-    pub(crate) fn add_agent(&mut self, spec: &AgentSpec) {
+    /// Takes in a new agent, on no node yet.
+    pub(crate) fn add_agent(
+        &mut self,
+        fleet: &FleetName,
+        spec: &AgentSpec,
+        nodes: &BTreeMap<NodeId, Node>,
+    ) {
         self.totals.add_agent(spec);
-        self.candidates.add_agent(spec);
+        self.whereabouts.add(fleet, spec, nodes);
     }
 
-    /// Forgets what an agent asked for.
-    pub(crate) fn remove_agent(&mut self, spec: &AgentSpec) {
+    /// Forgets an agent that is on no node.
+    pub(crate) fn remove_agent(&mut self, fleet: &FleetName, spec: &AgentSpec) {
         self.totals.remove_agent(spec);
-        self.candidates.remove_agent(spec);
+        self.whereabouts.remove(fleet, spec);
     }
 
-    /// Brings what depends on the sizes and the kinds of all agents up to date.
+    /// Brings what depends on many nodes or on all agents up to date.
     pub(crate) fn catch_up(&mut self, nodes: &BTreeMap<NodeId, Node>) {
         let largest = self.totals.largest_asked();
         if self.slots.largest != largest {
@@ -147,66 +239,88 @@ impl Index {
             let listed: Vec<NodeId> = self.listed.keys().copied().collect();
             listed.into_iter().for_each(|id| self.count_slots(id));
         }
-        for demand in self.candidates.drop_lists() {
-            let meeting: Vec<&Node> = plan::listed(self, nodes, demand.needs()).collect();
-            let rooms = meeting.into_iter().map(|node| (node, self.rooms.get(&node.id)));
-            self.candidates.add_list(demand, rooms);
+        let mut marked_anew = BTreeSet::new();
+        for fact in core::mem::take(&mut self.unsettled) {
+            let posting = match &fact {
+                Fact::Version(name, version) => {
+                    self.by_runtime.get_mut(name).and_then(|versions| versions.get_mut(version))
+                }
+                Fact::Label(key, value) => {
+                    self.by_label.get_mut(key).and_then(|values| values.get_mut(value))
+                }
+            };
+            let Some(posting) = posting else { continue };
+            posting.marked = posting.nodes.len() >= COMMON;
+            let all = Search { lists: vec![&posting.nodes], ask: Ask::default() };
+            marked_anew.extend(all.nodes());
+        }
+        for node in marked_anew.into_iter().filter_map(|id| nodes.get(&id)) {
+            let marks = self.marks(node);
+            let listed = self.listed.get(&node.id).copied();
+            if let Some(Listed { load, offer: Offer { room, .. } }) = listed {
+                self.put(node, Some(Listed { load, offer: Offer { room, marks } }));
+            }
         }
     }
 
-    fn list(&mut self, node: &Node, load: Load) {
-        let Some(report) = &node.report else { return };
-        self.unfit += usize::from(!report.unfit.is_empty());
-        self.candidates.add_node(node, |needs| plan::matches(node, needs));
-        self.enlist(node, load);
-        self.refit(node.id);
-    }
-
-    /// Puts a node on the lists of its runtimes and labels.
-    fn enlist(&mut self, node: &Node, load: Load) {
-        let Some(report) = &node.report else { return };
-        self.listed.insert(node.id, load);
-        for (runtime, version) in &report.runtimes {
-            match self.by_runtime.get_mut(runtime).and_then(|found| found.get_mut(version)) {
-                Some(nodes) => drop(nodes.insert((load, node.id))),
-                None => {
-                    let versions = self.by_runtime.entry(runtime.clone()).or_default();
-                    versions.insert(version.clone(), BTreeSet::from([(load, node.id)]));
-                }
+    /// The marks of a node.
+    fn marks(&self, node: &Node) -> Marks {
+        let Some(report) = &node.report else { return Marks::default() };
+        let marked = |values: Option<&Values>, value: &str| {
+            values.and_then(|values| values.get(value)).is_some_and(|posting| posting.marked)
+        };
+        let mut marks = if report.unfit.is_empty() { Marks::FIT } else { Marks::default() };
+        for (name, version) in &report.runtimes {
+            marks = marks.and(Marks::runtime(name));
+            if marked(self.by_runtime.get(name), version) {
+                marks = marks.and(Marks::version(name, version));
             }
         }
         for (key, value) in report.labels.iter() {
-            match self.by_label.get_mut(key).and_then(|values| values.get_mut(value)) {
-                Some(nodes) => drop(nodes.insert((load, node.id))),
-                None => {
-                    let values = self.by_label.entry(key.into()).or_default();
-                    values.insert(value.into(), BTreeSet::from([(load, node.id)]));
-                }
+            if marked(self.by_label.get(key), value) {
+                marks = marks.and(Marks::label(key, value));
             }
         }
+        marks
+    }
+
+    /// Lists a node, which is as it was when it was listed last, anew or no more.
+    fn put(&mut self, node: &Node, now: Option<Listed>) {
+        let before = self.listed.get(&node.id).copied();
+        let Some(report) = node.report.as_ref().filter(|_| before != now) else { return };
+        let from = before.map(|before| (before.load, node.id));
+        let to = now.map(|now| ((now.load, node.id), now.offer));
+        for (name, version) in &report.runtimes {
+            if put_in(&mut self.by_runtime, name, version, from, to) {
+                self.unsettled.insert(Fact::Version(name.clone(), version.clone()));
+            }
+        }
+        for (key, value) in report.labels.iter() {
+            if put_in(&mut self.by_label, key, value, from, to) {
+                self.unsettled.insert(Fact::Label(key.into(), value.into()));
+            }
+        }
+        match now {
+            Some(now) => drop(self.listed.insert(node.id, now)),
+            None => drop(self.listed.remove(&node.id)),
+        }
+    }
+
+    /// What a node with these marks is listed with now.
+    fn listing(&self, id: NodeId, marks: Marks) -> Listed {
+        let room = self.rooms.get(&id);
+        let (load, room) = room.map(|room| (room.load(), room.left())).unwrap_or_default();
+        Listed { load, offer: Offer { room, marks } }
     }
 
     /// Takes a node, as it was, off the lists.
     pub(crate) fn unlist(&mut self, node: &Node) {
-        if self.delist(node) {
+        if self.listed.contains_key(&node.id) {
             let unfit = node.report.as_ref().is_some_and(|report| !report.unfit.is_empty());
             self.unfit -= usize::from(unfit);
             self.slots.put(node.id, None);
-            self.candidates.remove_node(node.id);
+            self.put(node, None);
         }
-    }
-
-    /// Takes a node off the lists of its runtimes and labels; whether it was on them.
-    fn delist(&mut self, node: &Node) -> bool {
-        let Some(load) = self.listed.remove(&node.id) else { return false };
-        let Some(report) = &node.report else { return true };
-        for (runtime, version) in &report.runtimes {
-            take_off(&mut self.by_runtime, runtime, version, (load, node.id));
-        }
-        for (key, value) in report.labels.iter() {
-            take_off(&mut self.by_label, key, value, (load, node.id));
-        }
-        true
     }
 
     /// Takes in a node that is new or changed; it was taken off the lists before.
@@ -216,9 +330,10 @@ impl Index {
         let bound = limit(report, policy);
         let room = self.rooms.entry(node.id).or_insert_with(|| Room::new(report.port_range, bound));
         room.set_limit(bound);
-        let load = room.load();
         if open(node) {
-            self.list(node, load);
+            self.unfit += usize::from(!report.unfit.is_empty());
+            self.put(node, Some(self.listing(node.id, self.marks(node))));
+            self.count_slots(node.id);
         }
     }
 
@@ -246,10 +361,10 @@ impl Index {
     }
 
     /// Lets agents have a block of a node.
-    pub(crate) fn free_block(&mut self, node: NodeId, block: PortBlock) {
-        if let Some(room) = self.rooms.get_mut(&node) {
+    pub(crate) fn free_block(&mut self, node: &Node, block: PortBlock) {
+        if let Some(room) = self.rooms.get_mut(&node.id) {
             room.free_block(block);
-            self.refit(node);
+            self.relist(node);
         }
     }
 
@@ -260,64 +375,45 @@ impl Index {
         self.placed.remove(&node.id);
     }
 
-    /// Moves a node to where its load puts it.
+    /// Takes in that a node's room is another.
     pub(crate) fn relist(&mut self, node: &Node) {
-        let load = self.rooms.get(&node.id).map_or(0, Room::load);
-        if self.listed.get(&node.id).is_some_and(|listed| *listed != load) {
-            self.delist(node);
-            self.enlist(node, load);
+        if let Some(Listed { offer: Offer { marks, .. }, .. }) = self.listed.get(&node.id) {
+            self.put(node, Some(self.listing(node.id, *marks)));
+            self.count_slots(node.id);
         }
-        self.refit(node.id);
     }
 
     /// Takes in that an agent is placed on a node.
     pub(crate) fn place(&mut self, id: &AgentId, spec: &AgentSpec, node: &Node) {
-        self.settle(id, spec, node.id);
+        self.settle(id, spec, node);
         self.relist(node);
     }
 
     /// Takes in that an agent is on a node, which is listed anew later.
-    pub(crate) fn settle(&mut self, id: &AgentId, spec: &AgentSpec, node: NodeId) {
-        self.placed.entry(node).or_default().insert(id.clone());
-        if !self.fleets.contains_key(&id.fleet) {
-            self.fleets.insert(id.fleet.clone(), BTreeMap::new());
-        }
-        if let Some(nodes) = self.fleets.get_mut(&id.fleet) {
-            let count = nodes.entry(node).or_default();
-            count.all += 1;
-            count.apart += usize::from(spec.wants.apart);
-        }
+    pub(crate) fn settle(&mut self, id: &AgentId, spec: &AgentSpec, node: &Node) {
+        self.placed.entry(node.id).or_default().insert(id.clone());
+        self.whereabouts.come(&id.fleet, spec, node);
     }
 
     /// Takes in that an agent left a node. Its block stays taken.
-    pub(crate) fn unplace(&mut self, agent: &Agent, node: NodeId, block: PortBlock) {
-        if let Some(room) = self.rooms.get_mut(&node) {
+    pub(crate) fn unplace(&mut self, agent: &Agent, node: &Node, block: PortBlock) {
+        if let Some(room) = self.rooms.get_mut(&node.id) {
             room.disown(&agent.spec, block);
         }
-        if let Some(placed) = self.placed.get_mut(&node) {
+        if let Some(placed) = self.placed.get_mut(&node.id) {
             placed.remove(&agent.id);
             if placed.is_empty() {
-                self.placed.remove(&node);
+                self.placed.remove(&node.id);
             }
         }
-        if let Some(nodes) = self.fleets.get_mut(&agent.id.fleet) {
-            if let Some(count) = nodes.get_mut(&node) {
-                count.all -= 1;
-                count.apart -= usize::from(agent.spec.wants.apart);
-                if count.all == 0 {
-                    nodes.remove(&node);
-                }
-            }
-            if nodes.is_empty() {
-                self.fleets.remove(&agent.id.fleet);
-            }
-        }
+        self.whereabouts.leave(&agent.id.fleet, &agent.spec, node);
         self.unplaced.insert(agent.id.clone());
+        self.relist(node);
     }
 
-    /// Whether an agent of a fleet that stands apart is on a node.
-    pub(crate) fn stands_apart(&self, fleet: &FleetName, node: NodeId) -> bool {
-        let nodes = self.fleets.get(fleet);
-        nodes.and_then(|nodes| nodes.get(&node)).is_some_and(|count| count.apart > 0)
+    /// Takes in that a node, which is put anew then, may have other labels.
+    pub(crate) fn relabel(&mut self, before: &Node, now: &Node) {
+        let placed = self.placed.get(&now.id).into_iter().flatten();
+        self.whereabouts.relabel(before, now, placed.map(|id| &id.fleet));
     }
 }

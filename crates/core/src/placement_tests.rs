@@ -31,6 +31,7 @@ fn size() -> impl Strategy<Value = Size> {
 
 pub(crate) fn sized(size: Size) -> NodeReport {
     let rack = ("rack".to_owned(), format!("r{}", size.rack));
+    let host = ("host".to_owned(), format!("h{}", size.ports));
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + size.ports).unwrap(),
         runtimes: BTreeMap::from([("exec".parse().unwrap(), format!("{}.0", size.version))]),
@@ -38,7 +39,7 @@ pub(crate) fn sized(size: Size) -> NodeReport {
             memory_bytes: size.memory_gib << 30,
             cpu_millis: u64::from(size.ports) * 1_000,
         },
-        labels: Labels::new([rack]).unwrap(),
+        labels: Labels::new([rack, host]).unwrap(),
         unfit: Vec::new(),
         ..report(0)
     }
@@ -66,7 +67,7 @@ pub(crate) fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
 
 /// Asks for a port.
 pub(crate) const PLAIN: Ask =
-    Ask { fleet: 0, order: 0, memory: 0, rack: None, version: 0, apart: false, spread: false };
+    Ask { fleet: 0, order: 0, memory: 0, rack: None, version: 0, apart: false, spread: None };
 
 /// What an agent asks for, by numbers.
 #[derive(Clone, Copy, Debug)]
@@ -77,16 +78,19 @@ pub(crate) struct Ask {
     pub(crate) rack: Option<u8>,
     pub(crate) version: u32,
     pub(crate) apart: bool,
-    pub(crate) spread: bool,
+    /// The key of the label.
+    pub(crate) spread: Option<&'static str>,
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
     let wants = (0_u64..4, proptest::option::weighted(0.2, 0_u8..3), 0_u32..3);
-    (0_u8..2, 0_u32..6, wants, proptest::bool::weighted(0.1), proptest::bool::weighted(0.2))
-        .prop_map(|(fleet, order, (memory, rack, version), apart, spread)| {
-            let spread = spread && rack.is_none();
+    let spread = proptest::option::weighted(0.3, prop_oneof![Just("rack"), Just("host")]);
+    (0_u8..2, 0_u32..6, wants, proptest::bool::weighted(0.1), spread).prop_map(
+        |(fleet, order, (memory, rack, version), apart, spread)| {
+            let spread = spread.filter(|key| rack.is_none() || *key == "host");
             Ask { fleet, order, memory, rack, version, apart, spread }
-        })
+        },
+    )
 }
 
 pub(crate) fn asking(ask: Ask) -> AgentSpec {
@@ -100,15 +104,19 @@ pub(crate) fn asking(ask: Ask) -> AgentSpec {
             runtime_version: (ask.version > 0)
                 .then(|| ask.version.to_string().parse::<Version>().unwrap()),
             apart: ask.apart,
-            spread_by: ask.spread.then(|| "rack".to_owned()),
+            spread_by: ask.spread.map(ToOwned::to_owned),
         },
         ..spec(ask.order, 0)
     }
 }
 
-pub(crate) fn rack_of(state: &State, node: NodeId) -> Option<String> {
+pub(crate) fn value_of(state: &State, node: NodeId, key: &str) -> Option<String> {
     let report = state.nodes()[&node].report.as_ref()?;
-    report.labels.get("rack").map(ToOwned::to_owned)
+    report.labels.get(key).map(ToOwned::to_owned)
+}
+
+pub(crate) fn rack_of(state: &State, node: NodeId) -> Option<String> {
+    value_of(state, node, "rack")
 }
 
 /// The choice by its definition: look at every node.
@@ -121,10 +129,10 @@ pub(crate) fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Optio
         .map(|node| node.id)
         .collect();
     let beside = |node: NodeId| {
-        let rack = rack_of(state, node).filter(|_| spec.wants.spread_by.is_some())?;
-        let of_fleet = state.fleet_agents(fleet).filter_map(|agent| agent.placement.as_ref());
-        let there = of_fleet.filter(|p| rack_of(state, p.node).as_ref() == Some(&rack)).count();
-        Some((there, rack))
+        let value = |node| value_of(state, node, spec.wants.spread_by.as_ref()?);
+        let (under, of_fleet) = (value(node)?, state.fleet_agents(fleet));
+        let nodes = of_fleet.filter_map(|agent| Some(agent.placement.as_ref()?.node));
+        Some(nodes.filter(|node| value(*node).as_ref() == Some(&under)).count())
     };
     suiting.into_iter().min_by_key(|node| {
         let beside = beside(*node);
@@ -554,6 +562,42 @@ fn a_loss_is_not_planned_for_what_is_being_deleted() {
 }
 
 #[test]
+fn a_fleet_is_spread_as_if_the_lost_node_had_none_of_it() {
+    let size = |rack| Size { ports: 199, memory_gib: 4, rack, version: 1 };
+    let (mut state, nodes) = cluster(&[size(0), size(0), size(1)]);
+    let spread = asking(Ask { spread: Some("rack"), ..PLAIN });
+    for (index, on) in (2_000..).zip([0, 0, 2]) {
+        let (name, to) = (format!("a{index}"), Some(nodes[on]));
+        create(&mut state, index, fleet(0), &name, to, spread.clone(), Admission::Unchecked)
+            .unwrap();
+    }
+    let moved = plan::replacements(&state, nodes[0], AgentClass::Strict);
+    let to: Vec<NodeId> = moved.into_iter().map(|(_, to)| to).collect();
+    assert_eq!(to, [nodes[1], nodes[1]], "a rack without any comes first, then the emptier node");
+}
+
+#[test]
+fn a_fleet_that_needs_a_label_is_spread_by_another() {
+    let size = |rack| Size { ports: 199, memory_gib: 4, rack, version: 1 };
+    let (mut state, nodes) = cluster(&[size(0), size(1), size(0), size(1), size(0), size(1)]);
+    for n in [0, 1] {
+        let mut report = sized(size(u8::try_from(n).unwrap()));
+        let labels = report.labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let disk = ("disk".to_owned(), "d".to_owned());
+        report.labels = Labels::new(labels.chain([disk])).unwrap();
+        register(&mut state, nodes[n], report);
+    }
+    let mut spread = asking(Ask { spread: Some("rack"), ..PLAIN });
+    spread.wants.node_labels = Labels::new([("disk".to_owned(), "d".to_owned())]).unwrap();
+    for (index, name, on) in [(2_000, 0, 2), (2_001, 1, 1)] {
+        let (to, plain) = (Some(nodes[on]), asking(PLAIN));
+        create(&mut state, index, fleet(name), "a", to, plain, Admission::Unchecked).unwrap();
+    }
+    let to = Planner::new(&state).choose(&fleet(0), &spread);
+    assert_eq!(to, Some(nodes[1]), "one of the fleet is in the rack of the emptier");
+}
+
+#[test]
 fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
     let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
     let (mut state, nodes) = cluster(&[size(99), size(2_000)]);
@@ -657,7 +701,7 @@ fn freed_ports_are_nobodys_until_their_node_says_so() {
     let (mut state, nodes) = cluster(&[size]);
     let node = nodes[0];
     let whole = asking(Ask { order: 5, ..PLAIN });
-    // The second has no room. While it waits there is a list for its kind.
+    // The second has no room.
     for name in ["a", "b"] {
         create(&mut state, 2_000, fleet(0), name, Some(node), whole.clone(), Admission::Unchecked)
             .unwrap();

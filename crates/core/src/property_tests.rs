@@ -36,19 +36,22 @@ fn init() -> Operation {
     })
 }
 
-/// One node in two is in the rack; few agents ask for it.
-fn rack(number: u16) -> Labels {
-    let label = (number == 1).then(|| ("rack".to_owned(), "r1".to_owned()));
-    Labels::new(label).unwrap()
+/// Labels that some nodes have and some agents ask for.
+fn labels(rack: bool, disk: bool) -> Vec<(String, String)> {
+    let label = |(has, key, value): (bool, &str, &str)| has.then(|| (key.into(), value.into()));
+    let all = [(rack, "rack", "r1"), (disk, "disk", "d1")];
+    all.into_iter().filter_map(label).collect()
 }
 
 pub(crate) fn report(ports: u16) -> NodeReport {
+    let mut labels = labels(ports % 2 == 1, ports.is_multiple_of(3));
+    labels.push(("host".into(), format!("h{ports}")));
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + ports).unwrap(),
         runtimes: BTreeMap::from([(exec(), format!("{}.0", ports % 4))]),
         capacity: Resources { memory_bytes: u64::from(ports % 3) << 30, cpu_millis: 0 },
         disk_bytes: 0,
-        labels: rack(ports % 2),
+        labels: Labels::new(labels).unwrap(),
         version: "0".into(),
         boot: "b".into(),
         degraded: Vec::new(),
@@ -146,10 +149,14 @@ pub(crate) fn spec(order: u32, number: u8) -> AgentSpec {
         priority: i32::from(number) % 5,
         wants: Wants {
             requests: Resources { memory_bytes: u64::from(number % 4) << 28, cpu_millis: 0 },
-            node_labels: rack(u16::from(number % 7 == 5)),
+            node_labels: Labels::new(labels(number % 7 == 5, number % 14 > 9)).unwrap(),
             runtime_version: None,
             apart: number % 11 == 4,
-            spread_by: (number % 9 == 1).then(|| "rack".to_owned()),
+            spread_by: match number % 9 {
+                1 => Some("rack".to_owned()),
+                2 => Some("host".to_owned()),
+                _ => None,
+            },
         },
     }
 }

@@ -108,7 +108,7 @@ fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize
 
 /// The difference between the fullest and the emptiest node that takes agents.
 pub fn imbalance(state: &State) -> Load {
-    let loads = || state.index().listed().values().copied();
+    let loads = || state.index().listed().values().map(|listed| listed.load);
     loads().max().unwrap_or(0) - loads().min().unwrap_or(0)
 }
 
@@ -206,9 +206,8 @@ impl<'a> Rebalance<'a> {
     fn spread(&mut self) -> Option<Move> {
         let mut vain = self.vain;
         let found = self.fleets.uneven().find_map(|uneven| {
-            let values = self.state.index().with_label(uneven.key)?;
-            let rooms = values.get(uneven.to)?.iter();
-            let rooms = rooms.filter_map(|(_, id)| self.rooms.get_key_value(id));
+            let nodes = self.state.index().having(uneven.key, uneven.to).nodes();
+            let rooms = nodes.filter_map(|id| self.rooms.get_key_value(&id));
             let mut nodes: Vec<_> = rooms.map(|(id, room)| (room.load(), *id)).collect();
             nodes.sort_unstable();
             let agents = uneven.agents().filter(|(_, from)| self.rooms.contains_key(from));

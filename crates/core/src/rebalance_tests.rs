@@ -72,6 +72,7 @@ proptest! {
         let (mut state, nodes) =
             cluster(&racks_of.iter().copied().map(sized_in).collect::<Vec<_>>());
         for (n, (name, order, apart, spread)) in asks.into_iter().enumerate() {
+            let spread = spread.then_some("rack");
             let ask = Ask { fleet: name, order, apart, spread, ..PLAIN };
             let to = Planner::new(&state).choose(&fleet(name), &asking(ask));
             add(&mut state, n, ask, to);
@@ -103,7 +104,7 @@ fn a_fleet_spreads_again_when_a_rack_is_back() {
     let in_rack = |rack| Size { ports: 399, memory_gib: 64, rack, version: 1 };
     let (mut state, nodes) = cluster(&[in_rack(0), in_rack(1), in_rack(2)]);
     for n in 0..9 {
-        let ask = Ask { spread: true, ..PLAIN };
+        let ask = Ask { spread: Some("rack"), ..PLAIN };
         let to = Planner::new(&state).choose(&fleet(0), &asking(ask));
         add(&mut state, n, ask, to);
     }
@@ -122,7 +123,7 @@ fn nothing_is_moved_off_a_node_that_is_cordoned() {
     let in_rack = |rack| Size { ports: 399, memory_gib: 64, rack, version: 1 };
     let (mut state, nodes) = cluster(&[in_rack(0), in_rack(1)]);
     for n in 0..6 {
-        add(&mut state, n, Ask { spread: true, ..PLAIN }, Some(nodes[0]));
+        add(&mut state, n, Ask { spread: Some("rack"), ..PLAIN }, Some(nodes[0]));
     }
     assert_eq!(rebalance::moves(&state, 10).len(), 3);
     let set = SetSchedulable { node: nodes[0], schedulable: Schedulable::Cordoned, drain: None };

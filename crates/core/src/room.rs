@@ -124,12 +124,17 @@ impl Room {
         memory.min(cpu).min(ports)
     }
 
-    /// Whether there is so much of each, the ports in one block.
-    pub(crate) fn has(&self, [memory, cpu, ports]: Amounts) -> bool {
+    /// How much of each is left, of ports in one block.
+    pub(crate) fn left(&self) -> Amounts {
         let (limit, promised) = (self.limit, self.promised);
-        memory <= left(limit.memory_bytes, promised.memory_bytes)
-            && cpu <= left(limit.cpu_millis, promised.cpu_millis)
-            && u16::try_from(ports).is_ok_and(|ports| ports > 0 && self.ports.fits(ports))
+        let memory = left(limit.memory_bytes, promised.memory_bytes);
+        let cpu = left(limit.cpu_millis, promised.cpu_millis);
+        [memory, cpu, self.ports.largest().into()]
+    }
+
+    /// Whether there is so much of each.
+    pub(crate) fn has(&self, size: Amounts) -> bool {
+        size.into_iter().zip(self.left()).all(|(asked, left)| asked <= left)
     }
 
     /// All that an agent cannot have here.

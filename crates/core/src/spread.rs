@@ -68,10 +68,11 @@ impl<'a> Fleets<'a> {
         }
         for (fleet, keys) in &mut spread {
             for (key, spread) in keys {
-                let values = state.index().with_label(key).into_iter().flat_map(BTreeMap::keys);
+                let values =
+                    state.index().with_label(key).into_iter().flat_map(|(_, nodes)| nodes.keys());
                 spread.counts = values.map(|value| (Some(value.as_str()), 0)).collect();
-                for (node, count) in state.index().fleets.get(*fleet).into_iter().flatten() {
-                    *spread.counts.entry(value(state, *node, key)).or_default() += count.all;
+                for (node, agents) in state.index().whereabouts.on(fleet) {
+                    *spread.counts.entry(value(state, node, key)).or_default() += agents;
                 }
                 spread.agents = plan::first_come(spread.agents.drain(..)).collect();
             }

@@ -74,7 +74,7 @@ impl State {
             state.index.put_node(node, &policy);
         }
         for agent in state.agents.values() {
-            state.index.add_agent(&agent.spec);
+            state.index.add_agent(&agent.id.fleet, &agent.spec, &state.nodes);
             let Some(placement) = &agent.placement else {
                 state.index.unplaced.insert(agent.id.clone());
                 continue;
@@ -82,7 +82,9 @@ impl State {
             if let Some(room) = state.index.rooms.get_mut(&placement.node) {
                 room.take_exactly(&agent.spec, placement.block);
             }
-            state.index.settle(&agent.id, &agent.spec, placement.node);
+            if let Some(node) = state.nodes.get(&placement.node) {
+                state.index.settle(&agent.id, &agent.spec, node);
+            }
         }
         for kept in state.quarantine.values() {
             if let Some(room) = state.index.rooms.get_mut(&kept.node) {
@@ -281,6 +283,7 @@ impl State {
         self.changed.insert(Key::Node(node.id));
         if let Some(before) = self.nodes.get(&node.id) {
             self.index.unlist(before);
+            self.index.relabel(before, &node);
         }
         self.index.put_node(&node, &policy);
         self.nodes.insert(node.id, node);
@@ -372,7 +375,9 @@ impl State {
         let kept = self.quarantine.get(&(node, block.base)).filter(|kept| kept.block == block)?;
         let cause = kept.cause.clone();
         self.forget_quarantine(node, block.base);
-        self.index.free_block(node, block);
+        if let Some(node) = self.nodes.get(&node) {
+            self.index.free_block(node, block);
+        }
         Some(cause)
     }
 
@@ -385,7 +390,7 @@ impl State {
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
     /// why not.
     pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, now: Moment) {
-        self.index.add_agent(&agent.spec);
+        self.index.add_agent(&agent.id.fleet, &agent.spec, &self.nodes);
         match self.settle(&mut agent, node, now) {
             Ok(_) => {}
             Err(reason) => {
@@ -489,9 +494,8 @@ impl State {
         agent.evidence = evidence;
         agent.former = Some((placement.node, agent.generation));
         agent.revision = now.revision;
-        self.index.unplace(agent, placement.node, placement.block);
         if let Some(node) = self.nodes.get(&placement.node) {
-            self.index.relist(node);
+            self.index.unplace(agent, node, placement.block);
         }
         self.changed.insert(Key::Agent(id.clone()));
         self.quarantine(placement.node, placement.block, cause, now);
@@ -502,7 +506,7 @@ impl State {
         self.changed.insert(Key::Agent(id.clone()));
         self.index.unplaced.remove(id);
         if let Some(agent) = self.agents.remove(id) {
-            self.index.remove_agent(&agent.spec);
+            self.index.remove_agent(&id.fleet, &agent.spec);
             self.tell(now, None, Some(id.clone()), What::AgentDeleted);
         }
     }

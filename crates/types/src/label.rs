@@ -85,6 +85,11 @@ impl Labels {
         self.0.get(key).map(String::as_str)
     }
 
+    /// The pair of a key.
+    pub fn pair(&self, key: &str) -> Option<(&str, &str)> {
+        self.0.get_key_value(key).map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The pairs, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))

@@ -1,0 +1,218 @@
+//! Nodes by load, with what they offer: the least full one that offers enough is found without
+//! looking at those that do not.
+//!
+//! A treap: a search tree by load and number that is a heap by a rank drawn from the number, so it
+//! is as deep as the logarithm of its nodes is long, and of one shape whatever was put in and taken
+//! out before. Each branch knows the most that its nodes offer of everything: a search leaves out
+//! those that cannot have what is asked. It goes astray only where a branch has nodes for each part
+//! of what is asked, and none for all.
+
+use alloc::boxed::Box;
+
+use fleet_types::NodeId;
+
+use crate::{
+    offer::{Ask, Offer},
+    room::Load,
+};
+
+/// A node's place: the least full first, of equal ones the smallest number.
+pub(crate) type Place = (Load, NodeId);
+
+/// The set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ByLoad {
+    top: Link,
+    len: usize,
+}
+
+type Link = Option<Box<Branch>>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Branch {
+    place: Place,
+    offer: Offer,
+    /// Of this node and all below.
+    most: Offer,
+    before: Link,
+    after: Link,
+}
+
+impl Branch {
+    /// Which of two is nearer to the top. The finalizer of `SplitMix64` (Steele, Lea and Flood,
+    /// 2014): one number for each node, in no order.
+    fn rank(&self) -> u64 {
+        let number = self.place.1.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ (number >> 31)
+    }
+
+    fn side(&mut self, place: Place) -> &mut Link {
+        if place < self.place { &mut self.before } else { &mut self.after }
+    }
+
+    fn sum(&mut self) {
+        self.most = self.offer;
+        for below in [&self.before, &self.after].into_iter().flatten() {
+            self.most.join(&below.most);
+        }
+    }
+}
+
+impl ByLoad {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes a node from one place to another, with what it offers.
+    pub(crate) fn put(&mut self, from: Option<Place>, to: Option<(Place, Offer)>) {
+        if let (Some(from), Some((to, offer))) = (from, to)
+            && from == to
+        {
+            return set(&mut self.top, to, offer);
+        }
+        let taken = from.and_then(|from| remove(&mut self.top, from));
+        self.len -= usize::from(taken.is_some());
+        if let Some((place, offer)) = to {
+            let new = Branch { place, offer, most: offer, before: None, after: None };
+            insert(&mut self.top, Box::new(new));
+            self.len += 1;
+        }
+    }
+
+    /// The first node after a place, or of all, that offers what is asked.
+    pub(crate) fn first_after(&self, place: Option<Place>, ask: &Ask) -> Option<Place> {
+        first_after(&self.top, place, ask)
+    }
+}
+
+fn set(tree: &mut Link, place: Place, offer: Offer) {
+    let Some(top) = tree else { return };
+    if top.place == place {
+        top.offer = offer;
+    } else {
+        set(top.side(place), place, offer);
+    }
+    top.sum();
+}
+
+fn insert(tree: &mut Link, mut new: Box<Branch>) {
+    match tree {
+        Some(top) if top.rank() > new.rank() => {
+            top.most.join(&new.offer);
+            insert(top.side(new.place), new);
+        }
+        _ => {
+            (new.before, new.after) = split(tree.take(), new.place);
+            new.sum();
+            *tree = Some(new);
+        }
+    }
+}
+
+fn remove(tree: &mut Link, place: Place) -> Link {
+    let top = tree.as_mut()?;
+    if top.place == place {
+        let mut taken = tree.take()?;
+        *tree = merge(taken.before.take(), taken.after.take());
+        return Some(taken);
+    }
+    let taken = remove(top.side(place), place);
+    top.sum();
+    taken
+}
+
+/// Those before a place and those after it.
+fn split(tree: Link, place: Place) -> (Link, Link) {
+    let Some(mut top) = tree else { return (None, None) };
+    if top.place < place {
+        let (before, after) = split(top.after.take(), place);
+        top.after = before;
+        top.sum();
+        (Some(top), after)
+    } else {
+        let (before, after) = split(top.before.take(), place);
+        top.before = after;
+        top.sum();
+        (before, Some(top))
+    }
+}
+
+/// Two of which all of the first come before all of the second.
+fn merge(first: Link, second: Link) -> Link {
+    match (first, second) {
+        (Some(mut top), Some(below)) if top.rank() > below.rank() => {
+            top.after = merge(top.after.take(), Some(below));
+            top.sum();
+            Some(top)
+        }
+        (Some(below), Some(mut top)) => {
+            top.before = merge(Some(below), top.before.take());
+            top.sum();
+            Some(top)
+        }
+        (first, second) => first.or(second),
+    }
+}
+
+fn first_after(tree: &Link, place: Option<Place>, ask: &Ask) -> Option<Place> {
+    let top = tree.as_deref().filter(|top| top.most.covers(ask))?;
+    if place.is_some_and(|place| top.place <= place) {
+        return first_after(&top.after, place, ask);
+    }
+    first_after(&top.before, place, ask)
+        .or_else(|| top.offer.covers(ask).then_some(top.place))
+        .or_else(|| first_after(&top.after, None, ask))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::offer::Marks;
+    use proptest::prelude::*;
+
+    fn marks(bits: u8) -> Marks {
+        let named = |n: u8| Marks::label("n", &n.to_string());
+        (0..3).filter(|n| bits & (1 << n) != 0).map(named).fold(Marks::default(), Marks::and)
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_a_look_at_each_finds(
+            steps in proptest::collection::vec(
+                (0_u64..20, any::<bool>(), 0_u64..5, 0_u64..4, 0_u8..8), 1..80),
+            asked in (0_u64..4, 0_u8..8, 0_u8..8),
+        ) {
+            let mut nodes = ByLoad::default();
+            let mut each: BTreeMap<NodeId, (Place, Offer)> = BTreeMap::new();
+            for (id, stays, load, room, bits) in steps {
+                let id = NodeId(id);
+                let offer = Offer { room: [room, 3 - room, 1], marks: marks(bits) };
+                let (before, now) = (each.remove(&id), stays.then_some(((load, id), offer)));
+                nodes.put(before.map(|(place, _)| place), now);
+                each.extend(now.map(|now| (id, now)));
+                prop_assert_eq!(nodes.len(), each.len());
+            }
+            let (room, all, any) = asked;
+            let ask = Ask { room: [room, room / 2, 1], all: marks(all), any: marks(any) };
+            let mut sorted: Vec<(Place, Offer)> = each.values().copied().collect();
+            sorted.sort_by_key(|(place, _)| *place);
+            let suiting: Vec<Place> =
+                sorted.iter().filter(|(_, o)| o.covers(&ask)).map(|(place, _)| *place).collect();
+            let mut found = Vec::new();
+            while let Some(next) = nodes.first_after(found.last().copied(), &ask) {
+                found.push(next);
+            }
+            prop_assert_eq!(found, suiting);
+            let mut again = ByLoad::default();
+            for now in sorted.into_iter().rev() {
+                again.put(None, Some(now));
+            }
+            prop_assert_eq!(again, nodes, "of one shape whatever the history");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What agents ask of a node and what nodes offer, in a form whose maximum over many nodes is worth
+//! having: where not even that is enough, none of them is, see [`crate::by_load`].
+
+use fleet_types::{AgentClass, Labels, RuntimeName, Version};
+
+use crate::{
+    admission::{self, Amounts},
+    record::AgentSpec,
+};
+
+/// What a node must be for an agent, whatever else is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Needs<'a> {
+    pub(crate) runtime: &'a RuntimeName,
+    pub(crate) version: Option<&'a Version>,
+    pub(crate) labels: &'a Labels,
+    pub(crate) strict: bool,
+}
+
+impl<'a> From<&'a AgentSpec> for Needs<'a> {
+    fn from(spec: &'a AgentSpec) -> Self {
+        Self {
+            runtime: &spec.runtime,
+            version: spec.wants.runtime_version.as_ref(),
+            labels: &spec.wants.node_labels,
+            strict: spec.class == AgentClass::Strict,
+        }
+    }
+}
+
+/// All that decides whether a node suits an agent, but for where others of its fleet are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    runtime: RuntimeName,
+    version: Option<Version>,
+    labels: Labels,
+    strict: bool,
+    pub(crate) size: Amounts,
+}
+
+impl From<&AgentSpec> for Demand {
+    fn from(spec: &AgentSpec) -> Self {
+        let Needs { runtime, version, labels, strict } = spec.into();
+        let (runtime, version, labels) = (runtime.clone(), version.cloned(), labels.clone());
+        Self { runtime, version, labels, strict, size: admission::asked(spec) }
+    }
+}
+
+impl Demand {
+    /// What it needs a node to be.
+    pub(crate) fn needs(&self) -> Needs<'_> {
+        let Self { runtime, version, labels, strict, .. } = self;
+        Needs { runtime, version: version.as_ref(), labels, strict: *strict }
+    }
+
+    /// Whether it is what an agent asks for.
+    pub(crate) fn is_of(&self, spec: &AgentSpec) -> bool {
+        let Needs { runtime, version, labels, strict } = spec.into();
+        self.size == admission::asked(spec)
+            && (&self.runtime, self.version.as_ref()) == (runtime, version)
+            && (&self.labels, self.strict) == (labels, strict)
+    }
+}
+
+/// Facts about nodes, a bit each; two may share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks(u128);
+
+impl Marks {
+    /// It ends what runs there in time.
+    pub(crate) const FIT: Self = Self(1);
+
+    /// That a node has a runtime.
+    pub(crate) fn runtime(name: &RuntimeName) -> Self {
+        Self::of(&["runtime", name.as_str()])
+    }
+
+    /// That a node has a runtime in a version.
+    pub(crate) fn version(name: &RuntimeName, version: &str) -> Self {
+        Self::of(&["version", name.as_str(), version])
+    }
+
+    /// That a node has a label.
+    pub(crate) fn label(key: &str, value: &str) -> Self {
+        Self::of(&["label", key, value])
+    }
+
+    /// A bit other than the first, the same in every replica.
+    fn of(words: &[&str]) -> Self {
+        // FNV-1a, as in draft-eastlake-fnv; 255 is in no UTF-8, so it sets words apart.
+        let bytes = words.iter().flat_map(|word| word.bytes().chain([255]));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self(2 << ((hash ^ (hash >> 32)) % 127))
+    }
+
+    /// These and others.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What a node offers, or the most that any of several does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// What is left, of ports in one block.
+    pub(crate) room: Amounts,
+    pub(crate) marks: Marks,
+}
+
+impl Offer {
+    /// Makes it the most of both.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for (most, one) in self.room.iter_mut().zip(other.room) {
+            *most = (*most).max(one);
+        }
+        self.marks = self.marks.and(other.marks);
+    }
+
+    /// Whether it is enough; a node of which it is may still lack what no mark stands for.
+    pub(crate) fn covers(&self, ask: &Ask) -> bool {
+        let mut amounts = self.room.iter().zip(ask.room);
+        self.marks.and(ask.all) == self.marks
+            && (ask.any == Marks::default() || self.marks.0 & ask.any.0 != 0)
+            && amounts.all(|(has, asked)| *has >= asked)
+    }
+}
+
+/// What is asked of an offer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ask {
+    pub(crate) room: Amounts,
+    /// The marks it must have.
+    pub(crate) all: Marks,
+    /// Of these it must have one, if there are any.
+    pub(crate) any: Marks,
+}
