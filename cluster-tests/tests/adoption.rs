@@ -204,16 +204,65 @@ fn agents_of_a_held_node_go_on_while_its_daemon_is_away_for_longer_than_a_lease(
 #[test]
 fn a_paused_init_is_no_dead_one() {
     let (mut cluster, pid) = node();
-    let guard = cluster.guard_pids(1)[0];
-    let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
-    let init = children.trim();
+    let (guard, init) = (cluster.guard_pids(1)[0], init(&mut cluster));
     for signal in ["STOP", "CONT"] {
-        assert!(Command::new("kill").args(["-s", signal, init]).status().unwrap().success());
+        assert!(Command::new("kill").args(["-s", signal, &init]).status().unwrap().success());
         let before = cluster.lease_deadline(1).unwrap();
         until(10, "a renewal", || (cluster.lease_deadline(1)? > before).then_some(()));
         assert_eq!(cluster.guard_pids(1)[0], guard);
     }
     same(&cluster, pid);
+}
+
+/// The children of a process.
+fn children(pid: &str) -> Vec<String> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    children.expect("it runs").split_whitespace().map(str::to_owned).collect()
+}
+
+/// The init of a host's first guard.
+fn init(cluster: &mut Cluster) -> String {
+    children(&cluster.guard_pids(1)[0].to_string()).remove(0)
+}
+
+#[test]
+fn a_launcher_that_ended_is_started_anew() {
+    let (mut cluster, pid) = node();
+    let init = init(&mut cluster);
+    let is_launcher = |pid: &String| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "fleet-launch\n")
+    };
+    let launcher = || children(&init).into_iter().find(is_launcher);
+    let first = launcher().expect("one that started the agent");
+    assert!(Command::new("kill").args(["-s", "KILL", &first]).status().unwrap().success());
+    until(10, "its end", || launcher().is_none().then_some(()));
+    same(&cluster, pid);
+    cluster.ok(&["agent", "restart", "f/a"]);
+    assert_ne!(cluster.agent("f/a")["pid"].as_u64(), Some(pid));
+    let second = launcher().expect("another");
+    cluster.ok(&["agent", "restart", "f/a"]);
+    assert_eq!(launcher(), Some(second), "it stays");
+}
+
+#[test]
+fn all_that_ended_at_once_and_lost_their_parents_are_collected() {
+    let (mut cluster, _) = node();
+    let script = "for n in 1 2 3; do (setsid sleep 2 &); done; echo here; exec sleep infinity";
+    cluster.ok(&["agent", "create", "f/b", "--runtime", "exec", "--", "/bin/sh", "-c", script]);
+    until(10, "its output", || {
+        cluster.ok(&["agent", "logs", "f/b"]).contains("here").then_some(())
+    });
+    let init = init(&mut cluster);
+    let signal = |signal| Command::new("kill").args(["-s", signal, &init]).status().unwrap();
+    let ended = || {
+        let stats = children(&init).into_iter().map(|pid| format!("/proc/{pid}/stat"));
+        stats.filter(|stat| fs::read_to_string(stat).is_ok_and(|s| s.contains(") Z "))).count()
+    };
+    // The kernel keeps one signal of a kind.
+    assert!(signal("STOP").success());
+    until(10, "their ends", || (ended() == 3).then_some(()));
+    assert!(signal("CONT").success());
+    until(10, "none that ended", || (ended() == 0).then_some(()));
 }
 
 #[test]

@@ -188,8 +188,8 @@ fn ours(binary: &Path, count: u32) -> Result<()> {
         let name = number.to_string();
         fs::rename(marks.join(&name), kept.join(&name))?;
     }
-    let kind =
-        Kind { name: "fleet-cluster", processes: &["fleet-cluster", "fleet-guard", "fleet-init"] };
+    let processes = &["fleet-cluster", "fleet-guard", "fleet-init", "fleet-launch"];
+    let kind = Kind { name: "fleet-cluster", processes };
     kind.measure(count, &marks, || {
         cluster.start(1);
         Ok(())

@@ -8,7 +8,7 @@ mod exit;
 mod output;
 mod session;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use args::{Args, Command};
 use clap::Parser;
@@ -40,11 +40,15 @@ fn main() -> ExitCode {
     if matches!(args.command, Command::Run(_)) {
         fleet_runtime::priority::raise();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // An agent that is started again is not to wait until a thread is made.
+        .thread_keep_alive(Duration::from_secs(3_600))
+        .build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(args));
-            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            runtime.shutdown_timeout(Duration::from_secs(1));
             result
         }
         Err(error) => Err(error.into()),

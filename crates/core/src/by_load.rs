@@ -1,11 +1,11 @@
 //! Nodes by load, with what they offer: the least full one that offers enough is found without
 //! looking at those that do not.
 //!
-//! A treap: a search tree by load and number that is a heap by a rank drawn from the number, so it
-//! is as deep as the logarithm of its nodes is long, and of one shape whatever was put in and taken
-//! out before. Each branch knows the most that its nodes offer of everything: a search leaves out
-//! those that cannot have what is asked. It goes astray only where a branch has nodes for each part
-//! of what is asked, and none for all.
+//! A treap: a search tree by load and number that is a heap by a rank drawn from the number. It is
+//! expected to be as deep as a small multiple of the logarithm of its nodes, and of one shape
+//! whatever was put in and taken out before. Each branch knows the most that its nodes offer of
+//! everything: a search leaves out those that cannot have what is asked. It goes astray only where
+//! a branch has nodes for each part of what is asked, and none for all.
 
 use alloc::boxed::Box;
 

@@ -6,7 +6,6 @@ use alloc::{
     borrow::ToOwned,
     collections::{BTreeMap, BTreeSet},
     string::String,
-    vec,
     vec::Vec,
 };
 use core::borrow::Borrow;
@@ -18,13 +17,12 @@ use crate::{
     by_load::{ByLoad, Place},
     offer::{Ask, Marks, Needs, Offer},
     provision::Slots,
-    record::{Agent, AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
+    record::{Agent, AgentSpec, Node, NodeReport, NodeStatus, PlacementPolicy, Schedulable},
     room::{Load, Room, limit},
     whereabouts::Whereabouts,
 };
 
-/// Of how many nodes a label or version is true that has a mark; of fewer the list is short.
-/// Fewer in tests.
+/// How many nodes have a label or version that has a mark of its own. Fewer in tests.
 const COMMON: usize = if cfg!(test) { 4 } else { 64 };
 
 /// The nodes of which something is true.
@@ -35,8 +33,16 @@ pub(crate) struct Posting {
     marked: bool,
 }
 
-/// The nodes that take agents, by the values of something.
+/// The nodes that take agents, by the value of a label.
 pub(crate) type Values = BTreeMap<String, Posting>;
+
+/// How many nodes that take agents have a version of a runtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Having {
+    nodes: usize,
+    /// Whether they have a mark for it of its own.
+    marked: bool,
+}
 
 /// A node that takes agents: where it is listed, and with what offer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,23 +51,18 @@ pub(crate) struct Listed {
     offer: Offer,
 }
 
-/// The shortest lists that together hold every node that is one for an agent, and what those have
-/// to offer. What no mark stands for is to be looked at.
-#[derive(Clone, Debug, Default)]
+/// The shortest list that holds every node that is one for an agent, if there is any, and what those
+/// have to offer. What no mark stands for is to be looked at.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Search<'a> {
-    lists: Vec<&'a ByLoad>,
+    list: Option<&'a ByLoad>,
     ask: Ask,
 }
 
 impl Search<'_> {
-    /// How many nodes are listed, whatever they offer.
-    pub(crate) fn len(&self) -> usize {
-        self.lists.iter().map(|list| list.len()).sum()
-    }
-
     /// The least full node after a place, or of all.
     pub(crate) fn first_after(&self, place: Option<Place>) -> Option<Place> {
-        self.lists.iter().filter_map(|list| list.first_after(place, &self.ask)).min()
+        self.list?.first_after(place, &self.ask)
     }
 
     /// All of them, the least full first.
@@ -85,9 +86,10 @@ pub(crate) struct Index {
     /// How many of these are unfit for strict agents.
     unfit: usize,
     slots: Slots,
-    /// By version, as nodes state it.
-    by_runtime: BTreeMap<RuntimeName, Values>,
+    by_load: ByLoad,
     by_label: BTreeMap<String, Values>,
+    /// By version, as nodes state it.
+    runtimes: BTreeMap<RuntimeName, BTreeMap<String, Having>>,
     /// What is common and has no mark, or the reverse.
     unsettled: BTreeSet<Fact>,
 }
@@ -99,48 +101,56 @@ enum Fact {
     Label(String, String),
 }
 
+impl Having {
+    /// What nodes with this version are marked with: those of versions that few have alike.
+    fn mark(self, runtime: &RuntimeName, version: &str) -> Marks {
+        if self.marked { Marks::version(runtime, version) } else { Marks::rare_version(runtime) }
+    }
+}
+
 /// Whether a node takes agents.
 pub fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
 }
 
-/// Moves a node in the list of a value, which there is only while it has nodes. Whether that value
-/// is common and has no mark now, or the reverse.
-fn put_in<K, Q>(
-    lists: &mut BTreeMap<K, Values>,
+/// The entry of a key and a value, made if there is none.
+fn entry<'a, K, Q, V>(
+    lists: &'a mut BTreeMap<K, BTreeMap<String, V>>,
     key: &Q,
     value: &str,
-    from: Option<Place>,
-    to: Option<(Place, Offer)>,
-) -> bool
+) -> &'a mut V
 where
     K: Ord + Borrow<Q>,
     Q: Ord + ToOwned<Owned = K> + ?Sized,
+    V: Default,
 {
-    let Some(posting) = lists.get_mut(key).and_then(|values| values.get_mut(value)) else {
-        if to.is_some() {
-            let posting = lists.entry(key.to_owned()).or_default().entry(value.into()).or_default();
-            posting.nodes.put(None, to);
-        }
-        return false;
-    };
-    posting.nodes.put(from, to);
-    let (nodes, marked) = (posting.nodes.len(), posting.marked);
-    if nodes == 0
-        && let Some(values) = lists.get_mut(key)
-    {
-        values.remove(value);
-        if values.is_empty() {
-            lists.remove(key);
-        }
+    if !lists.contains_key(key) {
+        lists.insert(key.to_owned(), BTreeMap::new());
     }
-    nodes > 0 && (nodes >= COMMON) != marked
+    let values = lists.get_mut(key).expect("it is there now");
+    if !values.contains_key(value) {
+        values.insert(value.into(), V::default());
+    }
+    values.get_mut(value).expect("it is there now")
+}
+
+/// Removes the entry of a key and a value.
+fn forget<K, Q, V>(lists: &mut BTreeMap<K, BTreeMap<String, V>>, key: &Q, value: &str)
+where
+    K: Ord + Borrow<Q>,
+    Q: Ord + ?Sized,
+{
+    let Some(values) = lists.get_mut(key) else { return };
+    values.remove(value);
+    if values.is_empty() {
+        lists.remove(key);
+    }
 }
 
 impl Index {
-    /// The nodes with a runtime that take agents, by its version.
-    pub(crate) fn with_runtime(&self, runtime: &RuntimeName) -> Option<&Values> {
-        self.by_runtime.get(runtime)
+    /// Whether a node that takes agents has a runtime.
+    pub(crate) fn has_runtime(&self, runtime: &RuntimeName) -> bool {
+        self.runtimes.contains_key(runtime)
     }
 
     /// The nodes with a label that take agents, by its value.
@@ -151,8 +161,7 @@ impl Index {
     /// The nodes with a label that take agents.
     pub(crate) fn having(&self, key: &str, value: &str) -> Search<'_> {
         let posting = self.by_label.get(key).and_then(|values| values.get(value));
-        let lists = posting.into_iter().map(|posting| &posting.nodes).collect();
-        Search { lists, ask: Ask::default() }
+        Search { list: posting.map(|posting| &posting.nodes), ask: Ask::default() }
     }
 
     /// The nodes that take agents.
@@ -168,8 +177,8 @@ impl Index {
     /// Whether the nodes that take agents are ones for the same agents, but for labels and versions.
     pub(crate) fn nodes_are_alike(&self) -> bool {
         let all = self.listed.len();
-        let have = |versions: &Values| versions.values().map(|posting| posting.nodes.len()).sum();
-        self.unfit == 0 && self.by_runtime.values().map(have).all(|nodes: usize| nodes == all)
+        let have = |versions: &BTreeMap<_, Having>| versions.values().map(|it| it.nodes).sum();
+        self.unfit == 0 && self.runtimes.values().map(have).all(|nodes: usize| nodes == all)
     }
 
     /// The nodes that take agents, are ones for an agent and have so much room left, of those with
@@ -183,14 +192,16 @@ impl Index {
         let fit = if strict { Marks::FIT } else { Marks::default() };
         let mut ask = Ask { room, all: fit.and(Marks::runtime(runtime)), any: Marks::default() };
 
-        let versions = self.by_runtime.get(runtime).into_iter().flatten();
-        let reached = |found: &str| version.is_none_or(|version| version.is_reached_by(found));
-        let versions: Vec<_> = versions.filter(|(found, _)| reached(found)).collect();
-        if version.is_some() && versions.iter().all(|(_, posting)| posting.marked) {
-            let marks = versions.iter().map(|(found, _)| Marks::version(runtime, found));
+        if let Some(version) = version {
+            let Some(versions) = self.runtimes.get(runtime) else { return Search::default() };
+            let reached = versions.iter().filter(|(found, _)| version.is_reached_by(found));
+            let marks = reached.map(|(found, having)| having.mark(runtime, found));
             ask.any = marks.fold(ask.any, Marks::and);
+            if ask.any == Marks::default() {
+                return Search::default();
+            }
         }
-        let mut lists: Vec<&ByLoad> = versions.iter().map(|(_, posting)| &posting.nodes).collect();
+        let mut list = &self.by_load;
         for (key, value) in labels.iter().chain(label) {
             let Some(posting) = self.by_label.get(key).and_then(|values| values.get(value)) else {
                 return Search::default();
@@ -198,11 +209,11 @@ impl Index {
             if posting.marked {
                 ask.all = ask.all.and(Marks::label(key, value));
             }
-            if posting.nodes.len() < lists.iter().map(|list| list.len()).sum() {
-                lists = vec![&posting.nodes];
+            if posting.nodes.len() < list.len() {
+                list = &posting.nodes;
             }
         }
-        Search { lists, ask }
+        Search { list: Some(list), ask }
     }
 
     /// Counts how many agents surely fit on a node that takes agents.
@@ -241,18 +252,29 @@ impl Index {
         }
         let mut marked_anew = BTreeSet::new();
         for fact in core::mem::take(&mut self.unsettled) {
-            let posting = match &fact {
+            let having = match &fact {
                 Fact::Version(name, version) => {
-                    self.by_runtime.get_mut(name).and_then(|versions| versions.get_mut(version))
+                    let versions = self.runtimes.get_mut(name);
+                    let Some(having) = versions.and_then(|it| it.get_mut(version)) else {
+                        continue;
+                    };
+                    let (before, common) = (having.mark(name, version), having.nodes >= COMMON);
+                    if core::mem::replace(&mut having.marked, common) == common {
+                        continue;
+                    }
+                    Search { list: Some(&self.by_load), ask: Ask { all: before, ..Ask::default() } }
                 }
                 Fact::Label(key, value) => {
-                    self.by_label.get_mut(key).and_then(|values| values.get_mut(value))
+                    let values = self.by_label.get_mut(key);
+                    let Some(posting) = values.and_then(|it| it.get_mut(value)) else { continue };
+                    let common = posting.nodes.len() >= COMMON;
+                    if core::mem::replace(&mut posting.marked, common) == common {
+                        continue;
+                    }
+                    self.having(key, value)
                 }
             };
-            let Some(posting) = posting else { continue };
-            posting.marked = posting.nodes.len() >= COMMON;
-            let all = Search { lists: vec![&posting.nodes], ask: Ask::default() };
-            marked_anew.extend(all.nodes());
+            marked_anew.extend(having.nodes());
         }
         for node in marked_anew.into_iter().filter_map(|id| nodes.get(&id)) {
             let marks = self.marks(node);
@@ -266,18 +288,15 @@ impl Index {
     /// The marks of a node.
     fn marks(&self, node: &Node) -> Marks {
         let Some(report) = &node.report else { return Marks::default() };
-        let marked = |values: Option<&Values>, value: &str| {
-            values.and_then(|values| values.get(value)).is_some_and(|posting| posting.marked)
-        };
         let mut marks = if report.unfit.is_empty() { Marks::FIT } else { Marks::default() };
         for (name, version) in &report.runtimes {
-            marks = marks.and(Marks::runtime(name));
-            if marked(self.by_runtime.get(name), version) {
-                marks = marks.and(Marks::version(name, version));
-            }
+            let having = self.runtimes.get(name).and_then(|versions| versions.get(version));
+            let mark = having.copied().unwrap_or_default().mark(name, version);
+            marks = marks.and(Marks::runtime(name)).and(mark);
         }
         for (key, value) in report.labels.iter() {
-            if marked(self.by_label.get(key), value) {
+            let posting = self.by_label.get(key).and_then(|values| values.get(value));
+            if posting.is_some_and(|posting| posting.marked) {
                 marks = marks.and(Marks::label(key, value));
             }
         }
@@ -290,19 +309,35 @@ impl Index {
         let Some(report) = node.report.as_ref().filter(|_| before != now) else { return };
         let from = before.map(|before| (before.load, node.id));
         let to = now.map(|now| ((now.load, node.id), now.offer));
-        for (name, version) in &report.runtimes {
-            if put_in(&mut self.by_runtime, name, version, from, to) {
-                self.unsettled.insert(Fact::Version(name.clone(), version.clone()));
-            }
-        }
+        self.by_load.put(from, to);
         for (key, value) in report.labels.iter() {
-            if put_in(&mut self.by_label, key, value, from, to) {
+            let posting = entry(&mut self.by_label, key, value);
+            posting.nodes.put(from, to);
+            if posting.nodes.len() == 0 {
+                forget(&mut self.by_label, key, value);
+            } else if (posting.nodes.len() >= COMMON) != posting.marked {
                 self.unsettled.insert(Fact::Label(key.into(), value.into()));
             }
+        }
+        if from.is_none() || to.is_none() {
+            self.count_runtimes(report, to.is_some());
         }
         match now {
             Some(now) => drop(self.listed.insert(node.id, now)),
             None => drop(self.listed.remove(&node.id)),
+        }
+    }
+
+    /// Counts the runtimes of a node that takes agents now, or no more.
+    fn count_runtimes(&mut self, report: &NodeReport, takes: bool) {
+        for (name, version) in &report.runtimes {
+            let having = entry(&mut self.runtimes, name, version);
+            having.nodes = if takes { having.nodes + 1 } else { having.nodes - 1 };
+            if having.nodes == 0 {
+                forget(&mut self.runtimes, name, version);
+            } else if (having.nodes >= COMMON) != having.marked {
+                self.unsettled.insert(Fact::Version(name.clone(), version.clone()));
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What a node must be for an agent, whatever else is there.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Needs<'a> {
     pub(crate) runtime: &'a RuntimeName,
     pub(crate) version: Option<&'a Version>,
@@ -29,7 +29,7 @@ impl<'a> From<&'a AgentSpec> for Needs<'a> {
 }
 
 /// All that decides whether a node suits an agent, but for where others of its fleet are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Demand {
     runtime: RuntimeName,
     version: Option<Version>,
@@ -55,10 +55,7 @@ impl Demand {
 
     /// Whether it is what an agent asks for.
     pub(crate) fn is_of(&self, spec: &AgentSpec) -> bool {
-        let Needs { runtime, version, labels, strict } = spec.into();
-        self.size == admission::asked(spec)
-            && (&self.runtime, self.version.as_ref()) == (runtime, version)
-            && (&self.labels, self.strict) == (labels, strict)
+        self.size == admission::asked(spec) && self.needs() == spec.into()
     }
 }
 
@@ -78,6 +75,11 @@ impl Marks {
     /// That a node has a runtime in a version.
     pub(crate) fn version(name: &RuntimeName, version: &str) -> Self {
         Self::of(&["version", name.as_str(), version])
+    }
+
+    /// That a node has a runtime in a version that few have.
+    pub(crate) fn rare_version(name: &RuntimeName) -> Self {
+        Self::of(&["rare version", name.as_str()])
     }
 
     /// That a node has a label.

@@ -186,7 +186,7 @@ pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Pendin
     if index.listed().is_empty() {
         return PendingReason::NoNode;
     }
-    if index.with_runtime(&spec.runtime).is_none() {
+    if !index.has_runtime(&spec.runtime) {
         return PendingReason::NoRuntime;
     }
     let needs = Needs::from(spec);

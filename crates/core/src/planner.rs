@@ -14,14 +14,14 @@
 //! requests give the same plan; (5) where room is short, no agent is left out for one of lower
 //! priority of its kind.
 //!
-//! The cost: a choice is a search of a tree of nodes by load, see [`crate::by_load`], of the
-//! shortest such tree that holds all nodes that could suit. Two conditions are met by going down
-//! it: one chose the tree, and the marks of the other lead to the nodes; and each kind of room, by
-//! what is left of it. So a choice costs the logarithm of the nodes, except where three conditions
-//! are each met widely, and together hardly anywhere: there it passes nodes that meet two of them.
-//! For an agent that is spread there are as many searches as its label has values, if they are few,
-//! else as many as there are nodes that have some of its fleet; one that stands apart passes those
-//! that are less full than the one it gets.
+//! The cost: a choice is a search of a tree of nodes by load, see [`crate::by_load`]: of all, or of
+//! those with the rarest label that is asked for. Of that tree's nodes marks lead to those with
+//! another label, the version or the fitness, and what is left of each sort of room to those that
+//! have it. So a choice costs the logarithm of the nodes, except where two things the tree is not
+//! made by are each to be had widely, and together hardly anywhere, memory on some nodes and
+//! processor time on the others, say: there it passes nodes that have one of them. For an agent
+//! that is spread, nodes are passed under values that have some of its fleet, and in the end each
+//! value is tried; one that stands apart passes nodes that have one of its fleet.
 //!
 //! In a plan room only shrinks, so a node that does not suit is passed once for all agents of a
 //! kind, whatever their fleets are.
@@ -29,6 +29,7 @@
 use alloc::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     string::String,
+    sync::Arc,
     vec::Vec,
 };
 use core::{cmp::Reverse, ops::Bound};
@@ -36,7 +37,6 @@ use core::{cmp::Reverse, ops::Bound};
 use fleet_types::{FleetName, NodeId};
 
 use crate::{
-    admission::Amounts,
     by_load::Place,
     index::{Search, open},
     offer::{Demand, Needs},
@@ -60,8 +60,7 @@ pub struct Planner<'a> {
     /// there if the index does not count them.
     counts: BTreeMap<FleetName, BTreeMap<String, Counts<'a>>>,
     kinds: Vec<Kind<'a>>,
-    /// By the room they ask for.
-    kinds_of: BTreeMap<Amounts, Vec<usize>>,
+    kinds_of: BTreeMap<Arc<Demand>, usize>,
     /// The kind of the last agent, for the next is often like it.
     last: usize,
 }
@@ -74,7 +73,7 @@ type Label<'a> = (&'a str, &'a str);
 
 /// Agents that the same nodes suit, but for where others of their fleets are.
 struct Kind<'a> {
-    demand: Demand,
+    demand: Arc<Demand>,
     /// Over all nodes, and over those with a label.
     walks: BTreeMap<Option<Label<'a>>, Walk<'a>>,
     /// Of fleets whose agents are placed by where others are.
@@ -95,8 +94,8 @@ struct Walk<'a> {
 struct Among<'a> {
     apart: bool,
     spread: Option<Spread<'a>>,
-    /// Nodes up to here stand too close, where they are not spread.
-    passed: Option<Place>,
+    /// The nodes up to here do not suit, if not for their labels.
+    passed: Walked,
 }
 
 /// Values of a label, those with the fewest agents of the fleet first.
@@ -104,8 +103,9 @@ struct Spread<'a> {
     key: String,
     /// How many agents, and the place of the first node that may suit; too few or too early, maybe.
     values: BinaryHeap<Reverse<(usize, Place, Label<'a>)>>,
-    /// How far nodes are walked for values with none of the fleet.
+    /// How far nodes are walked for values with none of the fleet, and how many more are.
     walked: Walked,
+    steps: usize,
     /// The values met on that way.
     met: BTreeSet<&'a str>,
 }
@@ -115,13 +115,9 @@ struct Spread<'a> {
 enum Walked {
     /// To the node at a place, or not yet.
     To(Option<Place>),
-    /// To the last, or there was no need.
+    /// To the last, or it was given up.
     All,
 }
-
-/// With fewer nodes a value than this the nodes are walked for values; else all values are tried.
-/// Fewer in tests.
-const NODES_A_VALUE: usize = if cfg!(test) { 2 } else { 8 };
 
 impl<'a> Planner<'a> {
     /// A planner over `state`.
@@ -246,15 +242,13 @@ impl<'a> Planner<'a> {
     /// The kind of an agent.
     fn kind(&mut self, spec: &AgentSpec) -> usize {
         if !self.kinds.get(self.last).is_some_and(|kind| kind.demand.is_of(spec)) {
-            let demand = Demand::from(spec);
-            let known = self.kinds_of.entry(demand.size).or_default();
-            let found = known.iter().copied().find(|n| self.kinds[*n].demand == demand);
-            self.last = found.unwrap_or_else(|| {
-                known.push(self.kinds.len());
+            let demand = Arc::new(Demand::from(spec));
+            let next = self.kinds.len();
+            self.last = *self.kinds_of.entry(demand.clone()).or_insert(next);
+            if self.last == next {
                 let (walks, among) = (BTreeMap::new(), BTreeMap::new());
                 self.kinds.push(Kind { demand, walks, among });
-                self.kinds.len() - 1
-            });
+            }
         }
         self.last
     }
@@ -335,27 +329,17 @@ impl<'a> Planner<'a> {
             Some(known.swap_remove(place))
         });
         found.unwrap_or_else(|| {
-            let spread = by.map(|key| self.spread(kind, fleet, key));
-            Among { apart, spread, passed: None }
+            let spread = by.map(|key| self.spread(fleet, key));
+            Among { apart, spread, passed: Walked::To(None) }
         })
     }
 
     /// The values of a label for a fleet.
-    fn spread(&mut self, kind: usize, fleet: &FleetName, key: &str) -> Spread<'a> {
+    fn spread(&mut self, fleet: &FleetName, key: &str) -> Spread<'a> {
         self.count(fleet, key);
-        let (index, demand) = (self.state.index(), &self.kinds[kind].demand);
-        let mut values = BinaryHeap::new();
-        let mut walked = Walked::All;
-        if let Some((key, of_nodes)) = index.with_label(key) {
-            let listed = index.search(demand.needs(), demand.size, None).len();
-            if of_nodes.len() * NODES_A_VALUE > listed {
-                walked = Walked::To(None);
-            } else {
-                let labels = of_nodes.keys().map(|value| (key.as_str(), value.as_str()));
-                values.extend(labels.map(|label| Reverse((0, (0, NodeId(0)), label))));
-            }
-        }
-        Spread { key: key.into(), values, walked, met: BTreeSet::new() }
+        let steps = self.state.index().with_label(key).map_or(0, |(_, values)| values.len());
+        let (key, values, met) = (key.into(), BinaryHeap::new(), BTreeSet::new());
+        Spread { key, values, walked: Walked::To(None), steps, met }
     }
 
     /// Counts the agents of a fleet under each value of a label, once.
@@ -390,11 +374,14 @@ impl<'a> Planner<'a> {
         let accepts = |plan: &Self, id: NodeId| !(apart && plan.is_close(id, fleet));
         if let Some(spread) = &mut among.spread {
             let found = self.choose_spread(kind, fleet, spread, accepts);
-            // No node with the label has room: better somewhere than nowhere.
-            return found.or_else(|| self.first(kind, None, None, accepts).map(|(_, id)| id));
+            if found.is_some() {
+                return found;
+            }
         }
-        let found = self.first(kind, None, among.passed, accepts);
-        among.passed = found.or(among.passed);
+        // No node with the label has room: better somewhere than nowhere.
+        let Walked::To(passed) = among.passed else { return None };
+        let found = self.first(kind, None, passed.filter(|_| apart), accepts);
+        among.passed = found.map_or(Walked::All, |place| Walked::To(Some(place)));
         found.map(|(_, id)| id)
     }
 
@@ -403,28 +390,20 @@ impl<'a> Planner<'a> {
         &mut self,
         kind: usize,
         fleet: &FleetName,
-        Spread { key, values, walked, met }: &mut Spread<'a>,
+        spread: &mut Spread<'a>,
         accepts: impl Fn(&Self, NodeId) -> bool + Copy,
     ) -> Option<NodeId> {
         loop {
-            // A value that is not met yet has no agents at best, and its nodes come later.
-            let least = values.peek().map(|Reverse((agents, ..))| *agents);
-            if let Walked::To(after) = *walked
+            // One that is met and has no agents is taken at once: what comes later has more, or is
+            // fuller.
+            let least = spread.values.peek().map(|Reverse((agents, ..))| *agents);
+            if let Walked::To(after) = spread.walked
                 && least != Some(0)
             {
-                let is_new = |plan: &Self, id: NodeId| {
-                    let label = plan.label(id, key);
-                    label.is_some_and(|(_, value)| !met.contains(value)) && accepts(plan, id)
-                };
-                let next = self.first(kind, None, after, is_new);
-                *walked = next.map_or(Walked::All, |place| Walked::To(Some(place)));
-                if let Some((place, label)) = next.and_then(|at| Some((at, self.label(at.1, key)?)))
-                {
-                    met.insert(label.1);
-                    values.push(Reverse((self.of_fleet(fleet, label), place, label)));
-                }
+                self.meet(kind, fleet, spread, after, accepts);
                 continue;
             }
+            let values = &mut spread.values;
             let Reverse((agents, place, label)) = values.pop()?;
             let now = self.of_fleet(fleet, label);
             if now > agents {
@@ -439,6 +418,38 @@ impl<'a> Planner<'a> {
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Goes on to the next node under a value that was not met; to all such values after as many
+    /// nodes as there are.
+    fn meet(
+        &mut self,
+        kind: usize,
+        fleet: &FleetName,
+        Spread { key, values, walked, steps, met }: &mut Spread<'a>,
+        after: Option<Place>,
+        accepts: impl Fn(&Self, NodeId) -> bool,
+    ) {
+        if *steps == 0 {
+            *walked = Walked::All;
+            let labels = self.state.index().with_label(key).into_iter();
+            let labels =
+                labels.flat_map(|(key, values)| values.keys().map(move |v| (&**key, &**v)));
+            let unmet = labels.filter(|(_, value)| !met.contains(value));
+            values.extend(unmet.map(|label| Reverse((0, (0, NodeId(0)), label))));
+            return;
+        }
+        *steps -= 1;
+        let Some(place) = self.first(kind, None, after, accepts) else {
+            *walked = Walked::All;
+            return;
+        };
+        *walked = Walked::To(Some(place));
+        if let Some(label) = self.label(place.1, key)
+            && met.insert(label.1)
+        {
+            values.push(Reverse((self.of_fleet(fleet, label), place, label)));
         }
     }
 

@@ -166,7 +166,7 @@ impl<'a> Provision<'a> {
     fn is_simple(&self, spec: &AgentSpec) -> bool {
         let index = self.state.index();
         let mut sizes = admission::asked(spec).into_iter().zip(index.slots().largest);
-        let known = index.with_runtime(&spec.runtime).is_some();
+        let known = index.has_runtime(&spec.runtime);
         known && !is_choosy(spec) && sizes.all(|(one, most)| one <= most)
     }
 

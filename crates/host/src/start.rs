@@ -48,8 +48,11 @@ pub(crate) async fn launch(
 ) -> Result<(Child, Arc<Plan>), Refusal> {
     let Start { id, assignment, number, repair, group, log } = start;
     let passing = |why: String| Refusal { why, fatal: false, ports_taken: None };
-    empty(&group).await;
-    group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
+    // There is mostly nothing in it, and no need to look.
+    if group.renew().is_err() {
+        empty(&group).await;
+        group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
+    }
     let key = StartKey {
         agent: id.clone(),
         generation: assignment.generation,

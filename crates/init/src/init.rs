@@ -1,10 +1,10 @@
-//! PID 1 of the namespace every agent of the node lives in: starts them, collects the dead, and
-//! keeps their exit statuses for a daemon that was away. When the guard dies the kernel kills this
-//! process, and with it, without any code of ours, everything in the namespace.
+//! PID 1 of the namespace every agent of the node lives in: has them started, collects the dead,
+//! and keeps their exit statuses for a daemon that was away. When the guard dies the kernel kills
+//! this process, and with it, without any code of ours, everything in the namespace.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::{self, File},
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -27,15 +27,19 @@ use rustix::{
         socket_with,
         sockopt::{Timeout, set_socket_timeout},
     },
-    process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait},
+    process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait, waitpid},
 };
 
-use crate::spawn::{Spawn, children_are_ordinary};
+use crate::{launcher::Launcher, ordinary::children_are_ordinary};
 
 /// Starts that may be known at once.
 const KEYS_MAX: usize = 16_384;
 /// A daemon that does not read for this long is cut off; it asks again when it is back.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Children that ended with another are looked for after the next event, or after so many
+/// milliseconds.
+const SWEEP_AFTER: u8 = 1;
 
 enum Known {
     Running(Pid),
@@ -47,9 +51,17 @@ fn from_root(socket: &impl AsFd) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
 }
 
+#[derive(Default)]
 struct Init {
     known: BTreeMap<String, Known>,
     daemon: Option<OwnedFd>,
+    launcher: Option<Launcher>,
+    /// What the launcher was asked to start.
+    launching: BTreeSet<String>,
+    /// What ended meanwhile and is not known: one that was started, maybe.
+    unknown: HashMap<Pid, i32>,
+    /// Whether children may have ended that no signal named.
+    unswept: bool,
 }
 
 /// Serves on `socket` until the guard dies. Says so on standard output once it does.
@@ -77,7 +89,7 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
     let mut out = io::stdout();
     out.write_all(b"ready\n")?;
     out.flush()?;
-    let mut init = Init { known: BTreeMap::new(), daemon: None };
+    let mut init = Init::default();
     loop {
         init.turn(&deaths, &listener)?;
     }
@@ -85,39 +97,93 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
 
 impl Init {
     fn turn(&mut self, deaths: &SignalFd, listener: &OwnedFd) -> io::Result<()> {
-        let mut fds = vec![
-            PollFd::new(deaths.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        let (daemon, launcher) = (self.daemon.as_ref(), self.launcher.as_ref());
+        let fds = [
+            Some(deaths.as_fd()),
+            Some(listener.as_fd()),
+            launcher.map(AsFd::as_fd),
+            daemon.map(AsFd::as_fd),
         ];
-        if let Some(daemon) = &self.daemon {
-            fds.push(PollFd::new(daemon.as_fd(), PollFlags::POLLIN));
-        }
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => return Ok(()),
+        let mut polled: Vec<PollFd<'_>> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let unswept = std::mem::take(&mut self.unswept);
+        let patience = if unswept { SWEEP_AFTER.into() } else { PollTimeout::NONE };
+        match poll(&mut polled, patience) {
+            Err(nix::errno::Errno::EINTR) => {
+                self.unswept = unswept;
+                return Ok(());
+            }
             other => other?,
         };
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        if ready[0] {
-            while deaths.read_signal()?.is_some() {}
-            self.collect();
+        let mut polled = polled.iter().map(|fd| fd.any().unwrap_or(false));
+        let [died, called, launched, asked] =
+            fds.map(|fd| fd.is_some() && polled.next() == Some(true));
+        if launched {
+            self.hear();
         }
-        if ready[1] {
+        if died {
+            // A signal names one of those that ended meanwhile. The kernel finds the others by a
+            // look at all children, which comes later: the daemon may start this one again.
+            while let Some(death) = deaths.read_signal()? {
+                if let Some(pid) = i32::try_from(death.ssi_pid).ok().and_then(Pid::from_raw) {
+                    self.take(waitpid(Some(pid), WaitOptions::NOHANG));
+                }
+            }
+            self.unswept = true;
+        }
+        if called {
             let daemon = accept_with(listener, SocketFlags::CLOEXEC)?;
             set_socket_timeout(&daemon, Timeout::Send, Some(PATIENCE))?;
             if from_root(&daemon) {
                 // The newest daemon counts; an older one is gone or should be.
                 self.daemon = Some(daemon);
+                self.unswept |= unswept;
                 return Ok(());
             }
         }
-        if ready.get(2) == Some(&true)
+        if asked
             && let Some(daemon) = self.daemon.take()
             && let Ok(Some((request, descriptors))) = receive(&daemon)
         {
             self.daemon = Some(daemon);
-            self.answer(request, &descriptors);
+            self.answer(request, descriptors);
         }
+        while unswept && self.take(wait(WaitOptions::NOHANG)) {}
         Ok(())
+    }
+
+    /// Takes in what the launcher says.
+    fn hear(&mut self) {
+        match self.launcher.as_ref().and_then(Launcher::hear) {
+            Some((Report::Born(key, pid), descriptors)) => {
+                self.launching.remove(&key);
+                let Some(pid) = Pid::from_raw(pid) else { return };
+                let ended = self.unknown.remove(&pid);
+                let now = ended.map_or(Known::Running(pid), Known::Exited);
+                self.known.insert(key.clone(), now);
+                self.tell(&Report::Launched(key.clone()), descriptors.first());
+                if let Some(status) = ended {
+                    self.tell(&Report::Exited(key, status), None);
+                }
+            }
+            Some((failed @ Report::Failed(..), _)) => {
+                if let Report::Failed(key, _) = &failed {
+                    self.launching.remove(key);
+                }
+                self.tell(&failed, None);
+            }
+            _ => self.lose_launcher(),
+        }
+        if self.launching.is_empty() {
+            self.unknown.clear();
+        }
+    }
+
+    fn lose_launcher(&mut self) {
+        self.launcher = None;
+        for key in std::mem::take(&mut self.launching) {
+            self.tell(&Report::Failed(key, "the launcher ended".into()), None);
+        }
     }
 
     fn tell(&mut self, report: &Report, pidfd: Option<&OwnedFd>) {
@@ -129,28 +195,34 @@ impl Init {
         }
     }
 
-    /// Takes every dead child, those of agents' own that lost their parents too.
-    fn collect(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let found = self.known.iter_mut().find(|(_, known)| match known {
-                Known::Running(running) => *running == pid,
-                Known::Exited(_) => false,
-            });
-            if let Some((key, known)) = found {
-                *known = Known::Exited(status.as_raw());
-                let report = Report::Exited(key.clone(), status.as_raw());
-                self.tell(&report, None);
-            }
+    /// Takes in a dead child, an agent's own that lost its parent maybe. Whether there was one.
+    fn take(&mut self, dead: rustix::io::Result<Option<(Pid, WaitStatus)>>) -> bool {
+        let Ok(Some((pid, status))) = dead else { return false };
+        let found = self.known.iter_mut().find(|(_, known)| match known {
+            Known::Running(running) => *running == pid,
+            Known::Exited(_) => false,
+        });
+        if let Some((key, known)) = found {
+            *known = Known::Exited(status.as_raw());
+            let report = Report::Exited(key.clone(), status.as_raw());
+            self.tell(&report, None);
+        } else if !self.launching.is_empty() {
+            self.unknown.insert(pid, status.as_raw());
         }
+        true
     }
 
-    fn answer(&mut self, request: Request, descriptors: &[OwnedFd]) {
+    fn answer(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
         match request {
             Request::Launch(key) => match self.launch(&key, descriptors) {
-                Ok(pidfd) => self.tell(&Report::Launched(key), Some(&pidfd)),
+                Ok(()) => drop(self.launching.insert(key)),
                 Err(why) => self.tell(&Report::Failed(key, why.to_string()), None),
             },
             Request::List => {
+                // Whoever asks is told of all that an earlier daemon had begun.
+                while !self.launching.is_empty() {
+                    self.hear();
+                }
                 let known: Vec<(String, Option<i32>)> = self
                     .known
                     .iter()
@@ -184,17 +256,20 @@ impl Init {
         }
     }
 
-    fn launch(&mut self, key: &str, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
-        let [program, input, output, group] = descriptors else {
+    fn launch(&mut self, key: &str, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let Ok([program, input, output, group]) = <[OwnedFd; 4]>::try_from(descriptors) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        if self.known.contains_key(key) || self.known.len() >= KEYS_MAX {
+        let used = self.known.contains_key(key) || self.launching.contains(key);
+        if used || self.known.len() + self.launching.len() >= KEYS_MAX {
             return Err(io::Error::other("the key is in use, or too many are"));
         }
-        let (program, input) = (program.as_fd(), input.as_fd());
-        let (output, group) = (output.as_fd(), group.as_fd());
-        let (pid, pidfd) = Spawn { program, input, output, group }.spawn()?;
-        self.known.insert(key.to_owned(), Known::Running(pid));
-        Ok(pidfd)
+        let (program, given) = (File::from(program), [input, output, group]);
+        let running = self.launcher.as_ref().filter(|running| running.is_of(&program));
+        if running.is_some_and(|running| running.launch(key, &given).is_ok()) {
+            return Ok(());
+        }
+        self.lose_launcher();
+        self.launcher.insert(Launcher::start(&program)?).launch(key, &given)
     }
 }

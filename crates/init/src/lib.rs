@@ -29,9 +29,11 @@ const DESCRIPTORS_MAX: usize = 4;
 /// What the daemon asks. A key names one start of one agent; it has no spaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Starts the program given as the first descriptor, with the second as its standard input and
-    /// the third as its output and error, in the control group whose directory is the fourth. Answered `Launched` or
-    /// `Failed`.
+    /// Has the launcher given as the first descriptor make a process with the second as its
+    /// standard input and the third as its output and error, in the control group whose directory
+    /// is the fourth. Answered `Launched` or `Failed`. The launcher, a program, runs from the first
+    /// request on, with a socket as its standard input. It is sent the request with the other
+    /// three, makes the process, a sibling of its own, and answers `Born` or `Failed`.
     Launch(String),
     /// Answered by a `Running` or `Exited` for every key known, then `Listed`.
     List,
@@ -42,6 +44,8 @@ pub enum Request {
 /// What init says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// Made, under this number in init's namespace; with a pidfd. Said by the launcher alone.
+    Born(String, i32),
     /// Started; with a pidfd.
     Launched(String),
     /// Not started, and why.
@@ -67,6 +71,7 @@ impl fmt::Display for Request {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Born(key, pid) => write!(f, "born {key} {pid}"),
             Self::Launched(key) => write!(f, "launched {key}"),
             Self::Failed(key, why) => write!(f, "failed {key} {why}"),
             Self::Running(key) => write!(f, "running {key}"),
@@ -98,6 +103,9 @@ impl FromStr for Report {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         match text.splitn(3, ' ').collect::<Vec<_>>().as_slice() {
+            ["born", key, pid] => {
+                Ok(Self::Born((*key).into(), pid.parse().map_err(|_| Malformed)?))
+            }
             ["launched", key] => Ok(Self::Launched((*key).into())),
             ["failed", key, why] => Ok(Self::Failed((*key).into(), (*why).into())),
             ["running", key] => Ok(Self::Running((*key).into())),
@@ -176,6 +184,7 @@ mod tests {
             assert_eq!((received, descriptors.len()), (request, 4));
         }
         for report in [
+            Report::Born(key.clone(), 7),
             Report::Launched(key.clone()),
             Report::Failed(key.clone(), "no such file".into()),
             Report::Running(key.clone()),

@@ -8,7 +8,8 @@
 #![deny(unsafe_code)]
 
 mod init;
-mod spawn;
+mod launcher;
+mod ordinary;
 
 use std::{io, process::ExitCode};
 

@@ -76,6 +76,8 @@ impl Link {
                     let _ = reply.send(Ok(child));
                 }
             }
+            // Said to init alone.
+            Report::Born(..) => {}
             Report::Failed(key, why) => {
                 if let Some(reply) = self.launches.remove(&key) {
                     let _ = reply.send(Err(io::Error::other(why)));

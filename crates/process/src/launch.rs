@@ -1,22 +1,28 @@
-//! Turning a short-lived process into an agent.
+//! Turning a process into an agent.
 //!
-//! Init starts `fleet-launch` in the agent's control group, with a [`LaunchSpec`] on its standard
-//! input. That process takes namespaces and a host name of its own, gives up root for the agent's
-//! uid, writes the agent's files *as that uid* (so nothing an agent plants in its HOME, a symbolic
-//! link say, can make root write elsewhere), confines itself, and becomes the agent.
+//! `fleet-launch` waits for what init asks, and makes a process of itself for each start: in the
+//! agent's control group, with a [`LaunchSpec`] on its standard input. That process takes
+//! namespaces and a host name of its own, gives up root for the agent's uid, writes the agent's
+//! files *as that uid* (so nothing an agent plants in its HOME, a symbolic link say, can make root
+//! write elsewhere), confines itself, and becomes the agent.
 //!
-//! It asks for the lease first: the guard that holds it would take this process along when it
-//! ends, and a guard that holds none must have nothing to end.
+//! It asks for the lease first: the guard that holds it would take this process along when it ends,
+//! and a guard that holds none must have nothing to end.
 
 use std::{
     collections::BTreeMap,
     ffi::CString,
     fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use fleet_guard::Status;
+use fleet_init::{LAUNCH_FAILED, Report, Request, receive, send};
 use nix::{
     sys::{
         prctl,
@@ -26,11 +32,17 @@ use nix::{
         time::TimeValLike,
     },
     time::{ClockId, clock_gettime},
-    unistd::{Gid, Uid, execve, setgroups, sethostname, setresgid, setresuid},
+    unistd::{
+        Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgroups, sethostname, setresgid,
+        setresuid,
+    },
 };
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::{self, Confinement};
+use crate::{
+    birth::{Born, bear},
+    sandbox::{self, Confinement, DeniedCalls},
+};
 
 /// A file the agent needs, relative to its HOME.
 #[derive(Clone, Serialize, Deserialize)]
@@ -143,11 +155,41 @@ fn strings(texts: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>> 
     texts.into_iter().map(|text| CString::new(text).map_err(io::Error::other)).collect()
 }
 
-/// Reads a [`LaunchSpec`] from standard input and becomes the agent. Returns only on failure.
+/// Makes the agents that init asks for on standard input, until init is gone or asks another. In a
+/// process that was to be an agent it returns when that failed. Answers how the process is to exit.
 ///
 /// # Errors
-/// Whatever stood in the way; the caller prints it and exits non-zero.
-pub fn become_agent() -> io::Result<std::convert::Infallible> {
+/// When this kernel cannot deny system calls, or what is asked is no request.
+pub fn serve() -> io::Result<ExitCode> {
+    prctl::set_name(c"fleet-launch")?;
+    // Not those it has: what it executes later gets no others.
+    sandbox::drop_capabilities().map_err(context("giving up capabilities"))?;
+    let calls = sandbox::denied_calls()?;
+    let init = io::stdin();
+    while let Some((request, descriptors)) = receive(&init)? {
+        let (Request::Launch(key), [input, output, group]) = (request, descriptors.as_slice())
+        else {
+            return Err(io::Error::other("init asks for something else than a launch"));
+        };
+        match bear(group.as_fd()) {
+            Ok(Born::Child) => {
+                let streams = dup2_stdin(input).and(dup2_stdout(output)).and(dup2_stderr(output));
+                let Err(error) =
+                    streams.map_err(io::Error::from).and_then(|()| become_agent(&calls));
+                eprintln!("fleet-launch: {error}");
+                return Ok(LAUNCH_FAILED.into());
+            }
+            Ok(Born::Parent(pid, pidfd)) => {
+                send(&init, &Report::Born(key, pid), &[pidfd.as_fd()])?;
+            }
+            Err(why) => send(&init, &Report::Failed(key, why.to_string()), &[])?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a [`LaunchSpec`] from standard input and becomes the agent. Returns only on failure.
+fn become_agent(calls: &DeniedCalls) -> io::Result<std::convert::Infallible> {
     let spec: LaunchSpec = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     let now_ms = u64::try_from(now.num_milliseconds()).unwrap_or(u64::MAX);
@@ -174,19 +216,18 @@ pub fn become_agent() -> io::Result<std::convert::Infallible> {
     if spec.file_bytes > 0 {
         setrlimit(Resource::RLIMIT_FSIZE, spec.file_bytes, spec.file_bytes)?;
     }
-    sandbox::drop_capabilities().map_err(context("giving up capabilities"))?;
     drop_root(spec.uid).map_err(|e| context("giving up root")(e.into()))?;
     prepare_home(&spec)?;
     std::env::set_current_dir(&spec.home).map_err(context("entering HOME"))?;
     let null = fs::File::open("/dev/null")?;
-    nix::unistd::dup2_stdin(&null)?;
+    dup2_stdin(&null)?;
     heed_sigpipe()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     let lacking = sandbox::confine(&spec.home, &spec.confinement);
     if let Some(lacking) = lacking.map_err(context("confining the agent"))? {
         eprintln!("degraded: {lacking}");
     }
-    sandbox::filter_calls().map_err(context("filtering system calls"))?;
+    sandbox::deny_calls(calls).map_err(context("filtering system calls"))?;
     let environment = spec.environment.iter().map(|(key, value)| format!("{key}={value}"));
     let (command, environment) = (strings(spec.command.clone())?, strings(environment)?);
     let program = command.first().ok_or_else(|| io::Error::other("no program to run"))?;

@@ -4,6 +4,7 @@
 //! group; what ended is what its pidfd says.
 #![deny(unsafe_code)]
 
+mod birth;
 mod capacity;
 mod cgroup;
 mod child;
@@ -18,7 +19,7 @@ pub use capacity::{capacity, disk_bytes};
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
 pub use fleet_init::LAUNCH_FAILED;
-pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, become_agent};
+pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, serve};
 pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};
 pub use ports::{Holder, holders, unused};

@@ -57,7 +57,8 @@ pub(crate) fn separate() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every capability for good, those of programs it may execute too.
+/// Takes every capability from what this process executes, for good; it has its own until it gives
+/// up root.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
     use caps::CapSet::{Ambient, Bounding, Inheritable};
     for set in [Ambient, Bounding, Inheritable] {
@@ -66,17 +67,20 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Everything below `/` but the directories of `hidden`: the largest directories that hold none.
-fn readable(hidden: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+/// Everything below `/` but the directories of `hidden`: the largest directories that hold none, and
+/// files. Whether each is a directory.
+fn readable(hidden: &[PathBuf]) -> io::Result<Vec<(PathBuf, bool)>> {
     let (mut open, mut whole) = (vec![PathBuf::from("/")], Vec::new());
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(directory)? {
-            let path = entry?.path();
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
             if hidden.contains(&path) {
                 continue;
             }
             let holds_hidden = hidden.iter().any(|hidden| hidden.starts_with(&path));
-            if holds_hidden { open.push(path) } else { whole.push(path) }
+            let is_dir = kind.is_dir() || kind.is_symlink() && path.is_dir();
+            if holds_hidden { open.push(path) } else { whole.push((path, is_dir)) }
         }
     }
     Ok(whole)
@@ -88,11 +92,16 @@ pub(crate) fn confine(home: &Path, confinement: &Confinement) -> io::Result<Opti
     let read = AccessFs::from_read(LANDLOCK);
     let all = AccessFs::from_all(LANDLOCK);
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev | AccessFs::ReadDir;
-    let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> =
-        readable(&confinement.hidden)?.into_iter().map(|path| (path, read)).collect();
-    rules.extend([("/dev".into(), device), ("/proc".into(), read | AccessFs::WriteFile)]);
+    let readable = readable(&confinement.hidden)?.into_iter();
+    let mut rules: Vec<(PathBuf, bool, BitFlags<AccessFs>)> =
+        readable.map(|(path, is_dir)| (path, is_dir, read)).collect();
+    let files = read | AccessFs::WriteFile;
+    rules.extend([("/dev".into(), true, device), ("/proc".into(), true, files)]);
     let writable = ["/tmp".into(), "/dev/shm".into(), home.to_owned()];
-    rules.extend(writable.into_iter().chain(confinement.writable.clone()).map(|p| (p, all)));
+    let writable = writable.into_iter().chain(confinement.writable.clone());
+    rules.extend(
+        writable.map(|path| (path.is_dir(), path)).map(|(is_dir, path)| (path, is_dir, all)),
+    );
 
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -102,11 +111,10 @@ pub(crate) fn confine(home: &Path, confinement: &Confinement) -> io::Result<Opti
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     let mut ruleset = ruleset;
-    for (path, access) in rules {
+    for (path, is_dir, access) in rules {
         // What is not there, or not to be seen, needs no rule.
         let Ok(fd) = PathFd::new(&path) else { continue };
-        let file = !path.is_dir();
-        let access = if file { access & AccessFs::from_file(LANDLOCK) } else { access };
+        let access = if is_dir { access } else { access & AccessFs::from_file(LANDLOCK) };
         ruleset = ruleset.add_rule(PathBeneath::new(fd, access)).map_err(io::Error::other)?;
     }
     let (first, last) = confinement.ports;
@@ -203,7 +211,10 @@ fn when(
     Ok(SeccompRule::new(vec![condition])?)
 }
 
-fn filters() -> Result<[BpfProgram; 2], seccompiler::Error> {
+/// Programs for the kernel that deny system calls.
+pub(crate) type DeniedCalls = [BpfProgram; 2];
+
+fn filters() -> Result<DeniedCalls, seccompiler::Error> {
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
         DENIED.iter().map(|call| (*call, Vec::new())).collect();
     let namespaces = NAMESPACES.iter().map(|flag| {
@@ -219,12 +230,14 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::Error> {
     Ok([filter(denied, libc::EPERM)?, filter(unknown, libc::ENOSYS)?])
 }
 
-/// Denies the system calls above to this process and what it becomes.
-pub(crate) fn filter_calls() -> io::Result<()> {
-    for program in filters().map_err(io::Error::other)? {
-        apply_filter(&program).map_err(io::Error::other)?;
-    }
-    Ok(())
+/// What denies the system calls above.
+pub(crate) fn denied_calls() -> io::Result<DeniedCalls> {
+    filters().map_err(io::Error::other)
+}
+
+/// Denies system calls to this process and what it becomes.
+pub(crate) fn deny_calls(calls: &DeniedCalls) -> io::Result<()> {
+    calls.iter().try_for_each(|program| apply_filter(program)).map_err(io::Error::other)
 }
 
 /// What this kernel lacks to confine agents fully.
@@ -253,8 +266,8 @@ mod tests {
     fn what_is_hidden_is_not_below_what_is_readable() {
         let hidden = [PathBuf::from("/usr/lib"), PathBuf::from("/etc")];
         let open = readable(&hidden).unwrap();
-        assert!(open.contains(&PathBuf::from("/usr/bin")));
-        for path in &open {
+        assert!(open.contains(&(PathBuf::from("/usr/bin"), true)));
+        for (path, _) in &open {
             assert!(hidden.iter().all(|hidden| !hidden.starts_with(path)), "{}", path.display());
         }
     }
