@@ -1,6 +1,9 @@
 //! The daemon comes and goes; agents do not notice, and end when it stays away too long.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use cluster_tests::{Cluster, exclusive, host_of, oracle, until};
 
@@ -225,14 +228,43 @@ fn init(cluster: &mut Cluster) -> String {
     children(&cluster.guard_pids(1)[0].to_string()).remove(0)
 }
 
+/// The launcher of an init.
+fn launcher(init: &str) -> Option<String> {
+    let is_one = |pid: &String| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "fleet-launch\n")
+    };
+    children(init).into_iter().find(is_one)
+}
+
+#[test]
+fn a_launcher_that_hangs_is_ended_and_starts_nothing_later() {
+    let (mut cluster, pid) = node();
+    let init = init(&mut cluster);
+    let first = launcher(&init).expect("one that started the agent");
+    assert!(Command::new("kill").args(["-s", "STOP", &first]).status().unwrap().success());
+    let create = ["agent", "create", "f/b", "--runtime", "exec", "--no-wait"];
+    cluster.ok(&[&create[..], &["--", "/bin/sh", "-c", "echo here; exec sleep infinity"]].concat());
+    cluster.wait_ready("f/b", 1, 60);
+    assert_ne!(launcher(&init), Some(first));
+    assert_eq!(cluster.ok(&["agent", "logs", "f/b"]).matches("here").count(), 1);
+    same(&cluster, pid);
+}
+
+/// An init of before a rolling upgrade gives it the agent's specification as its input.
+#[test]
+fn a_launcher_without_a_socket_becomes_the_agent_itself() {
+    let program = cluster_tests::binary().with_file_name("fleet-launch");
+    let done = Command::new(program).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(125), "{said}");
+    assert!(said.contains("EOF while parsing"), "{said}");
+}
+
 #[test]
 fn a_launcher_that_ended_is_started_anew() {
     let (mut cluster, pid) = node();
     let init = init(&mut cluster);
-    let is_launcher = |pid: &String| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "fleet-launch\n")
-    };
-    let launcher = || children(&init).into_iter().find(is_launcher);
+    let launcher = || launcher(&init);
     let first = launcher().expect("one that started the agent");
     assert!(Command::new("kill").args(["-s", "KILL", &first]).status().unwrap().success());
     until(10, "its end", || launcher().is_none().then_some(()));

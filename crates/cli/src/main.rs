@@ -34,6 +34,9 @@ fn end_quietly_without_reader() {
     }));
 }
 
+/// Threads for what blocks: looks at disks and ports, HOMEs prepared.
+const BLOCKING_THREADS_MAX: usize = 32;
+
 fn main() -> ExitCode {
     end_quietly_without_reader();
     let args = Args::parse();
@@ -42,8 +45,10 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // An agent that is started again is not to wait until a thread is made.
+        // An agent that is started again is not to wait until a thread is made; nor are there to be
+        // hundreds after all were adopted at once.
         .thread_keep_alive(Duration::from_secs(3_600))
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build();
     let result = match runtime {
         Ok(runtime) => {

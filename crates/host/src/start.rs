@@ -1,8 +1,8 @@
 //! Starting one process of an agent.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind::NotFound, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LeaseCheck, LogFile, holders};
+use fleet_process::{Child, Group, GroupError, LeaseCheck, LogFile, holders};
 use fleet_proto::host::Assignment;
 use fleet_types::AgentId;
 
@@ -12,7 +12,7 @@ use crate::{
     start_key::StartKey,
 };
 
-/// Kills a group until it is empty.
+/// Kills a group until it is empty, or is no more.
 pub(crate) async fn empty(group: &Group) {
     loop {
         let result = match group.kill() {
@@ -21,6 +21,7 @@ pub(crate) async fn empty(group: &Group) {
         };
         match result {
             Ok(()) => return,
+            Err(GroupError::Io { source, .. }) if source.kind() == NotFound => return,
             Err(error) => {
                 tracing::error!(%error, "emptying a control group failed; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fleet_init::{Report, Request, receive, send};
@@ -30,13 +30,18 @@ use rustix::{
     process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait, waitpid},
 };
 
-use crate::{launcher::Launcher, ordinary::children_are_ordinary};
+use crate::{
+    launcher::{Launcher, has_ended},
+    ordinary::children_are_ordinary,
+};
 
 /// Starts that may be known at once.
 const KEYS_MAX: usize = 16_384;
 /// A daemon that does not read for this long is cut off; it asks again when it is back.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A launcher that is asked and says nothing for so long is ended; the next launch starts another.
+const LAUNCH: Duration = Duration::from_secs(10);
 /// Children that ended with another are looked for after the next event, or after so many
 /// milliseconds.
 const SWEEP_AFTER: u8 = 1;
@@ -51,13 +56,14 @@ fn from_root(socket: &impl AsFd) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
 }
 
-#[derive(Default)]
 struct Init {
     known: BTreeMap<String, Known>,
     daemon: Option<OwnedFd>,
     launcher: Option<Launcher>,
     /// What the launcher was asked to start.
     launching: BTreeSet<String>,
+    /// When it was asked while it had nothing to do, or said something.
+    heard: Instant,
     /// What ended meanwhile and is not known: one that was started, maybe.
     unknown: HashMap<Pid, i32>,
     /// Whether children may have ended that no signal named.
@@ -89,7 +95,15 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
     let mut out = io::stdout();
     out.write_all(b"ready\n")?;
     out.flush()?;
-    let mut init = Init::default();
+    let mut init = Init {
+        known: BTreeMap::new(),
+        daemon: None,
+        launcher: None,
+        launching: BTreeSet::new(),
+        heard: Instant::now(),
+        unknown: HashMap::new(),
+        unswept: false,
+    };
     loop {
         init.turn(&deaths, &listener)?;
     }
@@ -107,7 +121,11 @@ impl Init {
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let unswept = std::mem::take(&mut self.unswept);
-        let patience = if unswept { SWEEP_AFTER.into() } else { PollTimeout::NONE };
+        let patience = match () {
+            () if unswept => SWEEP_AFTER.into(),
+            () if self.launching.is_empty() => PollTimeout::NONE,
+            () => LAUNCH.try_into().unwrap_or(PollTimeout::NONE),
+        };
         match poll(&mut polled, patience) {
             Err(nix::errno::Errno::EINTR) => {
                 self.unswept = unswept;
@@ -120,6 +138,8 @@ impl Init {
             fds.map(|fd| fd.is_some() && polled.next() == Some(true));
         if launched {
             self.hear();
+        } else if !self.launching.is_empty() && self.heard.elapsed() >= LAUNCH {
+            self.lose_launcher();
         }
         if died {
             // A signal names one of those that ended meanwhile. The kernel finds the others by a
@@ -155,35 +175,50 @@ impl Init {
     /// Takes in what the launcher says.
     fn hear(&mut self) {
         match self.launcher.as_ref().and_then(Launcher::hear) {
-            Some((Report::Born(key, pid), descriptors)) => {
+            Some((report, descriptors)) => self.launched(report, descriptors.first()),
+            None => self.lose_launcher(),
+        }
+    }
+
+    fn launched(&mut self, report: Report, pidfd: Option<&OwnedFd>) {
+        self.heard = Instant::now();
+        match report {
+            Report::Born(key, pid) => {
                 self.launching.remove(&key);
-                let Some(pid) = Pid::from_raw(pid) else { return };
+                let Some((pid, pidfd)) = Pid::from_raw(pid).zip(pidfd) else { return };
+                // One that ended before may have had the number.
                 let ended = self.unknown.remove(&pid);
+                let ended = ended.filter(|_| has_ended(pidfd, PollTimeout::ZERO));
                 let now = ended.map_or(Known::Running(pid), Known::Exited);
                 self.known.insert(key.clone(), now);
-                self.tell(&Report::Launched(key.clone()), descriptors.first());
+                self.tell(&Report::Launched(key.clone()), Some(pidfd));
                 if let Some(status) = ended {
                     self.tell(&Report::Exited(key, status), None);
                 }
             }
-            Some((failed @ Report::Failed(..), _)) => {
-                if let Report::Failed(key, _) = &failed {
-                    self.launching.remove(key);
-                }
-                self.tell(&failed, None);
+            Report::Failed(key, why) => {
+                self.launching.remove(&key);
+                self.tell(&Report::Failed(key, why), None);
             }
-            _ => self.lose_launcher(),
+            // A launcher says nothing else.
+            _ => {}
         }
         if self.launching.is_empty() {
             self.unknown.clear();
         }
     }
 
+    /// Ends the launcher and takes in what it had done.
     fn lose_launcher(&mut self) {
-        self.launcher = None;
+        let Some(launcher) = self.launcher.take() else { return };
+        launcher.end();
+        while let Some((report, descriptors)) = launcher.hear() {
+            self.launched(report, descriptors.first());
+        }
         for key in std::mem::take(&mut self.launching) {
             self.tell(&Report::Failed(key, "the launcher ended".into()), None);
         }
+        self.unknown.clear();
     }
 
     fn tell(&mut self, report: &Report, pidfd: Option<&OwnedFd>) {
@@ -215,7 +250,12 @@ impl Init {
     fn answer(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
         match request {
             Request::Launch(key) => match self.launch(&key, descriptors) {
-                Ok(()) => drop(self.launching.insert(key)),
+                Ok(()) => {
+                    if self.launching.is_empty() {
+                        self.heard = Instant::now();
+                    }
+                    self.launching.insert(key);
+                }
                 Err(why) => self.tell(&Report::Failed(key, why.to_string()), None),
             },
             Request::List => {

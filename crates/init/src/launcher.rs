@@ -3,7 +3,10 @@
 
 use std::{
     fs::File,
-    io,
+    io::{
+        self,
+        ErrorKind::{ConnectionReset, Interrupted},
+    },
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -12,9 +15,13 @@ use std::{
 };
 
 use fleet_init::{Report, Request, receive, send};
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, socketpair,
-    sockopt::{Timeout, set_socket_timeout},
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::{
+    net::{
+        AddressFamily, SocketFlags, SocketType, socketpair,
+        sockopt::{Timeout, set_socket_timeout},
+    },
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
 use crate::init::PATIENCE;
@@ -24,6 +31,13 @@ pub(crate) struct Launcher {
     /// Device and number of its program's file.
     program: (u64, u64),
     socket: OwnedFd,
+    pidfd: OwnedFd,
+}
+
+/// Whether a process has ended.
+pub(crate) fn has_ended(pidfd: &OwnedFd, patience: PollTimeout) -> bool {
+    let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut ended, patience).is_ok_and(|ended| ended > 0)
 }
 
 fn identity(program: &File) -> io::Result<(u64, u64)> {
@@ -40,12 +54,20 @@ impl Launcher {
             set_socket_timeout(&socket, waits, Some(PATIENCE))?;
         }
         // Collected like any child of init.
-        Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .env_clear()
             .stdin(its)
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { program: identity(program)?, socket })
+        let pidfd = pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
+        Ok(Self { program: identity(program)?, socket, pidfd })
+    }
+
+    /// Ends it, so that it makes no process any more of which nobody would hear.
+    pub(crate) fn end(&self) {
+        // One that has ended cannot be killed.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        has_ended(&self.pidfd, PATIENCE.try_into().unwrap_or(PollTimeout::NONE));
     }
 
     /// Whether it is one of this program.
@@ -60,9 +82,15 @@ impl Launcher {
         send(&self.socket, &Request::Launch(key.to_owned()), &beside)
     }
 
-    /// What it says next; none when it is gone.
+    /// What it says next; none when it is gone, or says nothing for long.
     pub(crate) fn hear(&self) -> Option<(Report, Vec<OwnedFd>)> {
-        receive(&self.socket).ok().flatten()
+        loop {
+            match receive(&self.socket) {
+                // That it left requests unread is told once, before what it said.
+                Err(e) if matches!(e.kind(), Interrupted | ConnectionReset) => {}
+                heard => return heard.ok().flatten(),
+            }
+        }
     }
 }
 

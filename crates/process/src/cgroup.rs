@@ -72,14 +72,17 @@ impl Group {
         if group.path.join("cgroup.kill").exists() { Ok(group) } else { Err(GroupError::TooOld) }
     }
 
-    /// Takes it away, if it is empty, and makes another in its place. A process is to be born in a
+    /// Takes it away, if it is there and empty, and makes another in its place. A process is to be born in a
     /// group that was never killed: Linux 6.18 counts the kills of a group, compares the count with
     /// that of the parent's group, and kills the child when they differ.
     ///
     /// # Errors
     /// When it is not empty.
     pub fn renew(&self) -> Result<(), GroupError> {
-        self.remove()?;
+        match self.remove() {
+            Err(GroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
         fs::create_dir(&self.path).map_err(self.error())
     }
 

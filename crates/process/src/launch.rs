@@ -28,7 +28,7 @@ use nix::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
         signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask},
-        stat::{Mode, umask},
+        stat::{Mode, SFlag, fstat, umask},
         time::TimeValLike,
     },
     time::{ClockId, clock_gettime},
@@ -166,6 +166,12 @@ pub fn serve() -> io::Result<ExitCode> {
     sandbox::drop_capabilities().map_err(context("giving up capabilities"))?;
     let calls = sandbox::denied_calls()?;
     let init = io::stdin();
+    if fstat(&init)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
+        // An init of before a rolling upgrade, which executes a launcher for each agent.
+        let Err(error) = become_agent(&calls);
+        eprintln!("fleet-launch: {error}");
+        return Ok(LAUNCH_FAILED.into());
+    }
     while let Some((request, descriptors)) = receive(&init)? {
         let (Request::Launch(key), [input, output, group]) = (request, descriptors.as_slice())
         else {
