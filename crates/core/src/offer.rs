@@ -1,10 +1,13 @@
 //! What agents ask of a node and what nodes offer, in a form whose maximum over many nodes is worth
 //! having: where not even that is enough, none of them is, see [`crate::by_load`].
 
+use core::fmt::Write;
+
 use fleet_types::{AgentClass, Labels, RuntimeName, Version};
 
 use crate::{
     admission::{self, Amounts},
+    digest::Fnv,
     record::AgentSpec,
 };
 
@@ -89,11 +92,12 @@ impl Marks {
 
     /// A bit other than the first, the same in every replica.
     fn of(words: &[&str]) -> Self {
-        // FNV-1a, as in draft-eastlake-fnv; 255 is in no UTF-8, so it sets words apart.
-        let bytes = words.iter().flat_map(|word| word.bytes().chain([255]));
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let mut hash = Fnv::default();
+        for word in words {
+            // No name, label or version has the character that sets them apart.
+            write!(hash, "{word}\0").expect("hashing text cannot fail");
+        }
+        let Fnv(hash) = hash;
         Self(2 << ((hash ^ (hash >> 32)) % 127))
     }
 
