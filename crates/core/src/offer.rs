@@ -94,7 +94,7 @@ impl Marks {
     fn of(words: &[&str]) -> Self {
         let mut hash = Fnv::default();
         for word in words {
-            // No name, label or version has the character that sets them apart.
+            // Set apart; were they not, as in a version with this character, they only share a bit.
             write!(hash, "{word}\0").expect("hashing text cannot fail");
         }
         let Fnv(hash) = hash;
