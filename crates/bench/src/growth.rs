@@ -73,15 +73,12 @@ impl Grown {
             grown.apply(Operation::RegisterNode(RegisterNode { node, storage, held, report }))?;
         }
         let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
-        let fleet = fleet();
-        grown.apply(Operation::CreateFleet(CreateFleet {
-            fleet,
-            config,
-            labels,
-            wants,
-            ports: 0,
-            priority: 0,
-        }))?;
+        for fleet in [fleet(), other_fleet()] {
+            let (config, labels, wants) = (config.clone(), labels.clone(), wants.clone());
+            let (ports, priority) = (0, 0);
+            let made = CreateFleet { fleet, config, labels, wants, ports, priority };
+            grown.apply(Operation::CreateFleet(made))?;
+        }
         Ok(grown)
     }
 
@@ -97,10 +94,15 @@ impl Grown {
 }
 
 /// The call that makes one agent, whatever a loss would leave out.
-fn one_agent(name: &str, spec: &AgentSpec, node: Option<NodeId>) -> Result<Operation> {
+fn one_agent(
+    fleet: &FleetName,
+    name: &str,
+    spec: &AgentSpec,
+    node: Option<NodeId>,
+) -> Result<Operation> {
     let (name, spec, desired) = (name.parse()?, spec.clone(), Desired::Running);
     let agents = vec![AgentDraft { name, spec, desired, node }];
-    let (fleet, admission) = (fleet(), Admission::Overcommit);
+    let (fleet, admission) = (fleet.clone(), Admission::Overcommit);
     Ok(Operation::CreateAgents(CreateAgents { fleet, agents, admission }))
 }
 
@@ -109,6 +111,10 @@ const NEWER: &str = "2.0";
 
 pub(crate) fn fleet() -> FleetName {
     "bench".parse().expect("a fleet name")
+}
+
+fn other_fleet() -> FleetName {
+    "other".parse().expect("a fleet name")
 }
 
 pub(crate) fn report(n: usize) -> Result<NodeReport> {
@@ -248,7 +254,7 @@ fn constrained(nodes: u64) -> Result<String> {
     labelled.wants.node_labels = labels(&["even", "odd"])?;
     large.wants.requests.memory_bytes = 3 << 39;
     let node = Planner::new(&with_both.state).choose(&fleet(), &large);
-    with_both.apply(one_agent("a", &large, node)?)?;
+    with_both.apply(one_agent(&fleet(), "a", &large, node)?)?;
     let mut columns = Vec::new();
     for spec in [&labelled, &large] {
         let chosen = || Planner::new(&with_both.state).choose(&fleet(), spec) == node;
@@ -263,34 +269,67 @@ fn constrained(nodes: u64) -> Result<String> {
     Ok(columns.join(" | "))
 }
 
+/// What a choice costs that goes astray, in microseconds: half of the nodes have the memory, the other
+/// half the processor time, as full as each other, and one that is fuller has both.
+fn astray(nodes: u64) -> Result<String> {
+    let last = usize::try_from(nodes)? - 1;
+    let mut grown = Grown::with_reports(nodes, |n| {
+        let mut report = report(n)?;
+        let times = |has_more: bool| if has_more || n == last { 16 } else { 1 };
+        let (even, odd) = (n.is_multiple_of(2), !n.is_multiple_of(2));
+        report.capacity.memory_bytes = times(even) << 40;
+        report.capacity.cpu_millis = times(odd) << 16;
+        Ok(report)
+    })?;
+    let mut spec = spec();
+    spec.wants.requests = Resources { memory_bytes: 3 << 39, cpu_millis: 3 << 15 };
+    let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
+    let node = chosen(&grown.state);
+    grown.apply(one_agent(&fleet(), "a", &spec, node)?)?;
+    ensure!(node.is_some(), "no node has both");
+    let times = 100_000 / u32::try_from(nodes)?;
+    Ok(format!("{:.1}", timed(times, &|| chosen(&grown.state) == node)?))
+}
+
 /// What one more that is spread over the ten racks costs in a fleet of all the agents, in microseconds.
 fn over_racks(grown: &mut Grown) -> Result<f64> {
     let mut spec = spec();
     spec.wants.spread_by = Some("rack".into());
     let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
     let node = chosen(&grown.state);
-    grown.apply(one_agent("over-racks", &spec, node)?)?;
+    grown.apply(one_agent(&fleet(), "over-racks", &spec, node)?)?;
     timed(1_000, &|| chosen(&grown.state).is_some())
 }
 
-/// What one more of a fleet costs that has so many agents, in microseconds: where they stand apart, and
-/// where they are spread over hosts.
+/// What one more of a fleet costs that has an agent on each node but the fullest, in microseconds:
+/// where they stand apart, and where they are spread over hosts. Then what it costs to say that none
+/// is left for one that stands apart, and one more where each host has one.
 fn of_a_fleet(nodes: u64) -> Result<String> {
-    let (mut apart, mut hosts) = (spec(), spec());
+    let (mut apart, mut hosts, mut large) = (spec(), spec(), spec());
     apart.wants.apart = true;
     hosts.wants.spread_by = Some("host".into());
-    let mut columns = Vec::new();
+    large.wants.requests.memory_bytes = 3 << 38;
+    let chosen = |state: &State, spec: &AgentSpec| Planner::new(state).choose(&fleet(), spec);
+    let (mut with_one_left, mut with_none) = (Vec::new(), Vec::new());
     for spec in [apart, hosts] {
         let mut grown = Grown::with_nodes(nodes)?;
-        for n in 0..SPREAD_AGENTS.min(usize::try_from(nodes)? - 1) {
-            let node = Planner::new(&grown.state).choose(&fleet(), &spec);
-            grown.apply(one_agent(&format!("a{n}"), &spec, node)?)?;
+        let fullest = *grown.state.nodes().keys().next_back().expect("there are nodes");
+        grown.apply(one_agent(&other_fleet(), "large", &large, Some(fullest))?)?;
+        for n in 1..nodes {
+            let node = chosen(&grown.state, &spec);
+            ensure!(node.is_some_and(|node| node != fullest), "the fullest is not the last");
+            grown.apply(one_agent(&fleet(), &format!("a{n}"), &spec, node)?)?;
         }
-        ensure!(grown.state.unplaced().next().is_none(), "not all agents were placed");
-        let chosen = || Planner::new(&grown.state).choose(&fleet(), &spec).is_some();
-        columns.push(format!("{:.1}", timed(1_000, &chosen)?));
+        let last = || chosen(&grown.state, &spec) == Some(fullest);
+        with_one_left.push(format!("{:.1}", timed(1_000, &last)?));
+        grown.apply(one_agent(&fleet(), "last", &spec, Some(fullest))?)?;
+        let one_more = || match chosen(&grown.state, &spec) {
+            Some(_) => !spec.wants.apart,
+            None => plan::why_pending(&grown.state, &fleet(), &spec) == PendingReason::NotApart,
+        };
+        with_none.push(format!("{:.1}", timed(1_000, &one_more)?));
     }
-    Ok(columns.join(" | "))
+    Ok([with_one_left, with_none].concat().join(" | "))
 }
 
 /// How long something takes that succeeds each time, in microseconds.
@@ -350,13 +389,15 @@ pub(crate) fn run() -> Result<()> {
     println!("\na lone create, in microseconds\n");
     println!(
         "| agents | nodes | any node | one by version | admitted | in doubt | over racks \
-         | one by two labels | a large one | none | of a fleet apart | over hosts |"
+         | one by two labels | a large one | none | apart | over hosts | none left apart \
+         | one more over hosts | astray |"
     );
-    println!("{}|", "|---".repeat(12));
+    println!("{}|", "|---".repeat(15));
     for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
         let (one_more, constrained, of_a_fleet) =
             (one_more?, constrained(nodes)?, of_a_fleet(nodes)?);
-        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} |");
+        let astray = astray(nodes)?;
+        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {astray} |");
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ impl Branch {
     }
 
     fn sum(&mut self) {
-        self.most = self.offer;
+        self.most.clone_from(&self.offer);
         for below in [&self.before, &self.after].into_iter().flatten() {
             self.most.join(&below.most);
         }
@@ -68,18 +68,32 @@ impl ByLoad {
 
     /// Takes a node from one place to another, with what it offers.
     pub(crate) fn put(&mut self, from: Option<Place>, to: Option<(Place, Offer)>) {
-        if let (Some(from), Some((to, offer))) = (from, to)
-            && from == to
-        {
-            return set(&mut self.top, to, offer);
-        }
+        let to = match (from, to) {
+            (Some(from), Some((to, offer))) if from == to => {
+                return set(&mut self.top, to, offer);
+            }
+            (_, to) => to,
+        };
         let taken = from.and_then(|from| remove(&mut self.top, from));
         self.len -= usize::from(taken.is_some());
         if let Some((place, offer)) = to {
-            let new = Branch { place, offer, most: offer, before: None, after: None };
+            let most = offer.clone();
+            let new = Branch { place, offer, most, before: None, after: None };
             insert(&mut self.top, Box::new(new));
             self.len += 1;
         }
+    }
+
+    /// The place of the first node.
+    pub(crate) fn first(&self) -> Option<Place> {
+        let top = self.top.as_deref();
+        let before = core::iter::successors(top, |branch| branch.before.as_deref());
+        before.last().map(|first| first.place)
+    }
+
+    /// The most that any node offers.
+    pub(crate) fn most(&self) -> Option<&Offer> {
+        self.top.as_deref().map(|top| &top.most)
     }
 
     /// The first node after a place, or of all, that offers what is asked.
@@ -172,7 +186,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::offer::Marks;
+    use crate::{crowd::Counts, offer::Marks};
+    use fleet_types::FleetName;
     use proptest::prelude::*;
 
     fn marks(bits: u8) -> Marks {
@@ -184,23 +199,33 @@ mod tests {
         #[test]
         fn finds_what_a_look_at_each_finds(
             steps in proptest::collection::vec(
-                (0_u64..20, any::<bool>(), 0_u64..5, 0_u64..4, 0_u8..8), 1..80),
-            asked in (0_u64..4, 0_u8..8, 0_u8..8),
+                (0_u64..20, any::<bool>(), 0_u64..5, 0_u64..4, 0_u8..8, 0_usize..3), 1..80),
+            asked in (0_u64..4, 0_u8..8, 0_u8..8, any::<bool>(), 0_usize..4),
         ) {
             let mut nodes = ByLoad::default();
             let mut each: BTreeMap<NodeId, (Place, Offer)> = BTreeMap::new();
-            for (id, stays, load, room, bits) in steps {
+            let fleet: FleetName = "f".parse().unwrap();
+            for (id, stays, load, room, bits, agents) in steps {
                 let id = NodeId(id);
-                let offer = Offer { room: [room, 3 - room, 1], marks: marks(bits) };
+                let crowd = |n| (&Counts::from_iter((n > 0).then(|| (fleet.clone(), n)))).into();
+                let (apart, spread) = (crowd(agents / 2), crowd(agents));
+                let offer = Offer { room: [room, 3 - room, 1], marks: marks(bits), apart, spread };
                 let (before, now) = (each.remove(&id), stays.then_some(((load, id), offer)));
-                nodes.put(before.map(|(place, _)| place), now);
+                nodes.put(before.map(|(place, _)| place), now.clone());
                 each.extend(now.map(|now| (id, now)));
                 prop_assert_eq!(nodes.len(), each.len());
             }
-            let (room, all, any) = asked;
-            let ask = Ask { room: [room, room / 2, 1], all: marks(all), any: marks(any) };
-            let mut sorted: Vec<(Place, Offer)> = each.values().copied().collect();
+            let (room, all, any, apart, most) = asked;
+            let ask = Ask {
+                room: [room, room / 2, 1],
+                all: marks(all),
+                any: marks(any),
+                apart_from: apart.then(|| fleet.clone()),
+                at_most: (most < 3).then_some((fleet, most)),
+            };
+            let mut sorted: Vec<(Place, Offer)> = each.values().cloned().collect();
             sorted.sort_by_key(|(place, _)| *place);
+            prop_assert_eq!(nodes.first(), sorted.first().map(|(place, _)| *place));
             let suiting: Vec<Place> =
                 sorted.iter().filter(|(_, o)| o.covers(&ask)).map(|(place, _)| *place).collect();
             let mut found = Vec::new();

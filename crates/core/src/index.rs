@@ -33,6 +33,20 @@ pub(crate) struct Posting {
     marked: bool,
 }
 
+impl Posting {
+    /// Adds the mark of these nodes, which have a label, to others, and takes the shorter list.
+    fn narrow<'a>(
+        &'a self,
+        marks: Marks,
+        list: &'a ByLoad,
+        key: &str,
+        value: &str,
+    ) -> (Marks, &'a ByLoad) {
+        let mark = if self.marked { Marks::label(key, value) } else { Marks::default() };
+        (marks.and(mark), if self.nodes.len() < list.len() { &self.nodes } else { list })
+    }
+}
+
 /// The nodes that take agents, by the value of a label.
 pub(crate) type Values = BTreeMap<String, Posting>;
 
@@ -45,21 +59,38 @@ pub(crate) struct Having {
 }
 
 /// A node that takes agents: where it is listed, and with what offer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) load: Load,
     offer: Offer,
 }
 
-/// The shortest list that holds every node that is one for an agent, if there is any, and what those
-/// have to offer. What no mark stands for is to be looked at.
-#[derive(Clone, Copy, Debug, Default)]
+/// A list that holds every node that is one for an agent, if there is any, and what those have to
+/// offer. What no mark stands for is to be looked at.
+#[derive(Debug, Default)]
 pub(crate) struct Search<'a> {
     list: Option<&'a ByLoad>,
     ask: Ask,
 }
 
 impl Search<'_> {
+    /// Leaves out nodes with agents of a fleet that stand apart.
+    pub(crate) fn apart_from(mut self, fleet: &FleetName) -> Self {
+        self.ask.apart_from = Some(fleet.clone());
+        self
+    }
+
+    /// Leaves out values that have more agents of a fleet, which is spread by the label.
+    pub(crate) fn at_most(mut self, fleet: &FleetName, agents: usize) -> Self {
+        self.ask.at_most = Some((fleet.clone(), agents));
+        self
+    }
+
+    /// Whether they are so few that each may be looked at.
+    pub(crate) fn is_short(&self) -> bool {
+        self.list.is_none_or(|list| list.len() < COMMON)
+    }
+
     /// The least full node after a place, or of all.
     pub(crate) fn first_after(&self, place: Option<Place>) -> Option<Place> {
         self.list?.first_after(place, &self.ask)
@@ -88,6 +119,8 @@ pub(crate) struct Index {
     slots: Slots,
     by_load: ByLoad,
     by_label: BTreeMap<String, Values>,
+    /// The values of each label, each where its least full node is, with the most its nodes offer.
+    values: BTreeMap<String, ByLoad>,
     /// By version, as nodes state it.
     runtimes: BTreeMap<RuntimeName, BTreeMap<String, Having>>,
     /// What is common and has no mark, or the reverse.
@@ -153,6 +186,11 @@ impl Index {
         self.runtimes.contains_key(runtime)
     }
 
+    /// Whether each value of a label may be tried.
+    pub(crate) fn has_few_values(&self, key: &str) -> bool {
+        self.by_label.get(key).is_none_or(|values| values.len() < COMMON)
+    }
+
     /// The nodes with a label that take agents, by its value.
     pub(crate) fn with_label(&self, key: &str) -> Option<(&String, &Values)> {
         self.by_label.get_key_value(key)
@@ -160,7 +198,7 @@ impl Index {
 
     /// The nodes with a label that take agents.
     pub(crate) fn having(&self, key: &str, value: &str) -> Search<'_> {
-        let posting = self.by_label.get(key).and_then(|values| values.get(value));
+        let posting = self.posting(key, value);
         Search { list: posting.map(|posting| &posting.nodes), ask: Ask::default() }
     }
 
@@ -182,38 +220,56 @@ impl Index {
     }
 
     /// The nodes that take agents, are ones for an agent and have so much room left, of those with
-    /// a label if given.
+    /// a label if given: the shortest list of them.
     pub(crate) fn search(
         &self,
-        Needs { runtime, version, labels, strict }: Needs<'_>,
+        needs: Needs<'_>,
         room: Amounts,
         label: Option<(&str, &str)>,
     ) -> Search<'_> {
-        let fit = if strict { Marks::FIT } else { Marks::default() };
-        let mut ask = Ask { room, all: fit.and(Marks::runtime(runtime)), any: Marks::default() };
+        let Some((mut ask, mut list)) = self.ask(needs, room) else { return Search::default() };
+        if let Some((key, value)) = label {
+            let Some(posting) = self.posting(key, value) else { return Search::default() };
+            (ask.all, list) = posting.narrow(ask.all, list, key, value);
+        }
+        Search { list: Some(list), ask }
+    }
 
+    /// The values of a label under which such nodes may be, each as the place of its least full
+    /// node, that of the least full first.
+    pub(crate) fn search_values(&self, needs: Needs<'_>, room: Amounts, key: &str) -> Search<'_> {
+        let ask = self.ask(needs, room).map(|(ask, _)| ask);
+        let search = self.values.get(key).zip(ask);
+        search.map(|(list, ask)| Search { list: Some(list), ask }).unwrap_or_default()
+    }
+
+    /// What is asked of nodes, if any could be one for the agent, and the shortest list of them.
+    fn ask(
+        &self,
+        Needs { runtime, version, labels, strict }: Needs<'_>,
+        room: Amounts,
+    ) -> Option<(Ask, &ByLoad)> {
+        let fit = if strict { Marks::FIT } else { Marks::default() };
+        let all = fit.and(Marks::runtime(runtime));
+        let mut ask = Ask { room, all, ..Ask::default() };
         if let Some(version) = version {
-            let Some(versions) = self.runtimes.get(runtime) else { return Search::default() };
-            let reached = versions.iter().filter(|(found, _)| version.is_reached_by(found));
+            let versions = self.runtimes.get(runtime)?.iter();
+            let reached = versions.filter(|(found, _)| version.is_reached_by(found));
             let marks = reached.map(|(found, having)| having.mark(runtime, found));
             ask.any = marks.fold(ask.any, Marks::and);
             if ask.any == Marks::default() {
-                return Search::default();
+                return None;
             }
         }
         let mut list = &self.by_load;
-        for (key, value) in labels.iter().chain(label) {
-            let Some(posting) = self.by_label.get(key).and_then(|values| values.get(value)) else {
-                return Search::default();
-            };
-            if posting.marked {
-                ask.all = ask.all.and(Marks::label(key, value));
-            }
-            if posting.nodes.len() < list.len() {
-                list = &posting.nodes;
-            }
+        for (key, value) in labels.iter() {
+            (ask.all, list) = self.posting(key, value)?.narrow(ask.all, list, key, value);
         }
-        Search { list: Some(list), ask }
+        Some((ask, list))
+    }
+
+    fn posting(&self, key: &str, value: &str) -> Option<&Posting> {
+        self.by_label.get(key)?.get(value)
     }
 
     /// Counts how many agents surely fit on a node that takes agents.
@@ -233,13 +289,27 @@ impl Index {
         nodes: &BTreeMap<NodeId, Node>,
     ) {
         self.totals.add_agent(spec);
-        self.whereabouts.add(fleet, spec, nodes);
+        let values = self.whereabouts.add(fleet, spec, nodes);
+        self.relist_spread(spec, &values);
     }
 
     /// Forgets an agent that is on no node.
-    pub(crate) fn remove_agent(&mut self, fleet: &FleetName, spec: &AgentSpec) {
+    pub(crate) fn remove_agent(
+        &mut self,
+        fleet: &FleetName,
+        spec: &AgentSpec,
+        nodes: &BTreeMap<NodeId, Node>,
+    ) {
         self.totals.remove_agent(spec);
-        self.whereabouts.remove(fleet, spec);
+        let values = self.whereabouts.remove(fleet, spec, nodes);
+        self.relist_spread(spec, &values);
+    }
+
+    /// Lists values of the label that an agent is spread by anew.
+    fn relist_spread(&mut self, spec: &AgentSpec, values: &[String]) {
+        if let Some(key) = &spec.wants.spread_by {
+            values.iter().for_each(|value| self.relist_value(key, value));
+        }
     }
 
     /// Brings what depends on many nodes or on all agents up to date.
@@ -278,9 +348,8 @@ impl Index {
         }
         for node in marked_anew.into_iter().filter_map(|id| nodes.get(&id)) {
             let marks = self.marks(node);
-            let listed = self.listed.get(&node.id).copied();
-            if let Some(Listed { load, offer: Offer { room, .. } }) = listed {
-                self.put(node, Some(Listed { load, offer: Offer { room, marks } }));
+            if let Some(Listed { load, offer }) = self.listed.get(&node.id).cloned() {
+                self.put(node, Some(Listed { load, offer: Offer { marks, ..offer } }));
             }
         }
     }
@@ -295,8 +364,7 @@ impl Index {
             marks = marks.and(Marks::runtime(name)).and(mark);
         }
         for (key, value) in report.labels.iter() {
-            let posting = self.by_label.get(key).and_then(|values| values.get(value));
-            if posting.is_some_and(|posting| posting.marked) {
+            if self.posting(key, value).is_some_and(|posting| posting.marked) {
                 marks = marks.and(Marks::label(key, value));
             }
         }
@@ -305,18 +373,28 @@ impl Index {
 
     /// Lists a node, which is as it was when it was listed last, anew or no more.
     fn put(&mut self, node: &Node, now: Option<Listed>) {
-        let before = self.listed.get(&node.id).copied();
-        let Some(report) = node.report.as_ref().filter(|_| before != now) else { return };
+        let before = self.listed.get(&node.id);
         let from = before.map(|before| (before.load, node.id));
-        let to = now.map(|now| ((now.load, node.id), now.offer));
-        self.by_load.put(from, to);
+        let Some(report) = node.report.as_ref().filter(|_| before != now.as_ref()) else {
+            return self.relist_values(node);
+        };
+        let to = now.as_ref().map(|now| ((now.load, node.id), now.offer.clone()));
+        self.by_load.put(from, to.clone());
         for (key, value) in report.labels.iter() {
+            let had_few = self.has_few_values(key);
             let posting = entry(&mut self.by_label, key, value);
-            posting.nodes.put(from, to);
+            let first = posting.nodes.first();
+            posting.nodes.put(from, to.clone());
             if posting.nodes.len() == 0 {
                 forget(&mut self.by_label, key, value);
             } else if (posting.nodes.len() >= COMMON) != posting.marked {
                 self.unsettled.insert(Fact::Label(key.into(), value.into()));
+            }
+            self.put_value(key, value, first);
+            if had_few != self.has_few_values(key) {
+                let values = self.by_label.get(key).into_iter().flat_map(BTreeMap::keys);
+                let values: Vec<String> = values.cloned().collect();
+                values.iter().for_each(|value| self.relist_value(key, value));
             }
         }
         if from.is_none() || to.is_none() {
@@ -325,6 +403,42 @@ impl Index {
         match now {
             Some(now) => drop(self.listed.insert(node.id, now)),
             None => drop(self.listed.remove(&node.id)),
+        }
+    }
+
+    /// Lists a value of a label, which was at a place if it was listed, anew or no more.
+    fn put_value(&mut self, key: &str, value: &str, from: Option<Place>) {
+        let posting = self.posting(key, value).map(|posting| &posting.nodes);
+        let listed = posting.and_then(|nodes| nodes.first().zip(nodes.most()));
+        let to = listed.map(|(first, most)| {
+            // Where values are few each is tried, and agents of many fleets are under each.
+            let few = self.has_few_values(key);
+            let spread = (!few).then(|| self.whereabouts.under(key, value).into());
+            (first, Offer { spread: spread.unwrap_or_default(), ..most.clone() })
+        });
+        if from.is_none() && to.is_none() {
+            return;
+        }
+        if !self.values.contains_key(key) {
+            self.values.insert(key.into(), ByLoad::default());
+        }
+        let Some(values) = self.values.get_mut(key) else { return };
+        values.put(from, to);
+        if values.len() == 0 {
+            self.values.remove(key);
+        }
+    }
+
+    /// Takes in that other agents are under a value.
+    fn relist_value(&mut self, key: &str, value: &str) {
+        let first = self.posting(key, value).and_then(|posting| posting.nodes.first());
+        self.put_value(key, value, first);
+    }
+
+    /// Takes in that other agents are under the values of a node's labels.
+    fn relist_values(&mut self, node: &Node) {
+        for (key, value) in node.report.iter().flat_map(|report| report.labels.iter()) {
+            self.relist_value(key, value);
         }
     }
 
@@ -345,7 +459,8 @@ impl Index {
     fn listing(&self, id: NodeId, marks: Marks) -> Listed {
         let room = self.rooms.get(&id);
         let (load, room) = room.map(|room| (room.load(), room.left())).unwrap_or_default();
-        Listed { load, offer: Offer { room, marks } }
+        let apart = self.whereabouts.apart(id).into();
+        Listed { load, offer: Offer { room, marks, apart, ..Offer::default() } }
     }
 
     /// Takes a node, as it was, off the lists.
@@ -410,11 +525,14 @@ impl Index {
         self.placed.remove(&node.id);
     }
 
-    /// Takes in that a node's room is another.
+    /// Takes in that a node's room is another, or its agents are.
     pub(crate) fn relist(&mut self, node: &Node) {
-        if let Some(Listed { offer: Offer { marks, .. }, .. }) = self.listed.get(&node.id) {
-            self.put(node, Some(self.listing(node.id, *marks)));
-            self.count_slots(node.id);
+        match self.listed.get(&node.id) {
+            Some(Listed { offer: Offer { marks, .. }, .. }) => {
+                self.put(node, Some(self.listing(node.id, *marks)));
+                self.count_slots(node.id);
+            }
+            None => self.relist_values(node),
         }
     }
 
@@ -448,7 +566,13 @@ impl Index {
 
     /// Takes in that a node, which is put anew then, may have other labels.
     pub(crate) fn relabel(&mut self, before: &Node, now: &Node) {
+        let labels = [before, now].map(|node| node.report.as_ref().map(|report| &report.labels));
+        if labels[0] == labels[1] {
+            return;
+        }
         let placed = self.placed.get(&now.id).into_iter().flatten();
         self.whereabouts.relabel(before, now, placed.map(|id| &id.fleet));
+        self.relist_values(before);
+        self.relist_values(now);
     }
 }

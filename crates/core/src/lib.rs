@@ -23,6 +23,7 @@ mod audit;
 mod by_load;
 mod command;
 mod commands;
+mod crowd;
 mod digest;
 mod event;
 pub mod explain;

@@ -3,10 +3,11 @@
 
 use core::fmt::Write;
 
-use fleet_types::{AgentClass, Labels, RuntimeName, Version};
+use fleet_types::{AgentClass, FleetName, Labels, RuntimeName, Version};
 
 use crate::{
     admission::{self, Amounts},
+    crowd::Crowd,
     digest::Fnv,
     record::AgentSpec,
 };
@@ -107,12 +108,16 @@ impl Marks {
     }
 }
 
-/// What a node offers, or the most that any of several does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a node offers, or nodes under a value of a label; or the most that any of several does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offer {
     /// What is left, of ports in one block.
     pub(crate) room: Amounts,
     pub(crate) marks: Marks,
+    /// The agents there that stand apart.
+    pub(crate) apart: Crowd,
+    /// Under a value: its agents of the fleets that are spread by the label.
+    pub(crate) spread: Crowd,
 }
 
 impl Offer {
@@ -122,6 +127,8 @@ impl Offer {
             *most = (*most).max(one);
         }
         self.marks = self.marks.and(other.marks);
+        self.apart.meet(&other.apart);
+        self.spread.meet(&other.spread);
     }
 
     /// Whether it is enough; a node of which it is may still lack what no mark stands for.
@@ -130,15 +137,21 @@ impl Offer {
         self.marks.and(ask.all) == self.marks
             && (ask.any == Marks::default() || self.marks.0 & ask.any.0 != 0)
             && amounts.all(|(has, asked)| *has >= asked)
+            && ask.apart_from.as_ref().is_none_or(|fleet| self.apart.of(fleet) == 0)
+            && ask.at_most.as_ref().is_none_or(|(fleet, most)| self.spread.of(fleet) <= *most)
     }
 }
 
 /// What is asked of an offer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
     pub(crate) room: Amounts,
     /// The marks it must have.
     pub(crate) all: Marks,
     /// Of these it must have one, if there are any.
     pub(crate) any: Marks,
+    /// The fleet of which no agent that stands apart may be there.
+    pub(crate) apart_from: Option<FleetName>,
+    /// How many agents of a fleet that is spread may be there.
+    pub(crate) at_most: Option<(FleetName, usize)>,
 }

@@ -1,6 +1,9 @@
 //! The planner against a naive one, and what placements and rebalances promise, on random clusters.
 
-use std::{collections::BTreeMap, slice};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice,
+};
 
 use fleet_types::{
     AgentClass, AgentId, FleetName, Labels, NodeId, PortRange, Resources, Timestamp, Version,
@@ -9,6 +12,7 @@ use fleet_types::{
 use proptest::prelude::*;
 
 use crate::{
+    index,
     plan::{self, Planner},
     property_tests::{command, fleet, report, spec, with_nodes},
     provision::Provision,
@@ -121,17 +125,29 @@ pub(crate) fn rack_of(state: &State, node: NodeId) -> Option<String> {
 
 /// The choice by its definition: look at every node.
 pub(crate) fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
+    naive_without(state, None, fleet, spec)
+}
+
+/// The choice where a node is lost with all it has.
+fn naive_without(
+    state: &State,
+    lost: Option<NodeId>,
+    fleet: &FleetName,
+    spec: &AgentSpec,
+) -> Option<NodeId> {
     let suiting: Vec<NodeId> = state
         .nodes()
         .values()
         .filter(|node| node.status == NodeStatus::Active && node.schedulable == Schedulable::Open)
         .filter(|node| plan::obstacle(state, node, fleet, spec).is_none())
         .map(|node| node.id)
+        .filter(|node| Some(*node) != lost)
         .collect();
     let beside = |node: NodeId| {
         let value = |node| value_of(state, node, spec.wants.spread_by.as_ref()?);
         let (under, of_fleet) = (value(node)?, state.fleet_agents(fleet));
         let nodes = of_fleet.filter_map(|agent| Some(agent.placement.as_ref()?.node));
+        let nodes = nodes.filter(|node| Some(*node) != lost);
         Some(nodes.filter(|node| value(*node).as_ref() == Some(&under)).count())
     };
     suiting.into_iter().min_by_key(|node| {
@@ -139,6 +155,45 @@ pub(crate) fn naive(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Optio
         // Under no value only when under none of them.
         (beside.is_none(), beside, state.room(*node).unwrap().load(), *node)
     })
+}
+
+/// Why an agent waits, by its definition, where some node is one for it.
+fn naively_why(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Option<PendingReason> {
+    let nodes = state.nodes().values();
+    let ones = nodes.filter(|node| index::open(node) && plan::matches(node, spec.into()));
+    let apart = ones.clone().filter(|node| !plan::too_close(state, node.id, fleet, spec));
+    let first = apart.min_by_key(|node| (state.room(node.id).unwrap().load(), node.id));
+    let lack = first.map(|node| plan::obstacle(state, node, fleet, spec).unwrap());
+    lack.or_else(|| ones.clone().next().map(|_| PendingReason::NotApart))
+}
+
+/// What is searched by the agents of a fleet that are there is what a look at each finds.
+fn is_searched_by_fleet(state: &State, fleet: &FleetName) -> Result<(), TestCaseError> {
+    let spec = asking(PLAIN);
+    let index = state.index();
+    let placed = |node: NodeId| {
+        let agents = state.placed_on(node).filter(|id| id.fleet == *fleet);
+        agents.map(|id| &*state.agents()[id].spec)
+    };
+    let all: BTreeSet<NodeId> = index.search((&spec).into(), [0; 3], None).nodes().collect();
+    let apart = index.search((&spec).into(), [0; 3], None).apart_from(fleet).nodes();
+    let free = all.iter().copied().filter(|node| !placed(*node).any(|spec| spec.wants.apart));
+    prop_assert_eq!(apart.collect::<BTreeSet<_>>(), free.collect());
+    for (key, most) in [("rack", 0), ("rack", 2), ("host", 0), ("host", 2)] {
+        let by_it = |agent: &Agent| agent.spec.wants.spread_by.as_deref() == Some(key);
+        if index.has_few_values(key) || !state.fleet_agents(fleet).any(by_it) {
+            continue;
+        }
+        let values = index.search_values((&spec).into(), [0; 3], key).at_most(fleet, most);
+        let found: BTreeSet<_> = values.nodes().map(|node| value_of(state, node, key)).collect();
+        let mut counts = BTreeMap::<_, usize>::new();
+        for node in state.nodes().keys() {
+            *counts.entry(value_of(state, *node, key)).or_default() += placed(*node).count();
+        }
+        counts.retain(|_, agents| *agents <= most);
+        prop_assert_eq!(found, counts.into_keys().collect());
+    }
+    Ok(())
 }
 
 pub(crate) fn create(
@@ -200,20 +255,38 @@ fn delete(state: &mut State, pick: usize) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// One by one, or all in one plan: the choice is the naive one, and apply agrees.
+    /// One by one, or in one plan from some time on: the choice is the naive one, and apply agrees.
     #[test]
     fn the_planner_chooses_as_its_definition_does(
         sizes in proptest::collection::vec(size(), 1..9),
         asks in proptest::collection::vec(ask(), 1..60),
+        alone in 0_usize..40,
     ) {
-        let (mut state, _) = cluster(&sizes);
-        let before = state.clone();
+        let (mut state, nodes) = cluster(&sizes);
+        let mut before = state.clone();
+        for (n, ask) in asks.iter().enumerate().take(alone) {
+            let (fleet, spec) = (fleet(ask.fleet), asking(*ask));
+            let wanted = naive(&before, &fleet, &spec);
+            let (name, index) = (format!("a{n}"), 2_000 + n as u64);
+            let overcommit = Admission::Overcommit;
+            let _ = create(&mut before, index, fleet, &name, wanted, spec, overcommit);
+        }
         let mut whole = Planner::new(&before);
         for (n, ask) in asks.iter().enumerate() {
             let (fleet, spec) = (fleet(ask.fleet), asking(*ask));
             let wanted = naive(&state, &fleet, &spec);
             prop_assert_eq!(Planner::new(&state).choose(&fleet, &spec), wanted);
-            prop_assert_eq!(whole.choose(&fleet, &spec), wanted, "in one plan");
+            let lost = nodes[n % nodes.len()];
+            let elsewhere = Planner::without(&state, lost).choose(&fleet, &spec);
+            prop_assert_eq!(elsewhere, naive_without(&state, Some(lost), &fleet, &spec));
+            if n >= alone {
+                prop_assert_eq!(whole.choose(&fleet, &spec), wanted, "in one plan");
+            }
+            if wanted.is_none() {
+                let why = plan::why_pending(&state, &fleet, &spec);
+                prop_assert!(naively_why(&state, &fleet, &spec).is_none_or(|it| it == why));
+            }
+            is_searched_by_fleet(&state, &fleet)?;
             let (name, index) = (format!("a{n}"), 2_000 + n as u64);
             let overcommit = Admission::Overcommit;
             let id = AgentId { fleet: fleet.clone(), agent: name.parse().unwrap() };
@@ -574,6 +647,33 @@ fn a_fleet_is_spread_as_if_the_lost_node_had_none_of_it() {
     let moved = plan::replacements(&state, nodes[0], AgentClass::Strict);
     let to: Vec<NodeId> = moved.into_iter().map(|(_, to)| to).collect();
     assert_eq!(to, [nodes[1], nodes[1]], "a rack without any comes first, then the emptier node");
+}
+
+/// Also where others of the rack take agents and this node does not, or goes to another rack.
+#[test]
+fn agents_are_counted_under_the_labels_their_node_has_now() {
+    let size = |rack| Size { ports: 199, memory_gib: 4, rack, version: 1 };
+    let (mut state, nodes) = cluster(&[size(0), size(0), size(0), size(1)]);
+    let spread = asking(Ask { spread: Some("rack"), ..PLAIN });
+    for (index, on) in (2_000..).zip([0, 0, 1]) {
+        let (name, to) = (format!("a{index}"), Some(nodes[on]));
+        create(&mut state, index, fleet(0), &name, to, spread.clone(), Admission::Unchecked)
+            .unwrap();
+    }
+    let restored = |state: &State| State::restore(state.records());
+    let same = |state: &mut State| {
+        state.take_changed();
+        restored(state) == *state
+    };
+    let cordon = SetSchedulable { node: nodes[0], schedulable: Schedulable::Cordoned, drain: None };
+    apply(&mut state, 2_010, &command(Operation::SetSchedulable(cordon))).unwrap();
+    assert!(same(&mut state));
+    delete(&mut state, 0);
+    assert!(same(&mut state), "an agent left a node that takes none");
+    for (node, rack) in [(nodes[0], 1), (nodes[1], 1), (nodes[0], 0)] {
+        register(&mut state, node, sized(size(rack)));
+        assert!(same(&mut state), "{node} is in rack {rack}");
+    }
 }
 
 #[test]

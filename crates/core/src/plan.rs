@@ -4,7 +4,7 @@
 //! Not done here: choosing among nodes, see [`crate::planner`]; moving what runs, see
 //! [`crate::rebalance`].
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId};
@@ -13,7 +13,7 @@ pub use crate::planner::Planner;
 use crate::{
     admission::{self, Amounts},
     command::FenceNode,
-    index::Index,
+    index::Search,
     offer::Needs,
     record::{
         Agent, AgentSpec, Evidence, Lifecycle, MovePolicy, MoveRule, Node, NodeStatus,
@@ -49,14 +49,16 @@ pub(crate) fn matches(node: &Node, needs: Needs<'_>) -> bool {
     mismatches(node, needs).next().is_none()
 }
 
-/// The nodes that are ones for an agent and take agents.
+/// The nodes that are ones for an agent and take agents, but for those with agents of a fleet that
+/// stand apart, if given.
 pub(crate) fn listed<'a>(
-    index: &Index,
-    nodes: &'a BTreeMap<NodeId, Node>,
+    state: &'a State,
     needs: Needs<'_>,
+    apart_from: Option<&FleetName>,
 ) -> impl Iterator<Item = &'a Node> {
-    let listed = index.search(needs, Amounts::default(), None).nodes();
-    listed.filter_map(|id| nodes.get(&id)).filter(move |node| matches(node, needs))
+    let all = state.index().search(needs, Amounts::default(), None);
+    let listed = apart_from.into_iter().fold(all, Search::apart_from).nodes();
+    listed.filter_map(|id| state.nodes().get(&id)).filter(move |node| matches(node, needs))
 }
 
 /// The nodes that are ones for an agent, whether they take agents now or not, those that surely
@@ -64,7 +66,7 @@ pub(crate) fn listed<'a>(
 pub(crate) fn suiting<'a>(state: &'a State, spec: &'a AgentSpec) -> impl Iterator<Item = &'a Node> {
     let with_room = state.index().search(spec.into(), admission::asked(spec), None).nodes();
     let with_room = with_room.filter_map(|id| state.nodes().get(&id));
-    let listed = listed(state.index(), state.nodes(), spec.into());
+    let listed = listed(state, spec.into(), None);
     // Which nodes are fit changes by itself.
     let needs = Needs { strict: false, ..spec.into() };
     with_room.chain(listed).chain(state.nodes().values()).filter(move |node| matches(node, needs))
@@ -72,7 +74,7 @@ pub(crate) fn suiting<'a>(state: &'a State, spec: &'a AgentSpec) -> impl Iterato
 
 /// Whether some node that takes agents would have room for an agent if nothing else were there.
 pub(crate) fn could_hold(state: &State, spec: &AgentSpec) -> bool {
-    listed(state.index(), state.nodes(), spec.into())
+    listed(state, spec.into(), None)
         .filter_map(|node| state.room(node.id))
         .any(|room| Room::new(room.ports().range(), room.limit()).lacks(spec).is_none())
 }
@@ -190,20 +192,18 @@ pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Pendin
         return PendingReason::NoRuntime;
     }
     let needs = Needs::from(spec);
-    let mut closest = None;
-    for node in listed(index, state.nodes(), needs) {
-        match obstacle(state, node, fleet, spec) {
-            Some(PendingReason::NotApart) => closest = Some(PendingReason::NotApart),
-            // Where nothing stands in the way the choice was made on an older view.
-            lack => return lack.unwrap_or(PendingReason::NoNode),
-        }
+    let mut apart = listed(state, needs, spec.wants.apart.then_some(fleet));
+    if let Some(node) = apart.next() {
+        // Where nothing stands in the way the choice was made on an older view.
+        return obstacle(state, node, fleet, spec).unwrap_or(PendingReason::NoNode);
     }
     let any_fitness = Needs { strict: false, ..needs };
     let any_version = Needs { version: None, ..any_fitness };
-    let is_one = |needs| listed(index, state.nodes(), needs).next().is_some();
-    closest.unwrap_or_else(|| match () {
+    let is_one = |needs| listed(state, needs, None).next().is_some();
+    match () {
+        () if is_one(needs) => PendingReason::NotApart,
         () if is_one(any_fitness) => PendingReason::NoFitNode,
         () if is_one(any_version) => PendingReason::OldRuntime,
         () => PendingReason::NoLabels,
-    })
+    }
 }

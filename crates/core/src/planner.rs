@@ -16,15 +16,17 @@
 //!
 //! The cost: a choice is a search of a tree of nodes by load, see [`crate::by_load`]: of all, or of
 //! those with the rarest label that is asked for. Of that tree's nodes marks lead to those with
-//! another label, the version or the fitness, and what is left of each sort of room to those that
-//! have it. So a choice costs the logarithm of the nodes, except where two things the tree is not
-//! made by are each to be had widely, and together hardly anywhere, memory on some nodes and
-//! processor time on the others, say: there it passes nodes that have one of them. For an agent
-//! that is spread, nodes are passed under values that have some of its fleet, and in the end each
-//! value is tried; one that stands apart passes nodes that have one of its fleet.
+//! another label, the version or the fitness, what is left of each sort of room to those that have
+//! it, and the agents of each fleet that are there to those without one that stands apart. For an
+//! agent that is spread the values of the label are in such a tree, with the agents of its fleet
+//! under each. So a choice costs the logarithm of the nodes, except where two things the tree is
+//! not made by are each to be had widely, and together hardly anywhere, memory on some nodes and
+//! processor time on as full others, say: there it passes nodes that have one of them. The first
+//! agent of a fleet that is spread has the fleet's agents counted.
 //!
-//! In a plan room only shrinks, so a node that does not suit is passed once for all agents of a
-//! kind, whatever their fleets are.
+//! In a plan room only shrinks, so what does not suit is passed once for all agents of a kind. What
+//! suits the kind and not a fleet, for its agents there, is passed for each fleet, as far as the
+//! plan came to it for others.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
@@ -41,7 +43,7 @@ use crate::{
     index::{Search, open},
     offer::{Demand, Needs},
     plan::{listed, matches},
-    record::{AgentSpec, Node},
+    record::AgentSpec,
     room::Room,
     state::State,
 };
@@ -74,49 +76,68 @@ type Label<'a> = (&'a str, &'a str);
 /// Agents that the same nodes suit, but for where others of their fleets are.
 struct Kind<'a> {
     demand: Arc<Demand>,
-    /// Over all nodes, and over those with a label.
-    walks: BTreeMap<Option<Label<'a>>, Walk<'a>>,
+    walks: BTreeMap<Over<'a>, Walk<'a>>,
     /// Of fleets whose agents are placed by where others are.
     among: BTreeMap<FleetName, Vec<Among<'a>>>,
 }
 
-/// How far the nodes for a kind were walked.
+/// What is walked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Over<'a> {
+    /// All nodes, or those with a label.
+    Nodes(Option<Label<'a>>),
+    /// The values of a label, each as the first node under it that suits.
+    Values(&'a str),
+}
+
+/// How far a walk came for a kind.
 #[derive(Default)]
 struct Walk<'a> {
     search: Search<'a>,
-    /// The next that was not looked at.
+    /// The last that was looked at, and the next.
+    last: Option<Place>,
     next: Option<Place>,
-    /// Those of the others that may suit; loads may be too low.
+    /// What may suit of those up to the last, and of those that fleets came to; loads may be too
+    /// low.
     suiting: BTreeSet<Place>,
 }
 
+/// How far a walk came for a fleet that cannot have all of it.
+#[derive(Default)]
+struct Own<'a> {
+    /// What it can have, as far as the index knows.
+    search: Search<'a>,
+    /// The last that was looked at for it.
+    last: Option<Place>,
+    /// It can have none up to here.
+    passed: Option<Place>,
+}
+
+/// Whether a fleet cannot have what is at a node.
+type Rejects<'r, 'a> = &'r dyn Fn(&Planner<'a>, NodeId) -> bool;
+
 /// How agents of a fleet are placed among others of it.
 struct Among<'a> {
-    apart: bool,
+    /// The label they are to be spread by, and its values if there are any.
+    spread_by: Option<String>,
     spread: Option<Spread<'a>>,
-    /// The nodes up to here do not suit, if not for their labels.
-    passed: Walked,
+    apart: Option<Apart<'a>>,
 }
+
+/// Of agents that stand apart: how far all nodes, and those with a label, were walked.
+type Apart<'a> = BTreeMap<Option<Label<'a>>, Own<'a>>;
 
 /// Values of a label, those with the fewest agents of the fleet first.
 struct Spread<'a> {
-    key: String,
+    key: &'a str,
     /// How many agents, and the place of the first node that may suit; too few or too early, maybe.
     values: BinaryHeap<Reverse<(usize, Place, Label<'a>)>>,
-    /// How far nodes are walked for values with none of the fleet, and how many more are.
-    walked: Walked,
-    steps: usize,
-    /// The values met on that way.
+    /// All values that came so far.
     met: BTreeSet<&'a str>,
-}
-
-/// How far nodes are walked.
-#[derive(Clone, Copy)]
-enum Walked {
-    /// To the node at a place, or not yet.
-    To(Option<Place>),
-    /// To the last, or it was given up.
-    All,
+    /// The others have no fewer agents and come no earlier, if there are any.
+    others: Option<(usize, Place)>,
+    /// How far those are walked that have as many.
+    own: Own<'a>,
 }
 
 impl<'a> Planner<'a> {
@@ -151,10 +172,10 @@ impl<'a> Planner<'a> {
         let id = if spec.wants.apart || spec.wants.spread_by.is_some() {
             let mut among = self.take_among(kind, fleet, spec);
             let id = self.choose_among(kind, fleet, &mut among);
-            self.kinds[kind].among.get_mut(fleet)?.push(among);
+            self.kinds[kind].among.entry(fleet.clone()).or_default().push(among);
             id
         } else {
-            self.first(kind, None, None, |_, _| true).map(|(_, id)| id)
+            self.first(kind, None, fleet, &mut None).map(|(_, id)| id)
         };
         self.take(id?, fleet, spec);
         id
@@ -175,7 +196,7 @@ impl<'a> Planner<'a> {
 
     /// Whether an agent that can go nowhere could go somewhere if there were room.
     pub(crate) fn lacks_only_room(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
-        listed(self.state.index(), self.state.nodes(), spec.into())
+        listed(self.state, spec.into(), spec.wants.apart.then_some(fleet))
             .filter(|node| Some(node.id) != self.without)
             .any(|node| !(spec.wants.apart && self.is_close(node.id, fleet)))
     }
@@ -233,7 +254,7 @@ impl<'a> Planner<'a> {
         }
         let node = self.state.nodes().get(&id);
         for (key, counts) in self.counts.get_mut(fleet).into_iter().flatten() {
-            if let Some(value) = node.and_then(|node| value(node, key)) {
+            if let Some(value) = node.and_then(|node| node.label(key)) {
                 *counts.entry(value).or_default() += 1;
             }
         }
@@ -253,93 +274,179 @@ impl<'a> Planner<'a> {
         self.last
     }
 
-    /// The first node after a place, or of all, that suits a kind and is accepted, of those with a
-    /// label if given.
+    /// The first node that suits a kind, of those with a label if given, and where no agent of a fleet
+    /// is that stands apart, if its agents do.
     fn first(
         &mut self,
         kind: usize,
         label: Option<Label<'a>>,
-        after: Option<Place>,
-        accepts: impl Fn(&Self, NodeId) -> bool,
+        fleet: &FleetName,
+        apart: &mut Option<Apart<'a>>,
     ) -> Option<Place> {
-        let Kind { demand, walks, .. } = &mut self.kinds[kind];
-        let walk = walks.entry(label).or_insert_with(|| {
-            let search = self.state.index().search(demand.needs(), demand.size, label);
-            Walk { next: search.first_after(None), search, suiting: BTreeSet::new() }
+        let over = Over::Nodes(label);
+        let own = apart.as_mut().map(|apart| {
+            let search = || self.search(kind, over).apart_from(fleet);
+            apart.entry(label).or_insert_with(|| Own { search: search(), ..Own::default() })
         });
-        let mut walk = core::mem::take(walk);
-        let found = self.walk(&mut walk, kind, label, after, accepts);
-        self.kinds[kind].walks.insert(label, walk);
+        let is_close = |plan: &Self, id| plan.is_close(id, fleet);
+        self.walk(kind, over, own.map(|own| (own, &is_close as Rejects<'_, 'a>)))
+    }
+
+    fn search(&self, kind: usize, over: Over<'a>) -> Search<'a> {
+        let (index, demand) = (self.state.index(), &self.kinds[kind].demand);
+        match over {
+            Over::Nodes(label) => index.search(demand.needs(), demand.size, label),
+            Over::Values(key) => index.search_values(demand.needs(), demand.size, key),
+        }
+    }
+
+    /// The first of what is walked that suits a kind and, if it is for a fleet of its own, is not
+    /// rejected.
+    fn walk(
+        &mut self,
+        kind: usize,
+        over: Over<'a>,
+        mut own: Option<(&mut Own<'a>, Rejects<'_, 'a>)>,
+    ) -> Option<Place> {
+        let mut walk = match self.kinds[kind].walks.get_mut(&over) {
+            Some(known) => core::mem::take(known),
+            None => {
+                let search = self.search(kind, over);
+                Walk { next: search.first_after(None), search, ..Walk::default() }
+            }
+        };
+        let next_of = |walk: &Walk<'a>, own: &Option<(&mut Own<'a>, _)>| match own {
+            Some((own, _)) => own.search.first_after(own.last.max(walk.last)),
+            None => walk.next,
+        };
+        let mut next = next_of(&walk, &own);
+        let found = loop {
+            let passed = own.as_ref().and_then(|(own, _)| own.passed);
+            let from = (passed.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            let known = walk.suiting.range(from).next().copied();
+            if let Some(place) = next.filter(|next| known.is_none_or(|known| *next < known)) {
+                if self.is_over(kind, over, place.1) {
+                    walk.suiting.insert(place);
+                }
+                if walk.next == next {
+                    walk.last = next;
+                    walk.next = walk.search.first_after(next);
+                } else if let Some((own, _)) = &mut own {
+                    own.last = next;
+                }
+                next = next_of(&walk, &own);
+                continue;
+            }
+            let Some(place) = known else { break None };
+            match self.now(kind, over, place.1) {
+                Some(now) if now == place => match &mut own {
+                    Some((own, rejects)) if rejects(self, place.1) => own.passed = known,
+                    _ => break known,
+                },
+                // This plan filled it meanwhile.
+                now => {
+                    walk.suiting.remove(&place);
+                    walk.suiting.extend(now);
+                }
+            }
+        };
+        self.kinds[kind].walks.insert(over, walk);
         found
     }
 
-    fn walk(
-        &self,
-        walk: &mut Walk<'a>,
-        kind: usize,
-        label: Option<Label<'a>>,
-        mut after: Option<Place>,
-        accepts: impl Fn(&Self, NodeId) -> bool,
-    ) -> Option<Place> {
-        let demand = &self.kinds[kind].demand;
-        loop {
-            let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-            let known = walk.suiting.range(from).next().copied();
-            if let Some(next) = walk.next.filter(|next| known.is_none_or(|known| *next < known)) {
-                let node = self.state.nodes().get(&next.1);
-                let labelled = label.is_none_or(|(key, wanted)| {
-                    node.and_then(|node| value(node, key)) == Some(wanted)
-                });
-                if labelled && self.is_one_for(next.1, demand.needs()) {
-                    walk.suiting.insert(next);
-                }
-                walk.next = walk.search.first_after(Some(next));
-                continue;
+    /// Whether a node is one for a kind if there is room, and under the label if it has to be.
+    fn is_over(&self, kind: usize, over: Over<'a>, id: NodeId) -> bool {
+        let Over::Nodes(label) = over else { return true };
+        let labelled = label.is_none_or(|label| self.label(id, label.0) == Some(label));
+        labelled && self.is_one_for(id, self.kinds[kind].demand.needs())
+    }
+
+    /// Where a node is in this plan, if there is room; or the first under its value.
+    fn now(&mut self, kind: usize, over: Over<'a>, id: NodeId) -> Option<Place> {
+        match over {
+            Over::Nodes(_) => {
+                let size = self.kinds[kind].demand.size;
+                self.room(id).filter(|room| room.has(size)).map(|room| (room.load(), id))
             }
-            let (load, id) = known?;
-            let room = self.room(id).filter(|room| room.has(demand.size));
-            match room.map(Room::load) {
-                Some(now) if now == load => {
-                    if accepts(self, id) {
-                        return known;
-                    }
-                    after = known;
-                }
-                // This plan filled it meanwhile.
-                now => {
-                    walk.suiting.remove(&(load, id));
-                    walk.suiting.extend(now.map(|now| (now, id)));
-                }
+            Over::Values(key) => {
+                let label = self.label(id, key)?;
+                self.walk(kind, Over::Nodes(Some(label)), None)
             }
         }
     }
 
     /// How agents of a fleet are placed among others of it; to be put back.
     fn take_among(&mut self, kind: usize, fleet: &FleetName, spec: &AgentSpec) -> Among<'a> {
-        let (apart, by) = (spec.wants.apart, spec.wants.spread_by.as_deref());
-        if !self.kinds[kind].among.contains_key(fleet) {
-            self.kinds[kind].among.insert(fleet.clone(), Vec::new());
-        }
+        let (apart, by) = (spec.wants.apart, &spec.wants.spread_by);
+        let is_it = |among: &Among<'_>| among.apart.is_some() == apart && among.spread_by == *by;
         let known = self.kinds[kind].among.get_mut(fleet);
-        let found = known.and_then(|known| {
-            let is_it = |among: &Among<'_>| {
-                among.apart == apart && among.spread.as_ref().map(|spread| &*spread.key) == by
-            };
-            let place = known.iter().position(is_it)?;
-            Some(known.swap_remove(place))
-        });
-        found.unwrap_or_else(|| {
-            let spread = by.map(|key| self.spread(fleet, key));
-            Among { apart, spread, passed: Walked::To(None) }
+        let known = known.and_then(|all| Some(all.swap_remove(all.iter().position(is_it)?)));
+        known.unwrap_or_else(|| {
+            let spread = by.as_ref().and_then(|key| self.spread(kind, fleet, key, apart));
+            Among { spread_by: by.clone(), spread, apart: apart.then(BTreeMap::new) }
         })
     }
 
-    /// The values of a label for a fleet.
-    fn spread(&mut self, fleet: &FleetName, key: &str) -> Spread<'a> {
+    /// The values of a label for a fleet, if there are any.
+    fn spread(
+        &mut self,
+        kind: usize,
+        fleet: &FleetName,
+        key: &str,
+        apart: bool,
+    ) -> Option<Spread<'a>> {
+        let index = self.state.index();
+        let (key, values) = index.with_label(key)?;
         self.count(fleet, key);
-        let steps = self.state.index().with_label(key).map_or(0, |(_, values)| values.len());
-        let (key, values, met) = (key.into(), BinaryHeap::new(), BTreeSet::new());
-        Spread { key, values, walked: Walked::To(None), steps, met }
+        let nodes = self.search(kind, Over::Nodes(None));
+        let each: Option<BTreeSet<Label<'a>>> = match () {
+            () if index.has_few_values(key) => {
+                Some(values.keys().map(|value| (&**key, &**value)).collect())
+            }
+            () if nodes.is_short() => {
+                Some(nodes.nodes().filter_map(|id| self.label(id, key)).collect())
+            }
+            () => None,
+        };
+        let are_all = each.is_some();
+        // Where one node is left out fewer agents may be.
+        let left_out = || self.without.and_then(|id| self.label(id, key));
+        let first = each.unwrap_or_else(|| left_out().into_iter().collect());
+        let met = first.iter().map(|(_, value)| *value).collect();
+        let values = first.into_iter().map(|label| Reverse((0, (0, NodeId(0)), label))).collect();
+        let all = self.search(kind, Over::Values(key)).at_most(fleet, 0);
+        let search = if apart { all.apart_from(fleet) } else { all };
+        let own = Own { search, ..Own::default() };
+        let others = (!are_all).then_some((0, (0, NodeId(0))));
+        Some(Spread { key, values, met, others, own })
+    }
+
+    /// Takes the next of the values that did not come yet.
+    fn meet(
+        &mut self,
+        kind: usize,
+        fleet: &FleetName,
+        Spread { key, values, met, others, own }: &mut Spread<'a>,
+    ) {
+        let whereabouts = &self.state.index().whereabouts;
+        while let Some((level, _)) = *others {
+            let rejects = |plan: &Self, id: NodeId| {
+                plan.label(id, key).is_none_or(|label| {
+                    met.contains(label.1) || whereabouts.count_under(fleet, label) > level
+                })
+            };
+            let found = self.walk(kind, Over::Values(key), Some((own, &rejects)));
+            if let Some((place, label)) = found.and_then(|it| Some((it, self.label(it.1, key)?))) {
+                met.insert(label.1);
+                values.push(Reverse((level, place, label)));
+                *others = Some((level, place));
+                return;
+            }
+            let more = whereabouts.next_level(fleet, key, level);
+            *others = more.map(|more| (more, (0, NodeId(0))));
+            let search = core::mem::take(&mut own.search).at_most(fleet, more.unwrap_or(level));
+            *own = Own { search, ..Own::default() };
+        }
     }
 
     /// Counts the agents of a fleet under each value of a label, once.
@@ -349,14 +456,14 @@ impl<'a> Planner<'a> {
             return;
         }
         let whereabouts = &self.state.index().whereabouts;
-        let is_counted = whereabouts.under(fleet, key).is_some();
+        let is_counted = whereabouts.is_spread(fleet, key);
         let placed = whereabouts.on(fleet).take_while(|_| !is_counted);
         let placed = placed.filter(|(node, _)| self.without != Some(*node));
         let planned = self.planned.get(fleet).into_iter().flatten();
         let planned = planned.map(|(node, count)| (*node, *count));
         let mut counts = Counts::new();
         for (node, agents) in placed.chain(planned) {
-            if let Some(value) = self.state.nodes().get(&node).and_then(|node| value(node, key)) {
+            if let Some(value) = self.state.nodes().get(&node).and_then(|node| node.label(key)) {
                 *counts.entry(value).or_default() += agents;
             }
         }
@@ -368,21 +475,12 @@ impl<'a> Planner<'a> {
         &mut self,
         kind: usize,
         fleet: &FleetName,
-        among: &mut Among<'a>,
+        Among { spread, apart, .. }: &mut Among<'a>,
     ) -> Option<NodeId> {
-        let apart = among.apart;
-        let accepts = |plan: &Self, id: NodeId| !(apart && plan.is_close(id, fleet));
-        if let Some(spread) = &mut among.spread {
-            let found = self.choose_spread(kind, fleet, spread, accepts);
-            if found.is_some() {
-                return found;
-            }
-        }
+        let spread = spread.as_mut();
+        let found = spread.and_then(|spread| self.choose_spread(kind, fleet, spread, apart));
         // No node with the label has room: better somewhere than nowhere.
-        let Walked::To(passed) = among.passed else { return None };
-        let found = self.first(kind, None, passed.filter(|_| apart), accepts);
-        among.passed = found.map_or(Walked::All, |place| Walked::To(Some(place)));
-        found.map(|(_, id)| id)
+        found.or_else(|| self.first(kind, None, fleet, apart).map(|(_, id)| id))
     }
 
     /// The least full node under the values that have the fewest agents of a fleet.
@@ -391,16 +489,12 @@ impl<'a> Planner<'a> {
         kind: usize,
         fleet: &FleetName,
         spread: &mut Spread<'a>,
-        accepts: impl Fn(&Self, NodeId) -> bool + Copy,
+        apart: &mut Option<Apart<'a>>,
     ) -> Option<NodeId> {
         loop {
-            // One that is met and has no agents is taken at once: what comes later has more, or is
-            // fuller.
-            let least = spread.values.peek().map(|Reverse((agents, ..))| *agents);
-            if let Walked::To(after) = spread.walked
-                && least != Some(0)
-            {
-                self.meet(kind, fleet, spread, after, accepts);
+            let first = spread.values.peek().map(|Reverse((agents, place, _))| (*agents, *place));
+            if spread.others.is_some_and(|others| first.is_none_or(|first| others < first)) {
+                self.meet(kind, fleet, spread);
                 continue;
             }
             let values = &mut spread.values;
@@ -410,7 +504,7 @@ impl<'a> Planner<'a> {
                 values.push(Reverse((now, place, label)));
                 continue;
             }
-            match self.first(kind, Some(label), None, accepts) {
+            match self.first(kind, Some(label), fleet, apart) {
                 Some(found) if found > place => values.push(Reverse((agents, found, label))),
                 Some((_, id)) => {
                     values.push(Reverse((agents + 1, place, label)));
@@ -421,45 +515,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Goes on to the next node under a value that was not met; to all such values after as many
-    /// nodes as there are.
-    fn meet(
-        &mut self,
-        kind: usize,
-        fleet: &FleetName,
-        Spread { key, values, walked, steps, met }: &mut Spread<'a>,
-        after: Option<Place>,
-        accepts: impl Fn(&Self, NodeId) -> bool,
-    ) {
-        if *steps == 0 {
-            *walked = Walked::All;
-            let labels = self.state.index().with_label(key).into_iter();
-            let labels =
-                labels.flat_map(|(key, values)| values.keys().map(move |v| (&**key, &**v)));
-            let unmet = labels.filter(|(_, value)| !met.contains(value));
-            values.extend(unmet.map(|label| Reverse((0, (0, NodeId(0)), label))));
-            return;
-        }
-        *steps -= 1;
-        let Some(place) = self.first(kind, None, after, accepts) else {
-            *walked = Walked::All;
-            return;
-        };
-        *walked = Walked::To(Some(place));
-        if let Some(label) = self.label(place.1, key)
-            && met.insert(label.1)
-        {
-            values.push(Reverse((self.of_fleet(fleet, label), place, label)));
-        }
-    }
-
     /// How many agents of a fleet are under a label, once they were counted.
     fn of_fleet(&self, fleet: &FleetName, (key, value): Label<'_>) -> usize {
         let counts = self.counts.get(fleet).and_then(|keys| keys.get(key));
         let counted = counts.and_then(|counts| counts.get(value)).copied().unwrap_or(0);
         let whereabouts = &self.state.index().whereabouts;
-        let Some(counts) = whereabouts.under(fleet, key) else { return counted };
-        let there = counts.get(value).copied().unwrap_or(0);
+        if !whereabouts.is_spread(fleet, key) {
+            return counted;
+        }
+        let there = whereabouts.count_under(fleet, (key, value));
         let left_out = self.without.filter(|id| self.label(*id, key) == Some((key, value)));
         counted + there - left_out.map_or(0, |id| whereabouts.count(fleet, id))
     }
@@ -471,7 +535,36 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// The value of a node's label.
-fn value<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
-    node.report.as_ref()?.labels.get(key)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Admission,
+        placement_tests::{Ask, PLAIN, Size, asking, cluster, create},
+        property_tests::fleet,
+    };
+
+    /// A fleet has an agent on each node but the fullest: beside that, one at most is looked at.
+    #[test]
+    fn nodes_with_agents_of_the_fleet_are_not_looked_at() {
+        let size = |n: u16| Size { ports: 300 + n, memory_gib: 4, rack: 0, version: 1 };
+        let (hosts, all) = (Over::Values("host"), Over::Nodes(None));
+        for (apart, spread, looked_at) in
+            [(true, None, all), (false, Some("host"), hosts), (true, Some("host"), hosts)]
+        {
+            let (mut state, nodes) = cluster(&(0..40).map(size).collect::<Vec<_>>());
+            let (last, others) = nodes.split_last().unwrap();
+            let large = asking(Ask { memory: 8, fleet: 1, ..PLAIN });
+            let spec = asking(Ask { apart, spread, ..PLAIN });
+            let placed = others.iter().map(|node| (0, node, &spec)).chain([(1, last, &large)]);
+            for (index, (name, node, spec)) in (2_000..).zip(placed) {
+                let (id, node, spec) = (format!("a{index}"), Some(*node), spec.clone());
+                create(&mut state, index, fleet(name), &id, node, spec, Admission::Unchecked)
+                    .unwrap();
+            }
+            let mut plan = Planner::new(&state);
+            assert_eq!(plan.choose(&fleet(0), &spec), Some(*last));
+            assert!(plan.kinds[0].walks[&looked_at].suiting.len() <= 2);
+        }
+    }
 }

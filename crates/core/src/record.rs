@@ -234,6 +234,13 @@ pub struct Node {
     pub revision: Revision,
 }
 
+impl Node {
+    /// The value of its label by a key.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.report.as_ref()?.labels.get(key)
+    }
+}
+
 /// A named set of agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {

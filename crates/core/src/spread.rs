@@ -13,7 +13,7 @@ use crate::{plan, rebalance::movable, record::Agent, state::State};
 type Value<'a> = Option<&'a str>;
 
 fn value<'a>(state: &'a State, node: NodeId, key: &str) -> Value<'a> {
-    state.nodes().get(&node)?.report.as_ref()?.labels.get(key)
+    state.nodes().get(&node)?.label(key)
 }
 
 /// A fleet that is spread by a label.

@@ -506,7 +506,7 @@ impl State {
         self.changed.insert(Key::Agent(id.clone()));
         self.index.unplaced.remove(id);
         if let Some(agent) = self.agents.remove(id) {
-            self.index.remove_agent(&id.fleet, &agent.spec);
+            self.index.remove_agent(&id.fleet, &agent.spec, &self.nodes);
             self.tell(now, None, Some(id.clone()), What::AgentDeleted);
         }
     }

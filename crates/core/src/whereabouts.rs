@@ -4,188 +4,265 @@
 use alloc::{
     collections::{BTreeMap, btree_map::Entry},
     string::String,
+    vec::Vec,
 };
+use fleet_types::{FleetName, NodeId};
 
-use fleet_types::{FleetName, Labels, NodeId};
-
-use crate::record::{AgentSpec, Node};
+use crate::{
+    crowd::Counts,
+    record::{AgentSpec, Node},
+};
 
 /// Of all fleets that have agents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Whereabouts(BTreeMap<FleetName, OfFleet>);
+pub(crate) struct Whereabouts {
+    fleets: BTreeMap<FleetName, OfFleet>,
+    /// The agents of each node that stand apart.
+    apart: BTreeMap<NodeId, Counts>,
+    under: Under,
+}
+
+/// By key and value of labels, the agents of the fleets that are spread by the key: all of them.
+type Under = BTreeMap<String, BTreeMap<String, Counts>>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct OfFleet {
-    on: BTreeMap<NodeId, Count>,
+    on: BTreeMap<NodeId, usize>,
     /// By the keys of the labels that its agents are spread by.
-    under: BTreeMap<String, Under>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    all: usize,
-    /// Those that stand apart.
-    apart: usize,
+    spread: BTreeMap<String, Spread>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Under {
+struct Spread {
     /// How many agents are spread by this label, placed or not.
-    spread: usize,
-    counts: Counts,
+    agents: usize,
+    /// How many values have a number of the fleet's agents, but for none.
+    levels: BTreeMap<usize, usize>,
 }
 
-/// How many agents, spread or not, are under each value of a label, where there are any.
-pub(crate) type Counts = BTreeMap<String, usize>;
+static NOBODY: Counts = Counts::new();
 
-impl OfFleet {
-    /// The counts an agent on a node is in.
-    fn counts<'a>(&'a mut self, node: &'a Node) -> impl Iterator<Item = (&'a mut Counts, &'a str)> {
-        let labels = labels(node);
-        let under = self.under.iter_mut();
-        under.filter_map(move |(key, under)| Some((&mut under.counts, labels?.get(key)?)))
+fn of(counts: &Counts, fleet: &FleetName) -> usize {
+    counts.get(fleet).copied().unwrap_or(0)
+}
+
+/// Notes another number of agents at a place.
+fn set(counts: &mut Counts, fleet: &FleetName, agents: usize) {
+    match counts.get_mut(fleet) {
+        _ if agents == 0 => drop(counts.remove(fleet)),
+        Some(count) => *count = agents,
+        None => drop(counts.insert(fleet.clone(), agents)),
     }
+}
 
-    fn count(&mut self, node: &Node) {
-        for (counts, value) in self.counts(node) {
-            add(counts, value, 1);
+impl Spread {
+    /// Takes in that a fleet has another number of agents under a value. How many it had.
+    fn recount(
+        &mut self,
+        under: &mut Under,
+        fleet: &FleetName,
+        (key, value): (&String, &str),
+        change: impl FnOnce(usize) -> usize,
+    ) -> usize {
+        if !under.contains_key(key) {
+            under.insert(key.clone(), BTreeMap::new());
         }
-    }
-
-    fn discount(&mut self, node: &Node) {
-        for (counts, value) in self.counts(node) {
-            if let Some(count) = counts.get_mut(value) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(value);
-                }
+        let Some(values) = under.get_mut(key) else { return 0 };
+        if !values.contains_key(value) {
+            values.insert(value.into(), Counts::new());
+        }
+        let Some(counts) = values.get_mut(value) else { return 0 };
+        let before = of(counts, fleet);
+        let now = change(before);
+        set(counts, fleet, now);
+        if counts.is_empty() {
+            values.remove(value);
+        }
+        if values.is_empty() {
+            under.remove(key);
+        }
+        if let Entry::Occupied(mut level) = self.levels.entry(before) {
+            *level.get_mut() -= 1;
+            if *level.get() == 0 {
+                level.remove();
             }
         }
+        if now > 0 {
+            *self.levels.entry(now).or_default() += 1;
+        }
+        before
     }
 }
 
-fn labels(node: &Node) -> Option<&Labels> {
-    node.report.as_ref().map(|report| &report.labels)
-}
-
-fn add(counts: &mut Counts, value: &str, agents: usize) {
-    match counts.get_mut(value) {
-        Some(count) => *count += agents,
-        None => drop(counts.insert(value.into(), agents)),
+impl OfFleet {
+    /// Takes in another number of agents on a node.
+    fn recount(
+        &mut self,
+        under: &mut Under,
+        fleet: &FleetName,
+        node: &Node,
+        change: impl Fn(usize) -> usize,
+    ) {
+        for (key, spread) in &mut self.spread {
+            if let Some(value) = node.label(key) {
+                spread.recount(under, fleet, (key, value), &change);
+            }
+        }
     }
 }
 
 impl Whereabouts {
     /// How many agents of a fleet are on each node that has any.
     pub(crate) fn on(&self, fleet: &FleetName) -> impl Iterator<Item = (NodeId, usize)> {
-        let nodes = self.0.get(fleet).into_iter().flat_map(|fleet| &fleet.on);
-        nodes.map(|(id, count)| (*id, count.all))
+        let nodes = self.fleets.get(fleet).into_iter().flat_map(|fleet| &fleet.on);
+        nodes.map(|(id, count)| (*id, *count))
     }
 
     /// How many agents of a fleet are on a node.
     pub(crate) fn count(&self, fleet: &FleetName, node: NodeId) -> usize {
-        self.get(fleet, node).all
+        self.fleets.get(fleet).and_then(|fleet| fleet.on.get(&node)).copied().unwrap_or(0)
+    }
+
+    /// The agents of a node that stand apart.
+    pub(crate) fn apart(&self, node: NodeId) -> &Counts {
+        self.apart.get(&node).unwrap_or(&NOBODY)
     }
 
     /// Whether an agent of a fleet that stands apart is on a node.
     pub(crate) fn stands_apart(&self, fleet: &FleetName, node: NodeId) -> bool {
-        self.get(fleet, node).apart > 0
+        self.apart(node).contains_key(fleet)
     }
 
-    fn get(&self, fleet: &FleetName, node: NodeId) -> Count {
-        let fleet = self.0.get(fleet);
-        fleet.and_then(|fleet| fleet.on.get(&node)).copied().unwrap_or_default()
+    /// The agents under a value of a label, of the fleets that are spread by it.
+    pub(crate) fn under(&self, key: &str, value: &str) -> &Counts {
+        self.under.get(key).and_then(|values| values.get(value)).unwrap_or(&NOBODY)
     }
 
-    /// How many agents of a fleet are under each value of a label, if one is spread by it.
-    pub(crate) fn under(&self, fleet: &FleetName, key: &str) -> Option<&Counts> {
-        self.0.get(fleet)?.under.get(key).map(|under| &under.counts)
+    /// How many agents of a fleet, which is spread by a label, are under a value.
+    pub(crate) fn count_under(&self, fleet: &FleetName, (key, value): (&str, &str)) -> usize {
+        of(self.under(key, value), fleet)
     }
 
-    /// Takes in a new agent, on no node yet.
+    /// Whether an agent of a fleet is spread by a label.
+    pub(crate) fn is_spread(&self, fleet: &FleetName, key: &str) -> bool {
+        self.fleets.get(fleet).is_some_and(|fleet| fleet.spread.contains_key(key))
+    }
+
+    /// The next larger number of agents of a fleet under a value of a label that it is spread by.
+    pub(crate) fn next_level(&self, fleet: &FleetName, key: &str, agents: usize) -> Option<usize> {
+        let spread = self.fleets.get(fleet)?.spread.get(key)?;
+        spread.levels.range(agents + 1..).next().map(|(level, _)| *level)
+    }
+
+    /// Takes in a new agent, on no node yet. If it is the first of its fleet that is spread by its
+    /// label: the values that have agents of the fleet.
     pub(crate) fn add(
         &mut self,
         fleet: &FleetName,
         spec: &AgentSpec,
         nodes: &BTreeMap<NodeId, Node>,
-    ) {
-        let Some(key) = &spec.wants.spread_by else { return };
-        let of_fleet = self.0.entry(fleet.clone()).or_default();
-        let under = match of_fleet.under.entry(key.clone()) {
+    ) -> Vec<String> {
+        let Some(key) = &spec.wants.spread_by else { return Vec::new() };
+        let of_fleet = self.fleets.entry(fleet.clone()).or_default();
+        let mut values = Vec::new();
+        let spread = match of_fleet.spread.entry(key.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let mut counts = Counts::new();
-                for (id, count) in &of_fleet.on {
-                    let labels = nodes.get(id).and_then(labels);
-                    if let Some(value) = labels.and_then(|labels| labels.get(key)) {
-                        add(&mut counts, value, count.all);
+                let mut spread = Spread::default();
+                for (id, agents) in &of_fleet.on {
+                    let Some(value) = nodes.get(id).and_then(|node| node.label(key)) else {
+                        continue;
+                    };
+                    let label = (key, value);
+                    if spread.recount(&mut self.under, fleet, label, |n| n + agents) == 0 {
+                        values.push(value.into());
                     }
                 }
-                new.insert(Under { spread: 0, counts })
+                new.insert(spread)
             }
         };
-        under.spread += 1;
+        spread.agents += 1;
+        values
     }
 
-    /// Forgets an agent that is on no node.
-    pub(crate) fn remove(&mut self, fleet: &FleetName, spec: &AgentSpec) {
-        let Some(key) = &spec.wants.spread_by else { return };
-        let Some(of_fleet) = self.0.get_mut(fleet) else { return };
-        if let Some(under) = of_fleet.under.get_mut(key) {
-            under.spread -= 1;
-            if under.spread == 0 {
-                of_fleet.under.remove(key);
+    /// Forgets an agent that is on no node. If it is the last of its fleet that is spread by its
+    /// label: the values that have agents of the fleet, on these nodes.
+    pub(crate) fn remove(
+        &mut self,
+        fleet: &FleetName,
+        spec: &AgentSpec,
+        nodes: &BTreeMap<NodeId, Node>,
+    ) -> Vec<String> {
+        let mut values = Vec::new();
+        let Some(key) = &spec.wants.spread_by else { return values };
+        let Some(of_fleet) = self.fleets.get_mut(fleet) else { return values };
+        let Some(spread) = of_fleet.spread.get_mut(key) else { return values };
+        spread.agents -= 1;
+        if spread.agents == 0 {
+            for id in of_fleet.on.keys() {
+                let Some(value) = nodes.get(id).and_then(|node| node.label(key)) else { continue };
+                if spread.recount(&mut self.under, fleet, (key, value), |_| 0) > 0 {
+                    values.push(value.into());
+                }
             }
+            of_fleet.spread.remove(key);
         }
         self.tidy(fleet);
+        values
     }
 
     /// Takes in that an agent is on a node.
     pub(crate) fn come(&mut self, fleet: &FleetName, spec: &AgentSpec, node: &Node) {
-        if !self.0.contains_key(fleet) {
-            self.0.insert(fleet.clone(), OfFleet::default());
+        let of_fleet = match self.fleets.get_mut(fleet) {
+            Some(known) => known,
+            None => self.fleets.entry(fleet.clone()).or_default(),
+        };
+        *of_fleet.on.entry(node.id).or_default() += 1;
+        of_fleet.recount(&mut self.under, fleet, node, |n| n + 1);
+        if spec.wants.apart {
+            let counts = self.apart.entry(node.id).or_default();
+            set(counts, fleet, of(counts, fleet) + 1);
         }
-        let Some(of_fleet) = self.0.get_mut(fleet) else { return };
-        let count = of_fleet.on.entry(node.id).or_default();
-        count.all += 1;
-        count.apart += usize::from(spec.wants.apart);
-        of_fleet.count(node);
     }
 
     /// Takes in that an agent left a node.
     pub(crate) fn leave(&mut self, fleet: &FleetName, spec: &AgentSpec, node: &Node) {
-        let Some(of_fleet) = self.0.get_mut(fleet) else { return };
+        let Some(of_fleet) = self.fleets.get_mut(fleet) else { return };
         let Some(count) = of_fleet.on.get_mut(&node.id) else { return };
-        count.all -= 1;
-        count.apart -= usize::from(spec.wants.apart);
-        if count.all == 0 {
+        *count -= 1;
+        if *count == 0 {
             of_fleet.on.remove(&node.id);
         }
-        of_fleet.discount(node);
+        of_fleet.recount(&mut self.under, fleet, node, |n| n - 1);
+        if spec.wants.apart
+            && let Some(counts) = self.apart.get_mut(&node.id)
+        {
+            set(counts, fleet, of(counts, fleet) - 1);
+            if counts.is_empty() {
+                self.apart.remove(&node.id);
+            }
+        }
         self.tidy(fleet);
     }
 
-    /// Takes in that a node may have other labels now; the fleets of the agents that are there.
+    /// Takes in that a node has other labels now; the fleets of the agents that are there.
     pub(crate) fn relabel<'a>(
         &mut self,
         before: &Node,
         now: &Node,
         fleets: impl Iterator<Item = &'a FleetName>,
     ) {
-        if labels(before) == labels(now) {
-            return;
-        }
         for fleet in fleets {
-            if let Some(of_fleet) = self.0.get_mut(fleet) {
-                of_fleet.discount(before);
-                of_fleet.count(now);
+            if let Some(of_fleet) = self.fleets.get_mut(fleet) {
+                of_fleet.recount(&mut self.under, fleet, before, |n| n - 1);
+                of_fleet.recount(&mut self.under, fleet, now, |n| n + 1);
             }
         }
     }
 
     fn tidy(&mut self, fleet: &FleetName) {
-        if self.0.get(fleet).is_some_and(|fleet| fleet.on.is_empty() && fleet.under.is_empty()) {
-            self.0.remove(fleet);
+        if self.fleets.get(fleet).is_some_and(|it| it.on.is_empty() && it.spread.is_empty()) {
+            self.fleets.remove(fleet);
         }
     }
 }
