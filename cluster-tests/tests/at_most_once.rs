@@ -175,6 +175,16 @@ fn the_dead_are_silent() {
 }
 
 #[test]
+fn the_dead_are_silent_by_the_lease_alone() {
+    assert!(!dead_are_heard(Some("orphans-repeat")), "bytes were sent after the lease");
+}
+
+#[test]
+fn the_dead_are_silent_where_the_kernel_keeps_no_lease() {
+    assert!(!dead_are_heard(Some("no-egress-lease")), "what was queued was sent later");
+}
+
+#[test]
 fn mutant_killed_is_not_silent_is_noticed() {
     assert!(dead_are_heard(Some("killed-is-not-silent")), "not noticed, or never planted");
 }

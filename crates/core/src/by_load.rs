@@ -1,5 +1,6 @@
 //! Nodes by load, with what they offer: the least full one that offers enough is found without
-//! looking at those that do not.
+//! looking at those that do not. Or the values of a label, each at the place of its least full node
+//! and with the most that its nodes offer.
 //!
 //! A treap: a search tree by load and number that is a heap by a rank drawn from the number. It is
 //! expected to be as deep as a small multiple of the logarithm of its nodes, and of one shape

@@ -71,8 +71,8 @@ mod tests {
     proptest! {
         #[test]
         fn says_of_some_fleets_what_the_fewest_are(
-            one in proptest::collection::vec((0_u8..4, 1_usize..3), 0..4),
-            two in proptest::collection::vec((0_u8..4, 1_usize..3), 0..4),
+            one in proptest::collection::vec((0_u8..4, 1_usize..3), 0..12),
+            two in proptest::collection::vec((0_u8..4, 1_usize..3), 0..12),
         ) {
             let (one, two) = (counts(&one), counts(&two));
             let mut crowd = Crowd::from(&one);

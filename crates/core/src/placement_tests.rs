@@ -637,43 +637,63 @@ fn a_loss_is_not_planned_for_what_is_being_deleted() {
 #[test]
 fn a_fleet_is_spread_as_if_the_lost_node_had_none_of_it() {
     let size = |rack| Size { ports: 199, memory_gib: 4, rack, version: 1 };
-    let (mut state, nodes) = cluster(&[size(0), size(0), size(1)]);
     let spread = asking(Ask { spread: Some("rack"), ..PLAIN });
-    for (index, on) in (2_000..).zip([0, 0, 2]) {
-        let (name, to) = (format!("a{index}"), Some(nodes[on]));
-        create(&mut state, index, fleet(0), &name, to, spread.clone(), Admission::Unchecked)
-            .unwrap();
+    for racks in [&[0, 0, 1][..], &[0, 0, 1, 2, 3]] {
+        let (mut state, nodes) = cluster(&racks.iter().copied().map(size).collect::<Vec<_>>());
+        let others = &nodes[2..];
+        for (index, on) in (2_000..).zip([nodes[0]; 2].iter().chain(others)) {
+            let (name, to) = (format!("a{index}"), Some(*on));
+            create(&mut state, index, fleet(0), &name, to, spread.clone(), Admission::Unchecked)
+                .unwrap();
+        }
+        let moved = plan::replacements(&state, nodes[0], AgentClass::Strict);
+        let to: Vec<NodeId> = moved.into_iter().map(|(_, to)| to).collect();
+        assert_eq!(to, [nodes[1]; 2], "a rack without any comes first, then the emptier node");
     }
-    let moved = plan::replacements(&state, nodes[0], AgentClass::Strict);
-    let to: Vec<NodeId> = moved.into_iter().map(|(_, to)| to).collect();
-    assert_eq!(to, [nodes[1], nodes[1]], "a rack without any comes first, then the emptier node");
 }
 
-/// Also where others of the rack take agents and this node does not, or goes to another rack.
+/// Also where others of the rack take agents and this node does not, where it goes to another rack,
+/// where the fleet is spread no more, and where racks become few.
 #[test]
 fn agents_are_counted_under_the_labels_their_node_has_now() {
     let size = |rack| Size { ports: 199, memory_gib: 4, rack, version: 1 };
-    let (mut state, nodes) = cluster(&[size(0), size(0), size(0), size(1)]);
-    let spread = asking(Ask { spread: Some("rack"), ..PLAIN });
-    for (index, on) in (2_000..).zip([0, 0, 1]) {
-        let (name, to) = (format!("a{index}"), Some(nodes[on]));
-        create(&mut state, index, fleet(0), &name, to, spread.clone(), Admission::Unchecked)
-            .unwrap();
-    }
-    let restored = |state: &State| State::restore(state.records());
+    let (mut state, nodes) = cluster(&[0, 0, 0, 1, 2, 3].map(size));
+    let mut spread = asking(Ask { spread: Some("rack"), ..PLAIN });
+    // Of a node that it leaves nothing changes: its ports are not free yet.
+    spread.wants.requests = Resources::default();
+    let agents = [(0, &spread), (0, &spread), (1, &asking(PLAIN)), (1, &spread)];
+    let placed = |state: &mut State, first: u64, on: &[(usize, &AgentSpec)]| {
+        for (index, (on, spec)) in (first..).zip(on) {
+            let (name, to, spec) = (format!("a{index}"), Some(nodes[*on]), (*spec).clone());
+            create(state, index, fleet(0), &name, to, spec, Admission::Unchecked).unwrap();
+        }
+    };
     let same = |state: &mut State| {
         state.take_changed();
-        restored(state) == *state
+        State::restore(state.records()) == *state
     };
-    let cordon = SetSchedulable { node: nodes[0], schedulable: Schedulable::Cordoned, drain: None };
-    apply(&mut state, 2_010, &command(Operation::SetSchedulable(cordon))).unwrap();
-    assert!(same(&mut state));
+    let schedule = |state: &mut State, node, schedulable| {
+        let set = SetSchedulable { node, schedulable, drain: None };
+        apply(state, 2_010, &command(Operation::SetSchedulable(set))).unwrap();
+    };
+    placed(&mut state, 2_000, &agents);
+    for (schedulable, racks) in [(Schedulable::Cordoned, 3), (Schedulable::Open, 4)] {
+        schedule(&mut state, nodes[5], schedulable);
+        assert!(same(&mut state), "{racks} racks");
+    }
+    schedule(&mut state, nodes[0], Schedulable::Cordoned);
     delete(&mut state, 0);
     assert!(same(&mut state), "an agent left a node that takes none");
-    for (node, rack) in [(nodes[0], 1), (nodes[1], 1), (nodes[0], 0)] {
+    for (node, rack) in [(nodes[0], 1), (nodes[1], 1), (nodes[1], 0)] {
         register(&mut state, node, sized(size(rack)));
         assert!(same(&mut state), "{node} is in rack {rack}");
     }
+    for agent in [0, 1] {
+        delete(&mut state, agent);
+        assert!(same(&mut state), "the other that is spread, and the last");
+    }
+    placed(&mut state, 2_020, &agents[..1]);
+    assert!(same(&mut state), "one is spread beside another");
 }
 
 #[test]

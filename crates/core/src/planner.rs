@@ -395,29 +395,22 @@ impl<'a> Planner<'a> {
         key: &str,
         apart: bool,
     ) -> Option<Spread<'a>> {
-        let index = self.state.index();
-        let (key, values) = index.with_label(key)?;
+        let (key, _) = self.state.index().with_label(key)?;
         self.count(fleet, key);
         let nodes = self.search(kind, Over::Nodes(None));
-        let each: Option<BTreeSet<Label<'a>>> = match () {
-            () if index.has_few_values(key) => {
-                Some(values.keys().map(|value| (&**key, &**value)).collect())
-            }
-            () if nodes.is_short() => {
-                Some(nodes.nodes().filter_map(|id| self.label(id, key)).collect())
-            }
-            () => None,
+        let is_short = nodes.is_short();
+        let first: BTreeSet<Label<'a>> = if is_short {
+            nodes.nodes().filter_map(|id| self.label(id, key)).collect()
+        } else {
+            // Where one node is left out fewer agents may be.
+            self.without.and_then(|id| self.label(id, key)).into_iter().collect()
         };
-        let are_all = each.is_some();
-        // Where one node is left out fewer agents may be.
-        let left_out = || self.without.and_then(|id| self.label(id, key));
-        let first = each.unwrap_or_else(|| left_out().into_iter().collect());
         let met = first.iter().map(|(_, value)| *value).collect();
         let values = first.into_iter().map(|label| Reverse((0, (0, NodeId(0)), label))).collect();
         let all = self.search(kind, Over::Values(key)).at_most(fleet, 0);
         let search = if apart { all.apart_from(fleet) } else { all };
         let own = Own { search, ..Own::default() };
-        let others = (!are_all).then_some((0, (0, NodeId(0))));
+        let others = (!is_short).then_some((0, (0, NodeId(0))));
         Some(Spread { key, values, met, others, own })
     }
 

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, process::Command};
 
 use fleet_mutants::{Mutant, planted};
+use fleet_process::EgressLease;
 use fleet_types::limits::{AGENT_UID_FIRST, AGENT_UID_LAST};
+
+use crate::guard::Guard;
 
 /// How often Linux repeats what an orphaned connection had queued; 0 stands for 8.
 /// <https://docs.kernel.org/networking/ip-sysctl.html>
@@ -15,20 +18,32 @@ const IPV6: &str = "/proc/net/if_inet6";
 const METADATA: [(&str, &str); 2] = [("-4", "169.254.169.254"), ("-6", "fd00:ec2::254")];
 
 /// Sets this network namespace up for agents; answers what could not be had.
-pub fn restrict() -> Vec<String> {
-    silence_orphans().into_iter().chain(refuse_metadata()).collect()
+///
+/// Bytes a process wrote are the kernel's to deliver after its death, too. On a node that was cut
+/// off they would arrive when the cut heals: after another node started the agent. Two things are
+/// in the way, and either is enough.
+pub fn restrict(guards: &[Guard]) -> Vec<String> {
+    let orphans = silence_orphans().err();
+    let loud = orphans.filter(|_| !guards.iter().all(Guard::leases_egress)).map(|orphans| {
+        format!("killed agents' connections may send for some time: no egress lease; {orphans}")
+    });
+    loud.into_iter().chain(refuse_metadata()).collect()
 }
 
-/// Bytes a process wrote are the kernel's to deliver after its death, too. On a node that was cut
-/// off they would arrive when the cut heals: after another node started the agent. So a connection
-/// nobody holds any more is given up at the next repetition; by the time a lease is over, what is
-/// still queued was repeated before.
-fn silence_orphans() -> Option<String> {
+/// Whether this kernel can drop what sockets of agents send once their lease is over.
+pub(crate) fn can_be_leased() -> bool {
+    let without = [Mutant::KilledIsNotSilent, Mutant::NoEgressLease];
+    !without.into_iter().any(planted) && EgressLease::new(0).is_ok()
+}
+
+/// Has connections that nobody holds any more given up at the next repetition: by the time a lease
+/// is over, what is still queued was repeated before. And their ports are free soon.
+fn silence_orphans() -> Result<(), String> {
     if planted(Mutant::KilledIsNotSilent) {
-        return None;
+        return Ok(());
     }
-    let why = fs::write(ORPHAN_RETRIES, "1").err()?;
-    Some(format!("killed agents' connections may send for some time: {ORPHAN_RETRIES}: {why}"))
+    let times = if planted(Mutant::OrphansRepeat) { "6" } else { "1" };
+    fs::write(ORPHAN_RETRIES, times).map_err(|why| format!("{ORPHAN_RETRIES}: {why}"))
 }
 
 /// A rule of the kernel's routing for agents' uids alone.

@@ -5,16 +5,17 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
     time::Duration,
 };
 
 use fleet_guard::Status;
+use fleet_process::{EgressLease, Group};
 use fleet_runtime::clock::boot_ms;
 use fleet_types::{AgentClass, Epoch};
 use tokio::sync::watch;
 
-use crate::lease::Lease;
+use crate::{egress, lease::Lease};
 
 /// How long the guard may take to answer; it does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -33,6 +34,9 @@ struct Shared {
     lease_changed: Condvar,
     announced: watch::Sender<Option<Lease>>,
     lacks: watch::Sender<Lacks>,
+    leases_egress: bool,
+    /// On what agents under the lease in force send, once there are any.
+    egress: Mutex<Option<(Epoch, EgressLease)>>,
 }
 
 /// What a guard lacks, in words.
@@ -114,6 +118,25 @@ impl Shared {
         self.lease_changed.notify_one();
     }
 
+    fn egress(&self) -> MutexGuard<'_, Option<(Epoch, EgressLease)>> {
+        self.egress.lock().expect("no holder panics")
+    }
+
+    /// Has agents send for as long as the lease lasts now. What is left of those of an earlier lease
+    /// stays silent: it has the lease that was theirs.
+    fn extend_egress(&self, class: AgentClass, held: Lease) {
+        let mut egress = self.egress();
+        // Others than strict agents may outlast the node's epoch.
+        if class == AgentClass::Strict && egress.as_ref().is_some_and(|(of, _)| *of != held.epoch) {
+            *egress = None;
+        }
+        if let Some((_, lease)) = &*egress
+            && let Err(error) = lease.extend(held.deadline_ms)
+        {
+            tracing::error!(%error, "agents cannot send, though their lease is renewed");
+        }
+    }
+
     /// Waits for the end of the lease that was announced.
     fn await_end(&self) {
         let mut lease = self.lease.lock().expect("no holder panics");
@@ -141,6 +164,7 @@ impl Shared {
             match self.ask("status") {
                 Ok(answer) if self.held(&answer).is_none() => {
                     tracing::warn!(%class, "the lease is over: its agents on this node were ended");
+                    *self.egress() = None;
                     self.announced.send_replace(None);
                     said.clear();
                 }
@@ -172,6 +196,8 @@ impl Guard {
             lease_changed: Condvar::new(),
             announced: watch::channel(None).0,
             lacks: watch::channel(Lacks::default()).0,
+            leases_egress: egress::can_be_leased(),
+            egress: Mutex::new(None),
         });
         let held = shared.held(&shared.ask("status")?);
         shared.hold(held);
@@ -227,6 +253,7 @@ impl Guard {
         match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
             Ok(answer) => match self.shared.held(&answer) {
                 Some(held) => {
+                    self.shared.extend_egress(self.class, held);
                     self.shared.hold(Some(held));
                     self.shared.announced.send_replace(Some(held));
                     // It may be over by now: whoever watches is to see that it was announced.
@@ -241,6 +268,28 @@ impl Guard {
         }
     }
 
+    /// Whether the kernel drops what agents send once their lease is over.
+    pub fn leases_egress(&self) -> bool {
+        self.shared.leases_egress
+    }
+
+    /// Has it do so for what is started in `group`, or runs there.
+    pub(crate) fn cover(&self, group: &Group) {
+        let Some(held) = self.current().filter(|_| self.shared.leases_egress) else { return };
+        let mut egress = self.shared.egress();
+        let covered = match &*egress {
+            Some((_, lease)) => lease.cover(group),
+            None => EgressLease::new(held.deadline_ms).and_then(|lease| {
+                let (_, lease) = egress.insert((held.epoch, lease));
+                lease.cover(group)
+            }),
+        };
+        if let Err(error) = covered {
+            let group = group.path().display();
+            tracing::warn!(%group, %error, "what its processes send is not bound to the lease");
+        }
+    }
+
     /// The lease in force, if there is one.
     pub fn current(&self) -> Option<Lease> {
         let lease = *self.shared.lease.lock().expect("no holder panics");
@@ -250,6 +299,10 @@ impl Guard {
     /// Ends the lease now, and every agent with it.
     pub fn end(&self) {
         self.shared.hold(None);
+        if let Some((_, lease)) = self.shared.egress().take() {
+            // It would be over by itself.
+            let _ = lease.extend(0);
+        }
         if let Err(error) = self.shared.ask("end") {
             tracing::error!(%error, "the guard does not answer");
         }

@@ -330,6 +330,10 @@ impl Host {
         }
         for (id, assignment) in told {
             let child = adopted.remove(&id);
+            if child.is_some() {
+                // The lease an earlier daemon gave it is not renewed any more.
+                kept.guard.cover(&self.agent_group(of, &id)?);
+            }
             self.start_task(&mut state, id, assignment, child)?;
         }
         Ok(())

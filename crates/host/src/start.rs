@@ -54,6 +54,7 @@ pub(crate) async fn launch(
         empty(&group).await;
         group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
     }
+    kept.guard.cover(&group);
     let key = StartKey {
         agent: id.clone(),
         generation: assignment.generation,

@@ -26,6 +26,10 @@ pub enum Mutant {
     NoRealtimePriority,
     /// `killed-is-not-silent`: what killed agents had queued is sent for as long as the kernel likes.
     KilledIsNotSilent,
+    /// `no-egress-lease`: no lease on what leaves the node, as where the kernel has none.
+    NoEgressLease,
+    /// `orphans-repeat`: what connections of killed agents had queued is repeated six times.
+    OrphansRepeat,
 }
 
 impl Mutant {
@@ -39,6 +43,8 @@ impl Mutant {
             Self::NoPidNamespace => "no-pid-namespace",
             Self::NoRealtimePriority => "no-realtime-priority",
             Self::KilledIsNotSilent => "killed-is-not-silent",
+            Self::NoEgressLease => "no-egress-lease",
+            Self::OrphansRepeat => "orphans-repeat",
         }
     }
 }

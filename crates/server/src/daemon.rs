@@ -137,7 +137,7 @@ impl Daemon {
 
         self.listen(voting, &host, leases).await?;
         let degraded = lacking().into_iter().chain(host.degraded());
-        let degraded = degraded.chain(egress::restrict()).chain(reserve(range));
+        let degraded = degraded.chain(egress::restrict(&guards)).chain(reserve(range));
         let degraded: Vec<String> = degraded.collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");
