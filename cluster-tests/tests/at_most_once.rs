@@ -20,6 +20,9 @@ fn cluster(count: u32, mutant: Option<&'static str>) -> Cluster {
     Cluster::hosts(count).plant(mutant).form(count, "fast")
 }
 
+/// Of the profile.
+const LEASE_MS: u64 = 3_000;
+
 /// Creates `f/a1`, which stamps, on a certain one of `count` hosts.
 fn place(cluster: &Cluster, count: u32, host: u32) {
     place_command(cluster, count, host, &cluster.stamping());
@@ -167,6 +170,29 @@ fn dead_are_heard(mutant: Option<&'static str>) -> bool {
     let _ = receiver.kill();
     let _ = receiver.wait();
     after
+}
+
+/// The lease that what it sends has is renewed by the daemon there is.
+#[test]
+fn an_agent_is_heard_under_the_next_daemon() {
+    let mut cluster = cluster(1, None);
+    let heard_path = cluster.shared().join("heard");
+    let heard = || fs::read_to_string(&heard_path).unwrap_or_default().len();
+    let mut receiver =
+        cluster.spawn_at_switch("python3", &["-c", HEARS, &heard_path.to_string_lossy()]);
+    place_command(&cluster, 1, 1, &["/usr/bin/python3", "-c", TALKS]);
+    until(10, "the agent to be heard", || (heard() > 0).then_some(()));
+    cluster.end(1, "KILL");
+    let lease = cluster.lease_deadline(1).expect("the guard holds it");
+    cluster.start(1);
+    until(30, "a lease that begins after the end of that one", || {
+        cluster.lease_deadline(1).filter(|later| *later > lease + LEASE_MS)
+    });
+    let before = heard();
+    until(10, "the agent to be heard still", || (heard() > before + 100).then_some(()));
+    let _ = receiver.kill();
+    let _ = receiver.wait();
+    assert_eq!(cluster.agent("f/a1")["generation"], "1", "it was started anew");
 }
 
 #[test]
