@@ -68,6 +68,22 @@ fn a_daemon_told_to_end_stops_its_agents_if_so_configured() {
 }
 
 #[test]
+fn agents_may_drain_for_longer_than_a_lease_lasts() {
+    let mut cluster = Cluster::hosts(1).form(1, "fast");
+    cluster.end(1, "TERM");
+    cluster.configure(1, "on_shutdown = \"stop\"\n");
+    cluster.start(1);
+    cluster.ok(&["fleet", "create", "f"]);
+    let drained = cluster.shared().join("drained");
+    // The lease is one of three seconds.
+    let drain = format!("for n in 1 2 3 4 5; do sleep 1; done; echo yes > {}", drained.display());
+    let script = format!("trap '{drain}; exit 0' TERM; while :; do sleep 0.1; done");
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
+    assert_eq!(cluster.end(1, "TERM"), Some(0));
+    assert!(drained.exists(), "it was killed while it drained");
+}
+
+#[test]
 fn how_an_agent_ended_is_learnt_by_the_next_daemon() {
     let mut cluster = Cluster::formed(1, "default");
     cluster.ok(&["fleet", "create", "f"]);

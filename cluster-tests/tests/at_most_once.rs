@@ -175,6 +175,16 @@ fn dead_are_heard(mutant: Option<&'static str>) -> bool {
 /// The lease that what it sends has is renewed by the daemon there is.
 #[test]
 fn an_agent_is_heard_under_the_next_daemon() {
+    is_heard_under_the_next_daemon(None);
+}
+
+/// And taken away by one that has none to give.
+#[test]
+fn an_agent_is_heard_under_a_daemon_that_leases_nothing() {
+    is_heard_under_the_next_daemon(Some("no-egress-lease"));
+}
+
+fn is_heard_under_the_next_daemon(mutant: Option<&'static str>) {
     let mut cluster = cluster(1, None);
     let heard_path = cluster.shared().join("heard");
     let heard = || fs::read_to_string(&heard_path).unwrap_or_default().len();
@@ -184,6 +194,7 @@ fn an_agent_is_heard_under_the_next_daemon() {
     until(10, "the agent to be heard", || (heard() > 0).then_some(()));
     cluster.end(1, "KILL");
     let lease = cluster.lease_deadline(1).expect("the guard holds it");
+    cluster = cluster.plant(mutant);
     cluster.start(1);
     until(30, "a lease that begins after the end of that one", || {
         cluster.lease_deadline(1).filter(|later| *later > lease + LEASE_MS)

@@ -517,10 +517,11 @@ impl Task {
         } {
             self.child = Some(child);
         }
+        // Unless it was launched under the next guard meanwhile.
+        empty(&self.group).await;
         if let Some(child) = &mut self.child {
             child.wait().await;
         }
-        empty(&self.group).await;
         self.leave();
     }
 

@@ -1,12 +1,10 @@
 //! What leaves the node: nothing of killed agents, and nothing to where clouds hand out secrets.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, io, path::Path, process::Command};
 
 use fleet_mutants::{Mutant, planted};
-use fleet_process::EgressLease;
+use fleet_process::{EgressLease, Group};
 use fleet_types::limits::{AGENT_UID_FIRST, AGENT_UID_LAST};
-
-use crate::guard::Guard;
 
 /// How often Linux repeats what an orphaned connection had queued; 0 stands for 8.
 /// <https://docs.kernel.org/networking/ip-sysctl.html>
@@ -21,19 +19,28 @@ const METADATA: [(&str, &str); 2] = [("-4", "169.254.169.254"), ("-6", "fd00:ec2
 ///
 /// Bytes a process wrote are the kernel's to deliver after its death, too. On a node that was cut
 /// off they would arrive when the cut heals: after another node started the agent. Two things are
-/// in the way, and either is enough.
-pub fn restrict(guards: &[Guard]) -> Vec<String> {
-    let orphans = silence_orphans().err();
-    let loud = orphans.filter(|_| !guards.iter().all(Guard::leases_egress)).map(|orphans| {
-        format!("killed agents' connections may send for some time: no egress lease; {orphans}")
+/// in the way of those of agents that a lease's end killed, and either is enough; `leased` is the
+/// one.
+pub fn restrict(leased: &Result<(), String>) -> Vec<String> {
+    let loud = leased.as_ref().err().zip(silence_orphans().err()).map(|(lease, orphans)| {
+        format!("killed agents' connections may send for some time: {lease}; {orphans}")
     });
     loud.into_iter().chain(refuse_metadata()).collect()
 }
 
-/// Whether this kernel can drop what sockets of agents send once their lease is over.
-pub(crate) fn can_be_leased() -> bool {
-    let without = [Mutant::KilledIsNotSilent, Mutant::NoEgressLease];
-    !without.into_iter().any(planted) && EgressLease::new(0).is_ok()
+/// Whether the kernel can drop what sockets of groups in `agents` send once a lease is over; or why
+/// not.
+pub fn can_be_leased(agents: &Group) -> Result<(), String> {
+    if [Mutant::KilledIsNotSilent, Mutant::NoEgressLease].into_iter().any(planted) {
+        return Err("no lease on what agents send".into());
+    }
+    let tried = || {
+        let group = agents.child("tried").map_err(io::Error::other)?;
+        let covered = EgressLease::new(0).and_then(|lease| lease.cover(&group));
+        group.remove().map_err(io::Error::other)?;
+        covered
+    };
+    tried().map_err(|why| format!("no lease on what agents send: bpf: {why}"))
 }
 
 /// Has connections that nobody holds any more given up at the next repetition: by the time a lease

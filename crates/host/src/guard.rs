@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard},
+    sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use fleet_runtime::clock::boot_ms;
 use fleet_types::{AgentClass, Epoch};
 use tokio::sync::watch;
 
-use crate::{egress, lease::Lease};
+use crate::lease::Lease;
 
 /// How long the guard may take to answer; it does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ struct Shared {
     announced: watch::Sender<Option<Lease>>,
     lacks: watch::Sender<Lacks>,
     leases_egress: bool,
-    /// On what agents under the lease in force send, once there are any.
-    egress: Mutex<Option<(Epoch, EgressLease)>>,
+    /// On what agents under the lease of an epoch send, once there are any.
+    egress: Mutex<Option<(Epoch, Arc<EgressLease>)>>,
 }
 
 /// What a guard lacks, in words.
@@ -118,23 +118,34 @@ impl Shared {
         self.lease_changed.notify_one();
     }
 
-    fn egress(&self) -> MutexGuard<'_, Option<(Epoch, EgressLease)>> {
-        self.egress.lock().expect("no holder panics")
+    fn current(&self) -> Option<Lease> {
+        let lease = *self.lease.lock().expect("no holder panics");
+        lease.filter(|lease| boot_ms() < lease.deadline_ms)
     }
 
-    /// Has agents send for as long as the lease lasts now. What is left of those of an earlier lease
-    /// stays silent: it has the lease that was theirs.
-    fn extend_egress(&self, class: AgentClass, held: Lease) {
-        let mut egress = self.egress();
-        // Others than strict agents may outlast the node's epoch.
-        if class == AgentClass::Strict && egress.as_ref().is_some_and(|(of, _)| *of != held.epoch) {
-            *egress = None;
-        }
-        if let Some((_, lease)) = &*egress
+    /// Has agents send for as long as the lease lasts now. What is left of those of an earlier epoch
+    /// stays silent.
+    fn extend_egress(&self, held: Lease) {
+        let egress = self.egress.lock().expect("no holder panics").clone();
+        if let Some((_, lease)) = egress.filter(|(epoch, _)| *epoch == held.epoch)
             && let Err(error) = lease.extend(held.deadline_ms)
         {
             tracing::error!(%error, "agents cannot send, though their lease is renewed");
         }
+    }
+
+    /// The lease of what agents send under the lease in force.
+    fn egress(&self) -> io::Result<Option<(Lease, Arc<EgressLease>)>> {
+        // Read under the lock: what is granted later is extended later.
+        let mut egress = self.egress.lock().expect("no holder panics");
+        let Some(held) = self.current() else { return Ok(None) };
+        let known = egress.take().filter(|(epoch, _)| *epoch == held.epoch);
+        let (_, lease) = match known {
+            Some(known) => known,
+            None => (held.epoch, Arc::new(EgressLease::new(held.deadline_ms)?)),
+        };
+        *egress = Some((held.epoch, lease.clone()));
+        Ok(Some((held, lease)))
     }
 
     /// Waits for the end of the lease that was announced.
@@ -164,7 +175,6 @@ impl Shared {
             match self.ask("status") {
                 Ok(answer) if self.held(&answer).is_none() => {
                     tracing::warn!(%class, "the lease is over: its agents on this node were ended");
-                    *self.egress() = None;
                     self.announced.send_replace(None);
                     said.clear();
                 }
@@ -184,11 +194,12 @@ impl Shared {
 }
 
 impl Guard {
-    /// Connects to the guard of agents of `class` at `socket`.
+    /// Connects to the guard of agents of `class` at `socket`. What strict ones send may be leased, if
+    /// this kernel can do that; others may outlast the epoch of their lease.
     ///
     /// # Errors
     /// When none answers there.
-    pub fn connect(class: AgentClass, socket: &Path) -> io::Result<Self> {
+    pub fn connect(class: AgentClass, socket: &Path, leases_egress: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket: socket.to_owned(),
             stream: Mutex::new(None),
@@ -196,7 +207,7 @@ impl Guard {
             lease_changed: Condvar::new(),
             announced: watch::channel(None).0,
             lacks: watch::channel(Lacks::default()).0,
-            leases_egress: egress::can_be_leased(),
+            leases_egress: leases_egress && class == AgentClass::Strict,
             egress: Mutex::new(None),
         });
         let held = shared.held(&shared.ask("status")?);
@@ -253,8 +264,8 @@ impl Guard {
         match self.shared.ask(&format!("grant {nonce} {epoch} {lease_ms}")) {
             Ok(answer) => match self.shared.held(&answer) {
                 Some(held) => {
-                    self.shared.extend_egress(self.class, held);
                     self.shared.hold(Some(held));
+                    self.shared.extend_egress(held);
                     self.shared.announced.send_replace(Some(held));
                     // It may be over by now: whoever watches is to see that it was announced.
                     self.shared.lease_changed.notify_one();
@@ -268,41 +279,41 @@ impl Guard {
         }
     }
 
-    /// Whether the kernel drops what agents send once their lease is over.
-    pub fn leases_egress(&self) -> bool {
-        self.shared.leases_egress
+    /// The lease in force, if there is one. Has the kernel, if it can, drop what is sent from `group`
+    /// once it is over.
+    ///
+    /// # Errors
+    /// When the kernel refuses that for the group.
+    pub(crate) fn cover(&self, group: &Group) -> io::Result<Option<Lease>> {
+        if !self.shared.leases_egress {
+            return Ok(self.current());
+        }
+        let Some((held, lease)) = self.shared.egress()? else { return Ok(None) };
+        lease.cover(group)?;
+        Ok(Some(held))
     }
 
-    /// Has it do so for what is started in `group`, or runs there.
-    pub(crate) fn cover(&self, group: &Group) {
-        let Some(held) = self.current().filter(|_| self.shared.leases_egress) else { return };
-        let mut egress = self.shared.egress();
-        let covered = match &*egress {
-            Some((_, lease)) => lease.cover(group),
-            None => EgressLease::new(held.deadline_ms).and_then(|lease| {
-                let (_, lease) = egress.insert((held.epoch, lease));
-                lease.cover(group)
-            }),
-        };
-        if let Err(error) = covered {
-            let group = group.path().display();
-            tracing::warn!(%group, %error, "what its processes send is not bound to the lease");
+    /// As [`Guard::cover`], of what runs in `group` from before: the lease that an earlier daemon gave
+    /// it is not renewed any more.
+    pub(crate) fn cover_adopted(&self, group: &Group) -> io::Result<()> {
+        if self.shared.leases_egress {
+            return self.cover(group).map(drop);
         }
+        if let Err(error) = EgressLease::lift(group) {
+            let group = group.path().display();
+            tracing::warn!(%group, %error, "if it was leased what it sends, it is silent soon");
+        }
+        Ok(())
     }
 
     /// The lease in force, if there is one.
     pub fn current(&self) -> Option<Lease> {
-        let lease = *self.shared.lease.lock().expect("no holder panics");
-        lease.filter(|lease| boot_ms() < lease.deadline_ms)
+        self.shared.current()
     }
 
     /// Ends the lease now, and every agent with it.
     pub fn end(&self) {
         self.shared.hold(None);
-        if let Some((_, lease)) = self.shared.egress().take() {
-            // It would be over by itself.
-            let _ = lease.extend(0);
-        }
         if let Err(error) = self.shared.ask("end") {
             tracing::error!(%error, "the guard does not answer");
         }

@@ -330,9 +330,12 @@ impl Host {
         }
         for (id, assignment) in told {
             let child = adopted.remove(&id);
-            if child.is_some() {
-                // The lease an earlier daemon gave it is not renewed any more.
-                kept.guard.cover(&self.agent_group(of, &id)?);
+            let group = self.agent_group(of, &id)?;
+            if child.is_some()
+                && let Err(error) = kept.guard.cover_adopted(&group)
+            {
+                tracing::error!(agent = %id, %error, "it could not send for long: started anew");
+                group.kill()?;
             }
             self.start_task(&mut state, id, assignment, child)?;
         }

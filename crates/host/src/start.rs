@@ -54,7 +54,6 @@ pub(crate) async fn launch(
         empty(&group).await;
         group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
     }
-    kept.guard.cover(&group);
     let key = StartKey {
         agent: id.clone(),
         generation: assignment.generation,
@@ -83,7 +82,9 @@ pub(crate) async fn launch(
     if let Some(command) = command.filter(|_| repair) {
         launch.command = command;
     }
-    let Some(lease) = kept.guard.current() else {
+    let lease = kept.guard.cover(&group);
+    let lease = lease.map_err(|e| passing(format!("leasing what it sends: {e}")))?;
+    let Some(lease) = lease else {
         return Err(passing("there is no lease for its class here".into()));
     };
     let limited = kept.limiter.set(&group_name(&key.agent), &plan.limits);

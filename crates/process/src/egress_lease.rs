@@ -20,6 +20,7 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
+const PROG_DETACH: libc::c_int = 9;
 const MAP_ARRAY: u32 = 2;
 const PROG_CGROUP_SKB: u32 = 8;
 const CGROUP_INET_EGRESS: u32 = 1;
@@ -33,7 +34,8 @@ const MAP_VALUE: u8 = 2;
 #[repr(C)]
 struct Instruction {
     code: u8,
-    /// Destination in the lower half, source in the upper.
+    /// Destination in the lower half, source in the upper, on a little-endian machine. Another
+    /// refuses the program.
     registers: u8,
     offset: i16,
     constant: i32,
@@ -170,6 +172,31 @@ impl EgressLease {
         };
         // SAFETY: the fields are the kernel's.
         unsafe { bpf(PROG_ATTACH, &attach) }.map(drop)
+    }
+
+    /// Has `group` covered by none.
+    ///
+    /// # Errors
+    /// When the kernel refuses; a group that none covers is no error.
+    pub fn lift(group: &Group) -> io::Result<()> {
+        let group = File::open(group.path())?;
+        // The one there is, whichever it is.
+        let detach = ProgAttach {
+            group: number(&group),
+            program: u32::MAX,
+            attached: CGROUP_INET_EGRESS,
+            flags: 0,
+        };
+        // SAFETY: the fields are the kernel's.
+        match unsafe { bpf(PROG_DETACH, &detach) } {
+            // Or of a kernel without such programs.
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENOSYS)) =>
+            {
+                Ok(())
+            }
+            done => done.map(drop),
+        }
     }
 
     /// Moves the deadline.

@@ -129,15 +129,20 @@ impl Daemon {
         for why in missing {
             tracing::info!("{why}");
         }
+        let agents = Group::root()?.child(&self.config.cgroup.to_string_lossy())?;
+        let leased = egress::can_be_leased(&agents);
+        if let Err(why) = &leased {
+            tracing::warn!(why, "killed agents are silenced as connections without an owner are");
+        }
         let mut guards = Vec::new();
         for class in AgentClass::ALL {
-            guards.push(self.guard(class).await?);
+            guards.push(self.guard(class, leased.is_ok()).await?);
         }
         let host = self.host(runtimes, &guards).await?;
 
         self.listen(voting, &host, leases).await?;
         let degraded = lacking().into_iter().chain(host.degraded());
-        let degraded = degraded.chain(egress::restrict(&guards)).chain(reserve(range));
+        let degraded = degraded.chain(egress::restrict(&leased)).chain(reserve(range));
         let degraded: Vec<String> = degraded.collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");
@@ -159,7 +164,7 @@ impl Daemon {
         if let Some(voting) = voting {
             self.bootstrap(voting).await?;
         }
-        let (ready, session) = self.hold_lease(&host, guards, about)?;
+        let (ready, session, epoch) = self.hold_lease(&host, guards, about)?;
         let remembering = self.remember_members(&host);
         let ended = tokio::select! {
             told = self.until_told_to_end(voting, ready) => told.map(|()| Ended::Told)?,
@@ -177,6 +182,7 @@ impl Daemon {
         // The lease is still renewed while agents drain, but none is asked for anew.
         session.abort();
         self.end(voting, &host, ended).await;
+        drop(epoch);
         Ok(ended)
     }
 
@@ -218,11 +224,11 @@ impl Daemon {
     }
 
     /// The guard of a class, which may be starting too.
-    async fn guard(&self, class: AgentClass) -> Result<Guard> {
+    async fn guard(&self, class: AgentClass, leases_egress: bool) -> Result<Guard> {
         let socket = self.config.guard_dir.join(class.as_str()).join("socket");
         let end = Instant::now() + GUARD;
         loop {
-            match Guard::connect(class, &socket) {
+            match Guard::connect(class, &socket, leases_egress) {
                 Ok(guard) => return Ok(guard),
                 Err(_) if Instant::now() < end => tokio::time::sleep(LOOK).await,
                 Err(error) => {
@@ -445,13 +451,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts registering and renewing; answers when the node holds its first lease.
+    /// Starts registering and renewing; answers when the node holds its first lease. Renewing ends with
+    /// the epoch's sender.
     fn hold_lease(
         &self,
         host: &Host,
         guards: Vec<Guard>,
         about: RegisterRequest,
-    ) -> Result<(watch::Receiver<bool>, tokio::task::AbortHandle)> {
+    ) -> Result<(watch::Receiver<bool>, tokio::task::AbortHandle, watch::Sender<Epoch>)> {
         let (epoch, epochs) = watch::channel(Epoch(0));
         let (refused, refusals) = mpsc::channel(16);
         let (ready, readiness) = watch::channel(false);
@@ -477,11 +484,11 @@ impl Daemon {
             host: host.clone(),
             guard,
             about,
-            epoch,
+            epoch: epoch.clone(),
             refused: refusals,
             ready,
         };
-        Ok((readiness, tokio::spawn(session.run()).abort_handle()))
+        Ok((readiness, tokio::spawn(session.run()).abort_handle(), epoch))
     }
 
     /// Keeps the members on disk, so that the node finds its cluster after a restart.
