@@ -269,26 +269,44 @@ fn constrained(nodes: u64) -> Result<String> {
     Ok(columns.join(" | "))
 }
 
-/// What a choice costs that goes astray, in microseconds: half of the nodes have the memory, the other
-/// half the processor time, as full as each other, and one that is fuller has both.
-fn astray(nodes: u64) -> Result<String> {
+/// What a choice costs where half of the nodes have one thing, the other half the other, as full as
+/// each other, and one that is fuller has both, in microseconds: memory and processor time; and, which
+/// leads astray, a version and room.
+fn halves(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
-    let mut grown = Grown::with_reports(nodes, |n| {
+    let has = |n: usize, half: usize| n == last || n % 2 == half;
+    let cores = |n: usize| {
         let mut report = report(n)?;
-        let times = |has_more: bool| if has_more || n == last { 16 } else { 1 };
-        let (even, odd) = (n.is_multiple_of(2), !n.is_multiple_of(2));
-        report.capacity.memory_bytes = times(even) << 40;
-        report.capacity.cpu_millis = times(odd) << 16;
+        report.capacity.memory_bytes = if has(n, 0) { 16 << 40 } else { 1 << 40 };
+        report.capacity.cpu_millis = if has(n, 1) { 16 << 16 } else { 1 << 16 };
         Ok(report)
-    })?;
-    let mut spec = spec();
-    spec.wants.requests = Resources { memory_bytes: 3 << 39, cpu_millis: 3 << 15 };
-    let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
-    let node = chosen(&grown.state);
-    grown.apply(one_agent(&fleet(), "a", &spec, node)?)?;
-    ensure!(node.is_some(), "no node has both");
-    let times = 100_000 / u32::try_from(nodes)?;
-    Ok(format!("{:.1}", timed(times, &|| chosen(&grown.state) == node)?))
+    };
+    let version = |n: usize| {
+        let mut report = report(n)?;
+        report.capacity.memory_bytes = if has(n, 0) { 16 << 40 } else { 1 << 40 };
+        let version = if has(n, 1) { NEWER } else { "1.0" };
+        report.runtimes.values_mut().for_each(|it| version.clone_into(it));
+        Ok(report)
+    };
+    let requests = Resources { memory_bytes: 3 << 39, cpu_millis: 3 << 15 };
+    let asking = |version: Option<&str>| -> Result<AgentSpec> {
+        let runtime_version = version.map(str::parse).transpose()?;
+        let wants = Wants { requests, runtime_version, ..Wants::default() };
+        Ok(AgentSpec { wants, ..spec() })
+    };
+    let mut columns = Vec::new();
+    for (mut grown, spec) in [
+        (Grown::with_reports(nodes, cores)?, asking(None)?),
+        (Grown::with_reports(nodes, version)?, asking(Some(NEWER))?),
+    ] {
+        let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
+        let node = chosen(&grown.state);
+        grown.apply(one_agent(&fleet(), "a", &spec, node)?)?;
+        ensure!(node.is_some(), "no node has both");
+        let times = 100_000 / u32::try_from(nodes)?;
+        columns.push(format!("{:.1}", timed(times, &|| chosen(&grown.state) == node)?));
+    }
+    Ok(columns.join(" | "))
 }
 
 /// What one more that is spread over the ten racks costs in a fleet of all the agents, in microseconds.
@@ -390,14 +408,14 @@ pub(crate) fn run() -> Result<()> {
     println!(
         "| agents | nodes | any node | one by version | admitted | in doubt | over racks \
          | one by two labels | a large one | none | apart | over hosts | none left apart \
-         | one more over hosts | astray |"
+         | one more over hosts | memory and cores | astray |"
     );
-    println!("{}|", "|---".repeat(15));
+    println!("{}|", "|---".repeat(16));
     for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
         let (one_more, constrained, of_a_fleet) =
             (one_more?, constrained(nodes)?, of_a_fleet(nodes)?);
-        let astray = astray(nodes)?;
-        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {astray} |");
+        let halves = halves(nodes)?;
+        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {halves} |");
     }
     Ok(())
 }

@@ -210,15 +210,19 @@ mod tests {
                 let id = NodeId(id);
                 let crowd = |n| (&Counts::from_iter((n > 0).then(|| (fleet.clone(), n)))).into();
                 let (apart, spread) = (crowd(agents / 2), crowd(agents));
-                let offer = Offer { room: [room, 3 - room, 1], marks: marks(bits), apart, spread };
+                let room = [room, 3 - room, 1];
+                let together = (&room).into();
+                let offer = Offer { room, together, marks: marks(bits), apart, spread };
                 let (before, now) = (each.remove(&id), stays.then_some(((load, id), offer)));
                 nodes.put(before.map(|(place, _)| place), now.clone());
                 each.extend(now.map(|now| (id, now)));
                 prop_assert_eq!(nodes.len(), each.len());
             }
             let (room, all, any, apart, most) = asked;
+            let room = [room, room / 2, 1];
             let ask = Ask {
-                room: [room, room / 2, 1],
+                room,
+                shape: (&room).into(),
                 all: marks(all),
                 any: marks(any),
                 apart_from: apart.then(|| fleet.clone()),

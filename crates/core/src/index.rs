@@ -251,7 +251,7 @@ impl Index {
     ) -> Option<(Ask, &ByLoad)> {
         let fit = if strict { Marks::FIT } else { Marks::default() };
         let all = fit.and(Marks::runtime(runtime));
-        let mut ask = Ask { room, all, ..Ask::default() };
+        let mut ask = Ask { room, shape: (&room).into(), all, ..Ask::default() };
         if let Some(version) = version {
             let versions = self.runtimes.get(runtime)?.iter();
             let reached = versions.filter(|(found, _)| version.is_reached_by(found));
@@ -460,7 +460,8 @@ impl Index {
         let room = self.rooms.get(&id);
         let (load, room) = room.map(|room| (room.load(), room.left())).unwrap_or_default();
         let apart = self.whereabouts.apart(id).into();
-        Listed { load, offer: Offer { room, marks, apart, ..Offer::default() } }
+        let together = (&room).into();
+        Listed { load, offer: Offer { room, together, marks, apart, ..Offer::default() } }
     }
 
     /// Takes a node, as it was, off the lists.

@@ -39,6 +39,7 @@ mod rejection;
 mod room;
 mod spread;
 mod state;
+mod together;
 pub mod voters;
 mod whereabouts;
 

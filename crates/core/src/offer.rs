@@ -10,6 +10,7 @@ use crate::{
     crowd::Crowd,
     digest::Fnv,
     record::AgentSpec,
+    together::{Shape, Together},
 };
 
 /// What a node must be for an agent, whatever else is there.
@@ -113,6 +114,7 @@ impl Marks {
 pub(crate) struct Offer {
     /// What is left, of ports in one block.
     pub(crate) room: Amounts,
+    pub(crate) together: Together,
     pub(crate) marks: Marks,
     /// The agents there that stand apart.
     pub(crate) apart: Crowd,
@@ -126,6 +128,7 @@ impl Offer {
         for (most, one) in self.room.iter_mut().zip(other.room) {
             *most = (*most).max(one);
         }
+        self.together.join(&other.together);
         self.marks = self.marks.and(other.marks);
         self.apart.meet(&other.apart);
         self.spread.meet(&other.spread);
@@ -137,6 +140,7 @@ impl Offer {
         self.marks.and(ask.all) == self.marks
             && (ask.any == Marks::default() || self.marks.0 & ask.any.0 != 0)
             && amounts.all(|(has, asked)| *has >= asked)
+            && self.together.covers(&ask.shape)
             && ask.apart_from.as_ref().is_none_or(|fleet| self.apart.of(fleet) == 0)
             && ask.at_most.as_ref().is_none_or(|(fleet, most)| self.spread.of(fleet) <= *most)
     }
@@ -146,6 +150,7 @@ impl Offer {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
     pub(crate) room: Amounts,
+    pub(crate) shape: Shape,
     /// The marks it must have.
     pub(crate) all: Marks,
     /// Of these it must have one, if there are any.
