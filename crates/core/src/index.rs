@@ -3,18 +3,16 @@
 //! give the same index, whatever the history.
 
 use alloc::{
-    borrow::ToOwned,
     collections::{BTreeMap, BTreeSet},
     string::String,
     vec::Vec,
 };
-use core::borrow::Borrow;
-
 use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
 
 use crate::{
     admission::{Amounts, Totals},
     by_load::{ByLoad, Place},
+    nested::{entry, forget},
     offer::{Ask, Marks, Needs, Offer},
     provision::Slots,
     record::{Agent, AgentSpec, Node, NodeReport, NodeStatus, PlacementPolicy, Schedulable},
@@ -144,40 +142,6 @@ impl Having {
 /// Whether a node takes agents.
 pub fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
-}
-
-/// The entry of a key and a value, made if there is none.
-fn entry<'a, K, Q, V>(
-    lists: &'a mut BTreeMap<K, BTreeMap<String, V>>,
-    key: &Q,
-    value: &str,
-) -> &'a mut V
-where
-    K: Ord + Borrow<Q>,
-    Q: Ord + ToOwned<Owned = K> + ?Sized,
-    V: Default,
-{
-    if !lists.contains_key(key) {
-        lists.insert(key.to_owned(), BTreeMap::new());
-    }
-    let values = lists.get_mut(key).expect("it is there now");
-    if !values.contains_key(value) {
-        values.insert(value.into(), V::default());
-    }
-    values.get_mut(value).expect("it is there now")
-}
-
-/// Removes the entry of a key and a value.
-fn forget<K, Q, V>(lists: &mut BTreeMap<K, BTreeMap<String, V>>, key: &Q, value: &str)
-where
-    K: Ord + Borrow<Q>,
-    Q: Ord + ?Sized,
-{
-    let Some(values) = lists.get_mut(key) else { return };
-    values.remove(value);
-    if values.is_empty() {
-        lists.remove(key);
-    }
 }
 
 impl Index {

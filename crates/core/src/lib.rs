@@ -28,6 +28,7 @@ mod digest;
 mod event;
 pub mod explain;
 mod index;
+mod nested;
 mod offer;
 pub mod plan;
 mod planner;
@@ -64,6 +65,8 @@ pub use rejection::{Kind, Rejection};
 pub use room::{FULL, Lack, Load, Room};
 pub use state::State;
 
+#[cfg(test)]
+mod drain_tests;
 #[cfg(test)]
 mod explain_tests;
 #[cfg(test)]

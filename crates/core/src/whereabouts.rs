@@ -10,6 +10,7 @@ use fleet_types::{FleetName, NodeId};
 
 use crate::{
     crowd::Counts,
+    nested::{entry, forget},
     record::{AgentSpec, Node},
 };
 
@@ -64,22 +65,12 @@ impl Spread {
         (key, value): (&String, &str),
         change: impl FnOnce(usize) -> usize,
     ) -> usize {
-        if !under.contains_key(key) {
-            under.insert(key.clone(), BTreeMap::new());
-        }
-        let Some(values) = under.get_mut(key) else { return 0 };
-        if !values.contains_key(value) {
-            values.insert(value.into(), Counts::new());
-        }
-        let Some(counts) = values.get_mut(value) else { return 0 };
+        let counts = entry(under, key.as_str(), value);
         let before = of(counts, fleet);
         let now = change(before);
         set(counts, fleet, now);
         if counts.is_empty() {
-            values.remove(value);
-        }
-        if values.is_empty() {
-            under.remove(key);
+            forget(under, key.as_str(), value);
         }
         if let Entry::Occupied(mut level) = self.levels.entry(before) {
             *level.get_mut() -= 1;

@@ -1,0 +1,158 @@
+//! Nodes that agents leave, and the ports they leave behind.
+
+use fleet_types::{AgentId, Timestamp, limits::EVICTIONS_MAX};
+
+use crate::{
+    placement_tests::{Ask, PLAIN, Size, asking, cluster, create},
+    plan::Planner,
+    property_tests::{command, fleet},
+    *,
+};
+
+#[test]
+fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(99), size(2_000)]);
+    for n in 0..EVICTIONS_MAX as u64 + 10 {
+        let (index, name, to) = (2_000 + n, format!("a{n}"), Some(nodes[1]));
+        let spec = asking(PLAIN);
+        create(&mut state, index, fleet(0), &name, to, spec, Admission::Unchecked).unwrap();
+    }
+    let drain = Some(Drain { moves_max: 3, deadline: Some(Timestamp(1)) });
+    let set = SetSchedulable { node: nodes[1], schedulable: Schedulable::Draining, drain };
+    apply(&mut state, 9_000, &command(Operation::SetSchedulable(set))).unwrap();
+    for left in [10, 0] {
+        let evict =
+            rebalance::drains(&state, Timestamp(2), &rebalance::Arriving::new()).pop().unwrap();
+        assert!(evict.agents.len() == EVICTIONS_MAX || left == 0);
+        apply(&mut state, 9_001, &command(Operation::EvictAgents(evict))).unwrap();
+        let agents = state.placed_on(nodes[1]).filter_map(|id| state.agents().get(id));
+        let stay = agents.filter(|a| a.placement.as_ref().is_some_and(|p| !p.evicting)).count();
+        assert_eq!(stay, left);
+    }
+}
+
+#[test]
+fn two_drains_share_the_room_there_is() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(31), size(399), size(399)]);
+    for (n, node) in (0..4).zip(nodes.iter().skip(1).cycle()) {
+        let (index, name, to) = (2_000 + n, format!("a{n}"), Some(*node));
+        let spec = asking(Ask { order: 5, ..PLAIN });
+        create(&mut state, index, fleet(0), &name, to, spec, Admission::Unchecked).unwrap();
+    }
+    for node in [nodes[1], nodes[2]] {
+        let drain = Some(Drain { moves_max: 0, deadline: None });
+        let set = SetSchedulable { node, schedulable: Schedulable::Draining, drain };
+        apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
+    }
+    // The third node has room for one block of 32.
+    let leave: usize = rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new())
+        .iter()
+        .map(|evict| evict.agents.len())
+        .sum();
+    assert_eq!(leave, 1);
+    let evict = rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()).pop().unwrap();
+    apply(&mut state, 2_101, &command(Operation::EvictAgents(evict))).unwrap();
+    assert_eq!(
+        rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()),
+        [],
+        "its room is spoken for"
+    );
+}
+
+#[test]
+fn a_drain_goes_at_its_pace_and_forces_nobody_out_before_its_deadline() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(127), size(399)]);
+    let plain = asking(Ask { order: 5, ..PLAIN });
+    for n in 0..6 {
+        let (index, name) = (2_000 + n, format!("a{n}"));
+        create(
+            &mut state,
+            index,
+            fleet(0),
+            &name,
+            Some(nodes[1]),
+            plain.clone(),
+            Admission::Unchecked,
+        )
+        .unwrap();
+    }
+    let drain = Some(Drain { moves_max: 3, deadline: Some(Timestamp(9_000)) });
+    let (node, schedulable) = (nodes[1], Schedulable::Draining);
+    let set = SetSchedulable { node, schedulable, drain };
+    apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
+    let mut moved = 0;
+    while let Some(evict) =
+        rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()).pop()
+    {
+        assert!(evict.agents.len() <= 3, "at its pace");
+        apply(&mut state, 2_101, &command(Operation::EvictAgents(evict.clone()))).unwrap();
+        assert_eq!(rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()), []);
+        for Eviction { agent, generation, to: next } in evict.agents {
+            let epoch = state.nodes()[&node].epoch;
+            let stopped = ConfirmStopped { agent, generation, node, epoch, next };
+            apply(&mut state, 2_102, &command(Operation::ConfirmStopped(stopped))).unwrap();
+            moved += 1;
+        }
+    }
+    // The other node has room for four blocks of 32.
+    assert_eq!((moved, state.placed_on(node).len()), (4, 2));
+    let late =
+        rebalance::drains(&state, Timestamp(9_000), &rebalance::Arriving::new()).pop().unwrap();
+    assert_eq!(late.agents.len(), 2, "at the deadline all leave");
+    let set = SetSchedulable { node: nodes[0], schedulable, drain: None };
+    let refused = apply(&mut state, 2_103, &command(Operation::SetSchedulable(set))).unwrap_err();
+    assert_eq!(refused, Rejection::NowhereToGo(nodes[0]));
+}
+
+#[test]
+fn freed_ports_are_nobodys_until_their_node_says_so() {
+    let size = Size { ports: 31, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size]);
+    let node = nodes[0];
+    let whole = asking(Ask { order: 5, ..PLAIN });
+    // The second has no room.
+    for name in ["a", "b"] {
+        create(&mut state, 2_000, fleet(0), name, Some(node), whole.clone(), Admission::Unchecked)
+            .unwrap();
+    }
+    let id: AgentId = "f0/a".parse().unwrap();
+    let delete = DeleteAgent { agent: id.clone() };
+    apply(&mut state, 2_001, &command(Operation::DeleteAgent(delete))).unwrap();
+    let epoch = state.nodes()[&node].epoch;
+    let generation = fleet_types::Generation(1);
+    let stopped = ConfirmStopped { agent: id, generation, node, epoch, next: None };
+    apply(&mut state, 2_002, &command(Operation::ConfirmStopped(stopped))).unwrap();
+    assert_eq!(Planner::new(&state).choose(&fleet(0), &whole), None);
+    assert_eq!(state.room(node).unwrap().load(), 0, "nobody owns them");
+    let blocks: Vec<_> = state.quarantined(node).map(|kept| kept.block).collect();
+    let release = ReleasePorts { node, epoch, blocks };
+    apply(&mut state, 2_003, &command(Operation::ReleasePorts(release))).unwrap();
+    assert_eq!(Planner::new(&state).choose(&fleet(0), &whole), Some(node));
+}
+
+#[test]
+fn an_agent_whose_ports_are_taken_gets_others() {
+    let size = Size { ports: 63, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size]);
+    let node = nodes[0];
+    let half = asking(Ask { order: 5, ..PLAIN });
+    create(&mut state, 2_000, fleet(0), "a", Some(node), half, Admission::Unchecked).unwrap();
+    let id: AgentId = "f0/a".parse().unwrap();
+    let epoch = state.nodes()[&node].epoch;
+    let quarantine = |state: &mut State| {
+        let (agent, generation) = (id.clone(), state.agents()[&id].generation);
+        let by = "port 10240 is held by nginx, process 7".into();
+        let op = QuarantinePorts { agent, generation, node, epoch, by };
+        apply(state, 2_001, &command(Operation::QuarantinePorts(op))).unwrap();
+    };
+    quarantine(&mut state);
+    let placement = state.agents()[&id].placement.clone().unwrap();
+    assert_eq!((placement.block.base, placement.evicting), (10_272, false));
+    quarantine(&mut state);
+    let placement = state.agents()[&id].placement.clone().unwrap();
+    assert_eq!((placement.block.base, placement.evicting), (10_272, true), "it must go elsewhere");
+    assert_eq!(audit(&state), vec![]);
+}
