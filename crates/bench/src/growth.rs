@@ -269,35 +269,42 @@ fn constrained(nodes: u64) -> Result<String> {
     Ok(columns.join(" | "))
 }
 
-/// What a choice costs where half of the nodes have one thing, the other half the other, as full as
-/// each other, and one that is fuller has both, in microseconds: memory and processor time; and, which
-/// leads astray, a version and room.
-fn halves(nodes: u64) -> Result<String> {
+/// What a choice costs where many nodes have one thing, as many others another, as full as each
+/// other, and one that is fuller has both, in microseconds: memory and processor time; memory and a
+/// version; and, which leads astray, memory and a second label.
+fn parted(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
-    let has = |n: usize, half: usize| n == last || n % 2 == half;
-    let cores = |n: usize| {
+    let has = |n: usize, of: usize, parts: &[usize]| n == last || parts.contains(&(n % of));
+    let sized = |n: usize, memory: bool, cores: bool| {
         let mut report = report(n)?;
-        report.capacity.memory_bytes = if has(n, 0) { 16 << 40 } else { 1 << 40 };
-        report.capacity.cpu_millis = if has(n, 1) { 16 << 16 } else { 1 << 16 };
+        report.capacity.memory_bytes = if memory { 16 << 40 } else { 1 << 40 };
+        report.capacity.cpu_millis = if cores { 16 << 16 } else { 1 << 16 };
         Ok(report)
     };
+    let cores = |n: usize| sized(n, has(n, 2, &[0]), has(n, 2, &[1]));
     let version = |n: usize| {
-        let mut report = report(n)?;
-        report.capacity.memory_bytes = if has(n, 0) { 16 << 40 } else { 1 << 40 };
-        let version = if has(n, 1) { NEWER } else { "1.0" };
+        let mut report = sized(n, has(n, 2, &[0]), true)?;
+        let version = if has(n, 2, &[1]) { NEWER } else { "1.0" };
         report.runtimes.values_mut().for_each(|it| version.clone_into(it));
         Ok(report)
     };
-    let requests = Resources { memory_bytes: 3 << 39, cpu_millis: 3 << 15 };
-    let asking = |version: Option<&str>| -> Result<AgentSpec> {
-        let runtime_version = version.map(str::parse).transpose()?;
-        let wants = Wants { requests, runtime_version, ..Wants::default() };
-        Ok(AgentSpec { wants, ..spec() })
+    let labels = |n: usize| {
+        let mut report = sized(n, has(n, 3, &[0, 2]), true)?;
+        let keys = [("one", has(n, 3, &[0, 1])), ("two", has(n, 3, &[1, 2]))];
+        let keys = keys.into_iter().filter(|(_, has)| *has);
+        report.labels = Labels::new(keys.map(|(key, _)| (key.to_owned(), "yes".to_owned())))?;
+        Ok(report)
     };
+    let requests = Resources { memory_bytes: 3 << 39, cpu_millis: 3 << 15 };
+    let plain = AgentSpec { wants: Wants { requests, ..Wants::default() }, ..spec() };
+    let (mut newer, mut labelled) = (plain.clone(), plain.clone());
+    newer.wants.runtime_version = Some(NEWER.parse()?);
+    labelled.wants.node_labels = labels(last)?.labels;
     let mut columns = Vec::new();
     for (mut grown, spec) in [
-        (Grown::with_reports(nodes, cores)?, asking(None)?),
-        (Grown::with_reports(nodes, version)?, asking(Some(NEWER))?),
+        (Grown::with_reports(nodes, cores)?, plain),
+        (Grown::with_reports(nodes, version)?, newer),
+        (Grown::with_reports(nodes, labels)?, labelled),
     ] {
         let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
         let node = chosen(&grown.state);
@@ -408,14 +415,14 @@ pub(crate) fn run() -> Result<()> {
     println!(
         "| agents | nodes | any node | one by version | admitted | in doubt | over racks \
          | one by two labels | a large one | none | apart | over hosts | none left apart \
-         | one more over hosts | memory and cores | astray |"
+         | one more over hosts | memory and cores | and version | astray |"
     );
-    println!("{}|", "|---".repeat(16));
+    println!("{}|", "|---".repeat(17));
     for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
         let (one_more, constrained, of_a_fleet) =
             (one_more?, constrained(nodes)?, of_a_fleet(nodes)?);
-        let halves = halves(nodes)?;
-        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {halves} |");
+        let parted = parted(nodes)?;
+        println!("| {agents} | {nodes} | {one_more} | {constrained} | {of_a_fleet} | {parted} |");
     }
     Ok(())
 }

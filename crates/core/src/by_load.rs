@@ -4,11 +4,12 @@
 //!
 //! A treap: a search tree by load and number that is a heap by a rank drawn from the number. It is
 //! expected to be as deep as a small multiple of the logarithm of its nodes, and of one shape
-//! whatever was put in and taken out before. Each branch knows the most that its nodes offer of
-//! everything: a search leaves out those that cannot have what is asked. It goes astray only where
-//! a branch has nodes for each part of what is asked, and none for all.
+//! whatever was put in and taken out before. Each branch knows the most that its nodes offer, by
+//! the runtimes they have and of two things at once: a search leaves out those that cannot have
+//! what is asked. It goes astray only where a branch has nodes for each part of what is asked and
+//! none for all: two labels and much room, say, that only nodes of other loads have together.
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Arc};
 
 use fleet_types::NodeId;
 
@@ -32,7 +33,7 @@ type Link = Option<Box<Branch>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Branch {
     place: Place,
-    offer: Offer,
+    offer: Arc<Offer>,
     /// Of this node and all below.
     most: Offer,
     before: Link,
@@ -54,7 +55,7 @@ impl Branch {
     }
 
     fn sum(&mut self) {
-        self.most.clone_from(&self.offer);
+        self.most.reset(&self.offer);
         for below in [&self.before, &self.after].into_iter().flatten() {
             self.most.join(&below.most);
         }
@@ -68,7 +69,7 @@ impl ByLoad {
     }
 
     /// Takes a node from one place to another, with what it offers.
-    pub(crate) fn put(&mut self, from: Option<Place>, to: Option<(Place, Offer)>) {
+    pub(crate) fn put(&mut self, from: Option<Place>, to: Option<(Place, Arc<Offer>)>) {
         let to = match (from, to) {
             (Some(from), Some((to, offer))) if from == to => {
                 return set(&mut self.top, to, offer);
@@ -78,7 +79,7 @@ impl ByLoad {
         let taken = from.and_then(|from| remove(&mut self.top, from));
         self.len -= usize::from(taken.is_some());
         if let Some((place, offer)) = to {
-            let most = offer.clone();
+            let most = Offer::clone(&offer);
             let new = Branch { place, offer, most, before: None, after: None };
             insert(&mut self.top, Box::new(new));
             self.len += 1;
@@ -103,7 +104,7 @@ impl ByLoad {
     }
 }
 
-fn set(tree: &mut Link, place: Place, offer: Offer) {
+fn set(tree: &mut Link, place: Place, offer: Arc<Offer>) {
     let Some(top) = tree else { return };
     if top.place == place {
         top.offer = offer;
@@ -187,7 +188,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{crowd::Counts, offer::Marks};
+    use crate::{
+        crowd::Counts,
+        offer::{Marked, Marks},
+    };
     use fleet_types::FleetName;
     use proptest::prelude::*;
 
@@ -204,15 +208,14 @@ mod tests {
             asked in (0_u64..4, 0_u8..8, 0_u8..8, any::<bool>(), 0_usize..4),
         ) {
             let mut nodes = ByLoad::default();
-            let mut each: BTreeMap<NodeId, (Place, Offer)> = BTreeMap::new();
+            let mut each: BTreeMap<NodeId, (Place, Arc<Offer>)> = BTreeMap::new();
             let fleet: FleetName = "f".parse().unwrap();
             for (id, stays, load, room, bits, agents) in steps {
                 let id = NodeId(id);
                 let crowd = |n| (&Counts::from_iter((n > 0).then(|| (fleet.clone(), n)))).into();
-                let (apart, spread) = (crowd(agents / 2), crowd(agents));
-                let room = [room, 3 - room, 1];
-                let together = (&room).into();
-                let offer = Offer { room, together, marks: marks(bits), apart, spread };
+                let marked = Marked { model: marks(bits & 3), labels: marks(bits & 4) };
+                let offer = Offer::of_node(marked, [room, 3 - room, 1], crowd(agents / 2));
+                let offer = Arc::new(offer.with_spread(crowd(agents)));
                 let (before, now) = (each.remove(&id), stays.then_some(((load, id), offer)));
                 nodes.put(before.map(|(place, _)| place), now.clone());
                 each.extend(now.map(|now| (id, now)));
@@ -228,7 +231,7 @@ mod tests {
                 apart_from: apart.then(|| fleet.clone()),
                 at_most: (most < 3).then_some((fleet, most)),
             };
-            let mut sorted: Vec<(Place, Offer)> = each.values().cloned().collect();
+            let mut sorted: Vec<(Place, Arc<Offer>)> = each.values().cloned().collect();
             sorted.sort_by_key(|(place, _)| *place);
             prop_assert_eq!(nodes.first(), sorted.first().map(|(place, _)| *place));
             let suiting: Vec<Place> =

@@ -5,6 +5,7 @@
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     string::String,
+    sync::Arc,
     vec::Vec,
 };
 use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
@@ -13,7 +14,7 @@ use crate::{
     admission::{Amounts, Totals},
     by_load::{ByLoad, Place},
     nested::{entry, forget},
-    offer::{Ask, Marks, Needs, Offer},
+    offer::{Ask, Marked, Marks, Needs, Offer},
     provision::Slots,
     record::{Agent, AgentSpec, Node, NodeReport, NodeStatus, PlacementPolicy, Schedulable},
     room::{Load, Room, limit},
@@ -60,7 +61,8 @@ pub(crate) struct Having {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) load: Load,
-    offer: Offer,
+    marked: Marked,
+    offer: Arc<Offer>,
 }
 
 /// A list that holds every node that is one for an agent, if there is any, and what those have to
@@ -311,28 +313,25 @@ impl Index {
             marked_anew.extend(having.nodes());
         }
         for node in marked_anew.into_iter().filter_map(|id| nodes.get(&id)) {
-            let marks = self.marks(node);
-            if let Some(Listed { load, offer }) = self.listed.get(&node.id).cloned() {
-                self.put(node, Some(Listed { load, offer: Offer { marks, ..offer } }));
-            }
+            self.put(node, Some(self.listing(node.id, self.marked(node))));
         }
     }
 
-    /// The marks of a node.
-    fn marks(&self, node: &Node) -> Marks {
-        let Some(report) = &node.report else { return Marks::default() };
-        let mut marks = if report.unfit.is_empty() { Marks::FIT } else { Marks::default() };
-        for (name, version) in &report.runtimes {
+    /// What marks say of a node.
+    fn marked(&self, node: &Node) -> Marked {
+        let Some(report) = &node.report else { return Marked::default() };
+        let fit = if report.unfit.is_empty() { Marks::FIT } else { Marks::default() };
+        let runtimes = report.runtimes.iter().map(|(name, version)| {
             let having = self.runtimes.get(name).and_then(|versions| versions.get(version));
-            let mark = having.copied().unwrap_or_default().mark(name, version);
-            marks = marks.and(Marks::runtime(name)).and(mark);
+            Marks::runtime(name).and(having.copied().unwrap_or_default().mark(name, version))
+        });
+        let is_marked =
+            |label: &(_, _)| self.posting(label.0, label.1).is_some_and(|posting| posting.marked);
+        let labels = report.labels.iter().filter(is_marked);
+        Marked {
+            model: runtimes.fold(fit, Marks::and),
+            labels: labels.map(|it| Marks::label(it.0, it.1)).fold(Marks::default(), Marks::and),
         }
-        for (key, value) in report.labels.iter() {
-            if self.posting(key, value).is_some_and(|posting| posting.marked) {
-                marks = marks.and(Marks::label(key, value));
-            }
-        }
-        marks
     }
 
     /// Lists a node, which is as it was when it was listed last, anew or no more.
@@ -378,7 +377,7 @@ impl Index {
             // Where values are few each is tried, and agents of many fleets are under each.
             let few = self.has_few_values(key);
             let spread = (!few).then(|| self.whereabouts.under(key, value).into());
-            (first, Offer { spread: spread.unwrap_or_default(), ..most.clone() })
+            (first, Arc::new(most.clone().with_spread(spread.unwrap_or_default())))
         });
         if from.is_none() && to.is_none() {
             return;
@@ -419,13 +418,12 @@ impl Index {
         }
     }
 
-    /// What a node with these marks is listed with now.
-    fn listing(&self, id: NodeId, marks: Marks) -> Listed {
+    /// What a node of which marks say this is listed with now.
+    fn listing(&self, id: NodeId, marked: Marked) -> Listed {
         let room = self.rooms.get(&id);
         let (load, room) = room.map(|room| (room.load(), room.left())).unwrap_or_default();
-        let apart = self.whereabouts.apart(id).into();
-        let together = (&room).into();
-        Listed { load, offer: Offer { room, together, marks, apart, ..Offer::default() } }
+        let offer = Offer::of_node(marked, room, self.whereabouts.apart(id).into());
+        Listed { load, marked, offer: Arc::new(offer) }
     }
 
     /// Takes a node, as it was, off the lists.
@@ -447,7 +445,7 @@ impl Index {
         room.set_limit(bound);
         if open(node) {
             self.unfit += usize::from(!report.unfit.is_empty());
-            self.put(node, Some(self.listing(node.id, self.marks(node))));
+            self.put(node, Some(self.listing(node.id, self.marked(node))));
             self.count_slots(node.id);
         }
     }
@@ -493,8 +491,8 @@ impl Index {
     /// Takes in that a node's room is another, or its agents are.
     pub(crate) fn relist(&mut self, node: &Node) {
         match self.listed.get(&node.id) {
-            Some(Listed { offer: Offer { marks, .. }, .. }) => {
-                self.put(node, Some(self.listing(node.id, *marks)));
+            Some(listed) => {
+                self.put(node, Some(self.listing(node.id, listed.marked)));
                 self.count_slots(node.id);
             }
             None => self.relist_values(node),

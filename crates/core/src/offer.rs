@@ -4,6 +4,7 @@
 use core::fmt::Write;
 
 use fleet_types::{AgentClass, FleetName, Labels, RuntimeName, Version};
+use smallvec::SmallVec;
 
 use crate::{
     admission::{self, Amounts},
@@ -65,7 +66,7 @@ impl Demand {
 }
 
 /// Facts about nodes, a bit each; two may share one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Marks(u128);
 
 impl Marks {
@@ -109,38 +110,98 @@ impl Marks {
     }
 }
 
+/// What marks say of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marked {
+    /// Which runtimes it has, in which versions, and whether it is fit.
+    pub(crate) model: Marks,
+    pub(crate) labels: Marks,
+}
+
+/// What a node offers; or the most that any of one model does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stock {
+    marked: Marked,
+    /// What is left, of ports in one block.
+    room: Amounts,
+    together: Together,
+}
+
+/// Of more models than this the last are taken for one, the same in whatever order offers are joined.
+const MODELS_MAX: usize = if cfg!(test) { 2 } else { 8 };
+
 /// What a node offers, or nodes under a value of a label; or the most that any of several does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// What is left, of ports in one block.
-    pub(crate) room: Amounts,
-    pub(crate) together: Together,
-    pub(crate) marks: Marks,
+    /// By model, in order: the room of a node with one version is not there for who asks for
+    /// another.
+    stocks: SmallVec<[Stock; 1]>,
     /// The agents there that stand apart.
-    pub(crate) apart: Crowd,
+    apart: Crowd,
     /// Under a value: its agents of the fleets that are spread by the label.
-    pub(crate) spread: Crowd,
+    spread: Crowd,
 }
 
-impl Offer {
-    /// Makes it the most of both.
-    pub(crate) fn join(&mut self, other: &Self) {
+impl Stock {
+    fn join(&mut self, other: &Self) {
+        self.marked.model = self.marked.model.and(other.marked.model);
+        self.marked.labels = self.marked.labels.and(other.marked.labels);
         for (most, one) in self.room.iter_mut().zip(other.room) {
             *most = (*most).max(one);
         }
         self.together.join(&other.together);
-        self.marks = self.marks.and(other.marks);
+    }
+
+    fn covers(&self, ask: &Ask) -> bool {
+        let marks = self.marked.model.and(self.marked.labels);
+        let mut amounts = self.room.iter().zip(ask.room);
+        marks.and(ask.all) == marks
+            && (ask.any == Marks::default() || marks.0 & ask.any.0 != 0)
+            && amounts.all(|(has, asked)| *has >= asked)
+            && self.together.covers(&ask.shape)
+    }
+}
+
+impl Offer {
+    /// What a node offers.
+    pub(crate) fn of_node(marked: Marked, room: Amounts, apart: Crowd) -> Self {
+        let stock = Stock { marked, room, together: (&room).into() };
+        Self { stocks: [stock].into(), apart, spread: Crowd::default() }
+    }
+
+    /// The same, with these agents of the fleets that are spread.
+    pub(crate) fn with_spread(self, spread: Crowd) -> Self {
+        Self { spread, ..self }
+    }
+
+    /// Makes it another, in its own memory.
+    pub(crate) fn reset(&mut self, to: &Self) {
+        self.stocks.clone_from(&to.stocks);
+        self.apart.clone_from(&to.apart);
+        self.spread.clone_from(&to.spread);
+    }
+
+    /// Makes it the most of both.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for stock in &other.stocks {
+            let model = |known: &Stock| known.marked.model.cmp(&stock.marked.model);
+            match self.stocks.binary_search_by(model) {
+                Ok(at) => self.stocks[at].join(stock),
+                Err(at) => self.stocks.insert(at, stock.clone()),
+            }
+            if self.stocks.len() > MODELS_MAX
+                && let Some(last) = self.stocks.pop()
+            {
+                self.stocks[MODELS_MAX - 1].join(&last);
+            }
+        }
         self.apart.meet(&other.apart);
         self.spread.meet(&other.spread);
     }
 
     /// Whether it is enough; a node of which it is may still lack what no mark stands for.
     pub(crate) fn covers(&self, ask: &Ask) -> bool {
-        let mut amounts = self.room.iter().zip(ask.room);
-        self.marks.and(ask.all) == self.marks
-            && (ask.any == Marks::default() || self.marks.0 & ask.any.0 != 0)
-            && amounts.all(|(has, asked)| *has >= asked)
-            && self.together.covers(&ask.shape)
+        self.stocks.iter().any(|stock| stock.covers(ask))
             && ask.apart_from.as_ref().is_none_or(|fleet| self.apart.of(fleet) == 0)
             && ask.at_most.as_ref().is_none_or(|(fleet, most)| self.spread.of(fleet) <= *most)
     }
@@ -159,4 +220,26 @@ pub(crate) struct Ask {
     pub(crate) apart_from: Option<FleetName>,
     /// How many agents of a fleet that is spread may be there.
     pub(crate) at_most: Option<(FleetName, usize)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_and_room_elsewhere_are_not_both() {
+        let runtime = "exec".parse().unwrap();
+        let node = |version, memory| {
+            let model = Marks::version(&runtime, version);
+            Offer::of_node(Marked { model, ..Marked::default() }, [memory, 1, 1], Crowd::default())
+        };
+        let mut most = node("1.0", 8);
+        most.join(&node("2.0", 2));
+        let covers = |version, memory| {
+            let any = Marks::version(&runtime, version);
+            most.covers(&Ask { room: [memory, 1, 1], any, ..Ask::default() })
+        };
+        assert!(covers("1.0", 8) && covers("2.0", 2));
+        assert!(!covers("2.0", 8), "what has the room has another version");
+    }
 }

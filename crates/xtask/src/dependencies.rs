@@ -71,7 +71,7 @@ const TABLE: &[(&str, &[&str])] = &[
 /// Crates that are `no_std` outside tests, and depend on no crate from elsewhere but plain data.
 const PURE: &[&str] = &["fleet-types", "fleet-core", "fleet-supervision"];
 /// Crates from elsewhere that are data and nothing else: `no_std`, no I/O, no clock.
-const DATA: &[&str] = &["smol_str"];
+const DATA: &[&str] = &["smallvec", "smol_str"];
 
 /// Crates from elsewhere that only one crate here may name.
 const ONLY: &[(&str, &str)] = &[("openraft", "fleet-raft"), ("rocksdb", "fleet-raft")];
