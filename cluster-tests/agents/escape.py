@@ -23,6 +23,20 @@ def syscall(number, *args):
     call(libc.syscall, ctypes.c_long(number), *(ctypes.c_long(arg) for arg in args))
 
 
+def born(number, *args):
+    pid = libc.syscall(ctypes.c_long(number), *args)
+    if pid == 0:
+        os._exit(0)
+    if pid == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+# A child in a user namespace of its own.
+FLAGS = ctypes.c_long(0x10000000 | signal.SIGCHLD)
+ARGS = (ctypes.c_uint64 * 11)(0x10000000, 0, 0, 0, signal.SIGCHLD)
+NONE = ctypes.c_long(0)
+
+
 def read(path):
     with open(path, "rb") as file:
         file.read(1)
@@ -107,6 +121,8 @@ ATTEMPTS = {
     "another control group": leave_group,
     "a mount": lambda: call(libc.mount, b"tmpfs", b"/mnt", b"tmpfs", 0, None),
     "a user namespace": lambda: call(libc.unshare, 0x10000000),
+    "one for a child": lambda: born(56 if X86 else 220, FLAGS, NONE, NONE, NONE, NONE),
+    "one by flags in memory": lambda: born(435, ctypes.byref(ARGS), ctypes.c_long(88)),
     "a network namespace": lambda: call(libc.unshare, 0x40000000),
     "the namespace of the machine": lambda: call(libc.setns, os.open("/proc/self/ns/net", os.O_RDONLY), 0),
     "tracing": lambda: call(libc.ptrace, 16, os.getppid(), 0, 0),

@@ -37,11 +37,12 @@ use nix::{
         setresuid,
     },
 };
+use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     birth::{Born, bear},
-    sandbox::{self, Confinement, DeniedCalls},
+    sandbox::{self, Confinement},
 };
 
 /// A file the agent needs, relative to its HOME.
@@ -195,7 +196,7 @@ pub fn serve() -> io::Result<ExitCode> {
 }
 
 /// Reads a [`LaunchSpec`] from standard input and becomes the agent. Returns only on failure.
-fn become_agent(calls: &DeniedCalls) -> io::Result<std::convert::Infallible> {
+fn become_agent(calls: &BpfProgram) -> io::Result<std::convert::Infallible> {
     let spec: LaunchSpec = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     let now_ms = u64::try_from(now.num_milliseconds()).unwrap_or(u64::MAX);

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    mem::offset_of,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +21,7 @@ use nix::{
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter,
+    SeccompRule, apply_filter, sock_filter,
 };
 use serde::{Deserialize, Serialize};
 
@@ -192,15 +193,6 @@ const NAMESPACES: &[i32] = &[
 /// Socket families that reach into the kernel or out of the machine past its network.
 const FAMILIES: &[i32] = &[libc::AF_ALG, libc::AF_VSOCK];
 
-fn filter(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    errno: i32,
-) -> Result<BpfProgram, seccompiler::Error> {
-    let errno = SeccompAction::Errno(u32::try_from(errno).unwrap_or(1));
-    let arch = std::env::consts::ARCH.try_into()?;
-    Ok(SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()?)
-}
-
 fn when(
     argument: u8,
     operator: SeccompCmpOp,
@@ -211,10 +203,25 @@ fn when(
     Ok(SeccompRule::new(vec![condition])?)
 }
 
-/// Programs for the kernel that deny system calls.
-pub(crate) type DeniedCalls = [BpfProgram; 2];
+/// Answers some system calls as ones that do not exist, and leaves all others to what comes after:
+/// `clone3`, whose flags lie in memory, where no filter looks (a library told so takes `clone`
+/// instead); and those of the x32 convention, which are the others' under numbers of their own.
+fn unknown() -> io::Result<[sock_filter; 4]> {
+    const X32: u32 = 0x4000_0000;
+    let word = |value: u32| u16::try_from(value).map_err(io::Error::other);
+    let number = u32::try_from(offset_of!(libc::seccomp_data, nr)).map_err(io::Error::other)?;
+    let clone3 = u32::try_from(libc::SYS_clone3).map_err(io::Error::other)?;
+    let errno = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+    let step = |code, jt, jf, k| Ok::<_, io::Error>(sock_filter { code: word(code)?, jt, jf, k });
+    Ok([
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, number)?,
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, X32)?,
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, clone3)?,
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, errno)?,
+    ])
+}
 
-fn filters() -> Result<DeniedCalls, seccompiler::Error> {
+fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
         DENIED.iter().map(|call| (*call, Vec::new())).collect();
     let namespaces = NAMESPACES.iter().map(|flag| {
@@ -224,20 +231,20 @@ fn filters() -> Result<DeniedCalls, seccompiler::Error> {
     denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     let families = FAMILIES.iter().map(|family| when(0, SeccompCmpOp::Eq, *family));
     denied.insert(libc::SYS_socket, families.collect::<Result<_, _>>()?);
-    // Its flags lie in memory, where no filter looks; a library told that it does not exist takes
-    // clone instead.
-    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    Ok([filter(denied, libc::EPERM)?, filter(unknown, libc::ENOSYS)?])
+    let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    let arch = std::env::consts::ARCH.try_into()?;
+    Ok(SeccompFilter::new(denied, SeccompAction::Allow, eperm, arch)?.try_into()?)
 }
 
-/// What denies the system calls above.
-pub(crate) fn denied_calls() -> io::Result<DeniedCalls> {
-    filters().map_err(io::Error::other)
+/// A program for the kernel that denies the system calls above.
+pub(crate) fn denied_calls() -> io::Result<BpfProgram> {
+    // One program: the kernel translates what it is given for each agent anew.
+    Ok([&unknown()?[..], &filter().map_err(io::Error::other)?].concat())
 }
 
 /// Denies system calls to this process and what it becomes.
-pub(crate) fn deny_calls(calls: &DeniedCalls) -> io::Result<()> {
-    calls.iter().try_for_each(|program| apply_filter(program)).map_err(io::Error::other)
+pub(crate) fn deny_calls(calls: &BpfProgram) -> io::Result<()> {
+    apply_filter(calls).map_err(io::Error::other)
 }
 
 /// What this kernel lacks to confine agents fully.
@@ -273,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filters_compile_here() {
-        assert!(filters().is_ok());
+    fn the_filter_compiles_here() {
+        assert!(denied_calls().is_ok());
     }
 }
