@@ -17,6 +17,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use cluster_tests::{Cluster, until};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use serde_json::json;
 
 use crate::median;
@@ -80,18 +85,38 @@ fn children() -> BTreeMap<u32, u32> {
 }
 
 fn kill(pid: u32) -> Result<()> {
-    Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
-    Ok(())
+    Ok(signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?)
 }
 
-/// Kibibytes of memory processes have for themselves.
-fn pss_kib(pids: &[u32]) -> f64 {
+/// Kibibytes of memory that count as these processes', as `/proc/PID/smaps_rollup` has it under
+/// `name`.
+fn memory_kib(pids: &[u32], name: &str) -> f64 {
     let of = |pid: &u32| {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok()
     };
     pids.iter().filter_map(of).sum()
+}
+
+/// The children's marks, in memory: a disk that is busy with what was there before is nobody's fault.
+struct Marks(PathBuf);
+
+impl Marks {
+    fn made(path: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&path)?;
+        let options = Some("mode=0777");
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), options)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Marks {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("{} stays mounted: {error}", self.0.display());
+        }
+    }
 }
 
 /// A supervisor: what its processes are called, the first of them the one to kill.
@@ -119,7 +144,8 @@ impl Kind {
         let started = began.elapsed().as_secs_f64();
         sleep(HEALTHY);
         let own = self.own(0);
-        let each = pss_kib(&own) / f64::from(count);
+        let [each, kept] =
+            ["Pss:", "Pss_Anon:"].map(|name| memory_kib(&own, name) / f64::from(count));
         let mut took = Vec::new();
         for number in (0..count).step_by((count / KILLS).max(1) as usize) {
             let pid = *children().get(&number).context("a child is gone")?;
@@ -138,7 +164,11 @@ impl Kind {
         sleep(AFTER);
         let left = children();
         let name = self.name;
-        println!("| {name} | {started:.1} | {:.0} | {each:.0} | {} |", median(took), left.len());
+        println!(
+            "| {name} | {started:.2} | {:.1} | {each:.0} | {kept:.1} | {} |",
+            median(took),
+            left.len()
+        );
         self.own(0).into_iter().try_for_each(kill)?;
         children().into_values().try_for_each(kill)
     }
@@ -153,17 +183,14 @@ type Script = fn(&Path, u32) -> String;
 
 /// A folder with a `run` script for each child, as s6 and runit have it, and one for the children's
 /// marks.
-fn services(dir: &Path, script: Script, count: u32) -> Result<(PathBuf, PathBuf)> {
-    let (marks, scan) = (dir.join("marks"), dir.join("scan"));
-    fs::create_dir(&marks)?;
-    for place in [dir, &marks] {
-        fs::set_permissions(place, fs::Permissions::from_mode(0o777))?;
-    }
+fn services(dir: &Path, script: Script, count: u32) -> Result<(Marks, PathBuf)> {
+    let (marks, scan) = (Marks::made(dir.join("marks"))?, dir.join("scan"));
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
     for number in 0..count {
         let service = scan.join(number.to_string());
         fs::create_dir_all(&service)?;
         let run = service.join("run");
-        fs::write(&run, format!("#!/bin/sh\n{}\n", script(&marks, number)))?;
+        fs::write(&run, format!("#!/bin/sh\n{}\n", script(&marks.0, number)))?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
     }
     Ok((marks, scan))
@@ -181,16 +208,10 @@ fn ours(binary: &Path, count: u32) -> Result<()> {
     }
     until(STARTING, "every child", || (children().len() >= count as usize).then_some(()));
     cluster.power_off(1);
-    // Kept, not removed: for some seconds ext4 goes around what was just removed.
-    let kept = cluster.shared().with_extension("before");
-    fs::create_dir(&kept)?;
-    for number in 0..count {
-        let name = number.to_string();
-        fs::rename(marks.join(&name), kept.join(&name))?;
-    }
+    let marks = Marks::made(marks)?;
     let processes = &["fleet-cluster", "fleet-guard", "fleet-init", "fleet-launch"];
     let kind = Kind { name: "fleet-cluster", processes };
-    kind.measure(count, &marks, || {
+    kind.measure(count, &marks.0, || {
         cluster.start(1);
         Ok(())
     })
@@ -198,10 +219,9 @@ fn ours(binary: &Path, count: u32) -> Result<()> {
 
 fn supervisord(count: u32) -> Result<()> {
     let (dir, program) = (tempfile::tempdir()?, env::var("SUPERVISORD").context("SUPERVISORD")?);
-    let (marks, config) = (dir.path().join("marks"), dir.path().join("config"));
-    fs::create_dir(&marks)?;
+    let (marks, config) = (Marks::made(dir.path().join("marks"))?, dir.path().join("config"));
     let child =
-        format!("echo >> {}/%(process_num)d; exec sleep 70%(process_num)07d", marks.display());
+        format!("echo >> {}/%(process_num)d; exec sleep 70%(process_num)07d", marks.0.display());
     let text = format!(
         "[supervisord]\nnodaemon=true\nminfds=20000\nlogfile=/dev/null\nlogfile_maxbytes=0\n\
          pidfile={0}/pid\n[program:p]\ncommand=/bin/sh -c \"{child}\"\n\
@@ -211,7 +231,7 @@ fn supervisord(count: u32) -> Result<()> {
     );
     fs::write(&config, text)?;
     let kind = Kind { name: "supervisord", processes: &["supervisord"] };
-    kind.measure(count, &marks, || {
+    kind.measure(count, &marks.0, || {
         spawn(Command::new(program).arg("-c").arg(&config).env("TMPDIR", dir.path()))?;
         Ok(())
     })
@@ -219,12 +239,11 @@ fn supervisord(count: u32) -> Result<()> {
 
 fn pm2(count: u32) -> Result<()> {
     let (dir, program) = (tempfile::tempdir()?, env::var("PM2").context("PM2")?);
-    let (marks, config) = (dir.path().join("marks"), dir.path().join("apps.json"));
-    fs::create_dir(&marks)?;
+    let (marks, config) = (Marks::made(dir.path().join("marks"))?, dir.path().join("apps.json"));
     let app = |number| {
         json!({
             "name": format!("p{number}"), "script": "/bin/sh", "interpreter": "none",
-            "args": ["-c", script(&marks, number)],
+            "args": ["-c", script(&marks.0, number)],
         })
     };
     let apps: Vec<_> = (0..count).map(app).collect();
@@ -232,7 +251,7 @@ fn pm2(count: u32) -> Result<()> {
     symlink(env::var("NODE").context("NODE")?, dir.path().join("node"))?;
     let path = format!("{}:{}", dir.path().display(), env::var("PATH")?);
     let kind = Kind { name: "PM2", processes: &["PM2"] };
-    kind.measure(count, &marks, || {
+    kind.measure(count, &marks.0, || {
         let mut start = Command::new(program);
         start.arg("start").arg(&config).env("PM2_HOME", dir.path().join("home")).env("PATH", path);
         spawn(&mut start)?;
@@ -245,7 +264,7 @@ fn s6(name: &'static str, script: Script, count: u32) -> Result<()> {
     let (marks, scan) = services(dir.path(), script, count)?;
     let kind = Kind { name, processes: &["s6-svscan", "s6-supervise"] };
     let most = (count + 10).to_string();
-    kind.measure(count, &marks, || {
+    kind.measure(count, &marks.0, || {
         spawn(Command::new("s6-svscan").args(["-c", &most]).arg(&scan))?;
         Ok(())
     })
@@ -255,7 +274,7 @@ fn runit(name: &'static str, script: Script, count: u32) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (marks, scan) = services(dir.path(), script, count)?;
     let kind = Kind { name, processes: &["runsvdir", "runsv"] };
-    kind.measure(count, &marks, || {
+    kind.measure(count, &marks.0, || {
         spawn(Command::new("runsvdir").arg(&scan))?;
         Ok(())
     })
@@ -265,10 +284,10 @@ pub(crate) fn run(binary: &Path, count: u32) -> Result<()> {
     println!("\n{count} children: `sleep`, configured before; {KILLS} of them killed\n");
     println!(
         "| supervisor | all started s | killed to started again p50 ms | own KiB a child \
-         | left {} s after it was killed |",
+         | without programs | left {} s after it was killed |",
         AFTER.as_secs()
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     ours(binary, count)?;
     s6("s6", script, count)?;
     s6("s6, confined", confined, count)?;
