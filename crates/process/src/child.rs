@@ -193,9 +193,12 @@ impl Launcher {
 
     /// Lets init forget a process that has ended.
     pub fn forget(&self, child: &Child) {
-        if let Some(socket) = &self.link().socket {
+        // Not under the lock: who hears init needs it, and init waits for that when it has much to
+        // say.
+        let socket = self.link().socket.clone();
+        if let Some(socket) = socket {
             // An init that is gone has forgotten everything.
-            let _ = send(&**socket, &Request::Forget(child.key.clone()), &[]);
+            let _ = send(&*socket, &Request::Forget(child.key.clone()), &[]);
         }
     }
 }

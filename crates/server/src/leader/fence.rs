@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fleet_core::{Evidence, HoldChange, HoldNode, Operation, plan};
 
+use tonic::Code;
+
 use super::{Leader, RETRY};
 use crate::leases::Silent;
 
@@ -57,7 +59,8 @@ async fn fence(leader: &Leader, silent: Silent) {
                 );
                 return;
             }
-            Err(status) if status.code() == tonic::Code::Aborted => return,
+            // It has another epoch, or is no more.
+            Err(status) if matches!(status.code(), Code::Aborted | Code::NotFound) => return,
             Err(status) => {
                 tracing::warn!(node.id = node.0, %status, "fencing is not settled; trying again");
                 tokio::time::sleep(RETRY).await;
