@@ -1,6 +1,6 @@
 //! What outlasts a node's lease stays where it is, and still never runs twice.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use cluster_tests::{Cluster, host_of, oracle, until};
 
@@ -76,6 +76,51 @@ fn sticky_and_pinned_agents_live_through_a_cut_and_leave_a_dead_machine() {
     }
     let found = oracle::overlaps(&oracle::runs(&cluster.stamps()));
     assert!(found.is_empty(), "{}", found[0]);
+}
+
+/// What a node still knows of the one before, its class and its generation, is nothing to it.
+#[test]
+fn an_agent_with_the_name_of_one_that_was_deleted_is_another() {
+    let cluster = Cluster::formed(3, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    for other in ["n2", "n3"] {
+        cluster.ok(&["node", "cordon", other]);
+    }
+    let mut foreign = Vec::new();
+    // Its ports stay taken, so that its node hears nothing more of it before the next one.
+    let mut create = |class: &str| {
+        let what = ["--runtime", "exec", "--class", class, "--", "/usr/bin/env", "sleep", "1000"];
+        cluster.ok(&[&["agent", "create", "f/a"][..], &what[..]].concat());
+        assert_eq!(cluster.wait_ready("f/a", 1, 20), 1);
+        let groups = format!("/proc/{}/cgroup", pid(&cluster, "f/a"));
+        let groups = fs::read_to_string(groups).unwrap();
+        assert!(groups.contains(&format!("/{class}/")), "{class}: {groups}");
+        let port = cluster.agent("f/a")["placement"]["portBlock"]["base"].to_string();
+        let python = |code: &str| cluster.spawn_on(1, "python3", &["-c", code]);
+        foreign.push(python(&format!(
+            "import socket, time; s = socket.create_server(('', {port})); time.sleep(600)"
+        )));
+        until(10, "the listener", || {
+            let connect = format!("import socket; socket.create_connection(('127.0.0.1', {port}))");
+            python(&connect).wait().unwrap().success().then_some(())
+        });
+    };
+    for class in ["pinned", "strict", "pinned", "strict"] {
+        create(class);
+        cluster.ok(&["agent", "delete", "f/a"]);
+    }
+    create("strict");
+    cluster.ok(&["node", "uncordon", "n2"]);
+    for (generation, to) in [(2, 2), (3, 1)] {
+        cluster.ok(&["agent", "move", "f/a", "--to", &format!("n{to}")]);
+        assert_eq!(cluster.wait_ready("f/a", generation, 20), to);
+    }
+    cluster.ok(&["node", "cordon", "n2"]);
+    cluster.ok(&["agent", "delete", "f/a"]);
+    create("strict");
+    for mut foreign in foreign {
+        foreign.kill().unwrap();
+    }
 }
 
 /// In the profile of the shortest leases that takes a hundred seconds.

@@ -20,7 +20,7 @@ use crate::{
     probe,
     provision::{Plan, Refusal, block},
     runtimes::{PolicyTable, Probe, ProbeKind},
-    start::{Start, empty, launch},
+    start::{Start, empty, launch, waited},
     start_key::StartKey,
 };
 
@@ -196,8 +196,9 @@ impl Task {
                 () = &mut log_check => {
                     let (next, grown) = self.look_at_log();
                     log_check.as_mut().reset(next);
-                    // There is no news of an agent that runs and says nothing.
-                    if self.life.state() == State::Ready && !grown {
+                    // Only of one that waits or drains there is news by itself.
+                    let passes = matches!(self.life.state(), State::Waiting | State::Stopping);
+                    if !grown && !passes {
                         continue;
                     }
                     None
@@ -223,14 +224,12 @@ impl Task {
     /// Goes on with a process that an earlier daemon started.
     async fn adopt(&mut self) {
         let (host, id, assignment) = (self.host.clone(), self.id.clone(), self.assignment.clone());
-        let prepared =
-            tokio::task::spawn_blocking(move || host.site.prepare(&id, &assignment)).await;
+        let prepared = waited(&self.kept, move || host.site.prepare(&id, &assignment)).await;
         match prepared {
             Ok(Ok(prepared)) => self.take_plan(Arc::new(prepared.plan)),
-            Ok(Err(refusal)) => {
+            Ok(Err(refusal)) | Err(refusal) => {
                 tracing::warn!(agent = %self.id, why = refusal.why, "runs, and cannot be probed");
             }
-            Err(error) => tracing::error!(agent = %self.id, %error, "preparing failed"),
         }
         tracing::info!(agent = %self.id, pid = self.child.as_ref().map_or(0, Child::pid), "adopted");
         self.on(Event::Adopted);
@@ -244,9 +243,11 @@ impl Task {
     fn assign(&mut self, new: Assignment) {
         let old = std::mem::replace(&mut self.assignment, new);
         self.removing = false;
-        let anew = old.generation != self.assignment.generation
-            || old.restarts != self.assignment.restarts;
-        if old.generation != self.assignment.generation {
+        // One that had its name before had another uid.
+        let of = |assignment: &Assignment| (assignment.uid, assignment.generation);
+        let moved = of(&old) != of(&self.assignment);
+        let anew = moved || old.restarts != self.assignment.restarts;
+        if moved {
             self.starts = 0;
             self.ports_taken.clear();
         }
@@ -470,6 +471,8 @@ impl Task {
             starts: self.starts,
             double_run: self.double_run.clone(),
             ports_taken: self.ports_taken.clone(),
+            uid: self.assignment.uid,
+            revision: self.assignment.revision,
             gone: self.life.state() == State::Stopped && (self.removing || !self.assignment.run),
         });
     }
@@ -490,7 +493,10 @@ impl Task {
         if grown {
             self.watch_log();
             match self.log.cap() {
-                Ok(true) => return (Instant::now() + FLOOD_CHECK, true),
+                Ok(true) => {
+                    self.watch.begin();
+                    return (Instant::now() + FLOOD_CHECK, true);
+                }
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(agent = %self.id, %error, "keeping the log small failed");

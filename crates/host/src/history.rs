@@ -14,6 +14,9 @@ use walkdir::WalkDir;
 struct Stored {
     /// Times are of this boot.
     boot: String,
+    /// 0 in what a daemon of before kept.
+    #[serde(default)]
+    uid: u32,
     generation: u64,
     restarts: u64,
     crashes_ms: Vec<u64>,
@@ -59,8 +62,9 @@ impl Histories {
         let path = self.directory.join(id.fleet.as_str()).join(id.agent.as_str());
         let stored = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let same = |stored: &Stored| {
-            (&stored.boot, stored.generation, stored.restarts)
-                == (&self.boot, assignment.generation, assignment.restarts)
+            (stored.uid == 0 || stored.uid == assignment.uid)
+                && (&stored.boot, stored.generation, stored.restarts)
+                    == (&self.boot, assignment.generation, assignment.restarts)
         };
         let past = stored.filter(same).map(|stored| Past {
             crashes_ms: stored.crashes_ms,
@@ -88,6 +92,7 @@ impl History {
         let kept = past.clone();
         let stored = Stored {
             boot: self.boot.clone(),
+            uid: assignment.uid,
             generation: assignment.generation,
             restarts: assignment.restarts,
             crashes_ms: past.crashes_ms,
@@ -128,15 +133,15 @@ mod tests {
             boot: boot.to_owned(),
         };
         let id: AgentId = "f/a".parse().unwrap();
-        let assignment = Assignment { generation: 3, restarts: 1, ..Assignment::default() };
+        let assignment = Assignment { uid: 7, generation: 3, restarts: 1, ..Assignment::default() };
         let (mut history, past) = histories("b").of(&id, &assignment);
         assert_eq!(past, Past::default());
         let parked = Past { tries: 2, parked: Some("why".into()), ..Past::default() };
         history.keep(parked.clone(), &assignment).unwrap();
         assert_eq!(histories("b").of(&id, &assignment).1, parked);
         assert_eq!(histories("c").of(&id, &assignment).1, Past::default());
-        for (generation, restarts) in [(4, 1), (3, 2)] {
-            let other = Assignment { generation, restarts, ..Assignment::default() };
+        for (uid, generation, restarts) in [(7, 4, 1), (7, 3, 2), (8, 3, 1)] {
+            let other = Assignment { uid, generation, restarts, ..Assignment::default() };
             assert_eq!(histories("b").of(&id, &other).1, Past::default());
         }
         histories("b").sweep();

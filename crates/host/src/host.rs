@@ -185,7 +185,9 @@ impl Addressee {
 
 struct Running {
     class: AgentClass,
-    generation: u64,
+    /// Its uid, which one of the same name before did not have, and its generation: the higher, the
+    /// later.
+    which: (u32, u64),
     removed: bool,
     orders: mpsc::Sender<Order>,
 }
@@ -221,6 +223,10 @@ pub(crate) fn group_name(id: &AgentId) -> String {
 fn class(assignment: &Assignment) -> AgentClass {
     let class = assignment.spec.as_ref().and_then(|spec| parse_class(spec.class));
     class.unwrap_or_default()
+}
+
+fn which(assignment: &Assignment) -> (u32, u64) {
+    (assignment.uid, assignment.generation)
 }
 
 fn key(assignment: &Assignment) -> AgentKey {
@@ -434,8 +440,7 @@ impl Host {
         for assignment in &told.put {
             let id = parse_agent(&assignment.fleet, &assignment.agent)
                 .map_err(|e| AssignError::Malformed(e.to_string()))?;
-            let newer = state.agents.get(&id).is_none_or(|r| r.generation <= assignment.generation);
-            if newer {
+            if state.agents.get(&id).is_none_or(|running| running.which <= which(assignment)) {
                 wanted.insert(id, assignment.clone());
             } else {
                 outdated.insert(id);
@@ -456,13 +461,13 @@ impl Host {
             running.removed = running.orders.try_send(Order::Remove).is_ok();
             true
         });
-        for (id, assignment) in wanted {
-            self.tell(&mut state, id, assignment)?;
-        }
+        let told = wanted.into_iter().map(|(id, assignment)| self.tell(&mut state, id, assignment));
+        // One that is behind keeps no other from what it is told.
+        let behind = told.filter_map(Result::err).fold(None, |first, error| first.or(Some(error)));
         for tasks in &mut state.tasks {
             while tasks.try_join_next().is_some() {}
         }
-        Ok(())
+        behind.map_or(Ok(()), Err)
     }
 
     fn tell(
@@ -471,8 +476,20 @@ impl Host {
         id: AgentId,
         assignment: Assignment,
     ) -> Result<(), AssignError> {
+        if let Some(running) = state.agents.get(&id)
+            && running.class != class(&assignment)
+            && running.removed
+            && self.shared.observed.forget_gone(&id)
+        {
+            state.agents.remove(&id);
+        }
         if let Some(running) = state.agents.get_mut(&id) {
-            (running.generation, running.removed) = (assignment.generation, false);
+            if running.class != class(&assignment) {
+                // One of that name before. Its task has another guard, and starts nothing else.
+                running.removed = running.removed || running.orders.try_send(Order::Remove).is_ok();
+                return Err(AssignError::Busy(id));
+            }
+            (running.which, running.removed) = (which(&assignment), false);
             let order = Order::Assign(Box::new(assignment.clone()));
             match running.orders.try_send(order) {
                 Ok(()) => return Ok(()),
@@ -491,13 +508,13 @@ impl Host {
         assignment: Assignment,
         adopted: Option<(StartKey, Child)>,
     ) -> Result<(), GroupError> {
-        let (generation, class) = (assignment.generation, class(&assignment));
+        let (which, class) = (which(&assignment), class(&assignment));
         let (group, log) = (self.agent_group(class, &id)?, self.log(&id));
         let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
         let (shared, kept) = (self.shared.clone(), self.kept(class).clone());
         let task = Task::new(id.clone(), shared, kept, group, log, assignment, adopted);
         state.tasks[class as usize].spawn(task.run(queue));
-        state.agents.insert(id, Running { class, generation, removed: false, orders });
+        state.agents.insert(id, Running { class, which, removed: false, orders });
         Ok(())
     }
 

@@ -12,6 +12,10 @@ use crate::{
     start_key::StartKey,
 };
 
+/// How long looking at an agent's HOME may take before it is started. Giving one another
+/// owner takes a second for 190,000 files that are in memory (ext4).
+const PREPARING_MAX: Duration = Duration::from_secs(300);
+
 /// Kills a group until it is empty, or is no more.
 pub(crate) async fn empty(group: &Group) {
     loop {
@@ -27,6 +31,25 @@ pub(crate) async fn empty(group: &Group) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+    }
+}
+
+/// Waits for what looks at an agent's HOME, for as long as there is a lease to start it under: a file
+/// system that hangs keeps neither its node from a new lease nor other agents from starting.
+pub(crate) async fn waited<T: Send + 'static>(
+    kept: &Kept,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let refused = |why: String, fatal| Refusal { why, fatal, ports_taken: None };
+    let mut lease = kept.guard.watch();
+    tokio::select! {
+        done = tokio::task::spawn_blocking(work) => done.map_err(|e| refused(e.to_string(), false)),
+        // Not again by itself: each try that hangs keeps a thread.
+        () = tokio::time::sleep(PREPARING_MAX) => {
+            let seconds = PREPARING_MAX.as_secs();
+            Err(refused(format!("its HOME could not be prepared within {seconds} s"), true))
+        }
+        _ = lease.wait_for(Option::is_none) => Err(refused("there is no lease for it".into(), false)),
     }
 }
 
@@ -62,7 +85,7 @@ pub(crate) async fn launch(
         salt: rand::random(),
     };
     let site = host.clone();
-    let prepared = tokio::task::spawn_blocking(move || {
+    let prepared = waited(&kept, move || {
         let prepared = site.site.prepare(&id, &assignment)?;
         let block = block(&assignment);
         let holders = holders(block).map_err(|e| Refusal {
@@ -77,7 +100,7 @@ pub(crate) async fn launch(
             None => Ok(prepared),
         }
     });
-    let prepared = prepared.await.map_err(|e| passing(e.to_string()))??;
+    let prepared = prepared.await??;
     let Prepared { mut launch, repair: command, plan } = prepared;
     if let Some(command) = command.filter(|_| repair) {
         launch.command = command;

@@ -20,5 +20,7 @@ mod registration;
 pub mod secrets;
 mod session;
 pub mod setup;
+#[cfg(test)]
+mod testing;
 
 pub use daemon::{Ended, run};

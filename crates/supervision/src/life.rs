@@ -163,6 +163,8 @@ pub struct Life {
     deadline_ms: Option<u64>,
     failures: u32,
     liveness_failures: u32,
+    /// Whether what is being launched is to be started anew at once.
+    outdated: bool,
     /// Whether what starts next is its repair.
     repair: bool,
     /// Whether the repair was tried since the last healthy run.
@@ -184,6 +186,7 @@ impl Life {
             deadline_ms: None,
             failures: 0,
             liveness_failures: 0,
+            outdated: false,
             repair: false,
             repaired: false,
             tries: 0,
@@ -320,6 +323,7 @@ impl Life {
             Event::Permit => {
                 if self.state == State::Waiting {
                     self.enter(State::Launching, now_ms);
+                    self.outdated = false;
                     actions.push(if self.repair { Action::Repair } else { Action::Launch });
                 }
             }
@@ -375,7 +379,8 @@ impl Life {
         self.forgive();
         match self.state {
             State::Stopped | State::BackingOff | State::CrashLooping => self.wait(now_ms, actions),
-            State::Waiting | State::Launching => {}
+            State::Waiting => {}
+            State::Launching => (self.next, self.outdated) = (Next::Start, true),
             State::Stopping | State::Emptying => self.next = Next::Start,
             State::Starting | State::Repairing | State::Ready | State::Unready => {
                 self.stop(Next::Start, now_ms, actions);
@@ -387,8 +392,8 @@ impl Life {
         if self.state != State::Launching {
             return;
         }
-        if self.next == Next::Stop {
-            self.stop(Next::Stop, now_ms, actions);
+        if self.next == Next::Stop || self.outdated {
+            self.stop(self.next, now_ms, actions);
         } else {
             self.begin(now_ms);
         }
@@ -417,7 +422,8 @@ impl Life {
             return;
         }
         let cure = if fatal { Cure::None } else { Cure::Restart };
-        let next = if self.next == Next::Stop { Next::Stop } else { self.crashed(cure, now_ms) };
+        let told = self.next == Next::Stop || self.outdated;
+        let next = if told { self.next } else { self.crashed(cure, now_ms) };
         self.message = why;
         self.empty(next, now_ms, actions);
     }

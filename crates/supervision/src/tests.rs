@@ -257,6 +257,30 @@ fn unwanted_while_launching_stops_once_it_is_there() {
     assert_eq!(life.on(Event::Launched, 2, 0), [Action::ReleasePermit, Action::Terminate]);
 }
 
+/// What is being launched is what was asked for before.
+#[test]
+fn restarted_while_launching_starts_anew_once_it_is_there() {
+    for (before, fails) in [(None, false), (Some(Event::Unwant), false), (None, true)] {
+        let mut life = Life::new(policy());
+        life.on(Event::Want, 0, 0);
+        life.on(Event::Permit, 0, 0);
+        before.map(|before| life.on(before, 1, 0));
+        assert_eq!(life.on(Event::Restart, 2, 0), []);
+        if fails {
+            let failed = Event::LaunchFailed { why: "no".into(), fatal: true };
+            assert_eq!(life.on(failed, 3, 0), [Action::ReleasePermit, Action::Kill]);
+        } else {
+            let stopped = [Action::ReleasePermit, Action::Terminate];
+            assert_eq!(life.on(Event::Launched, 3, 0), stopped);
+            assert_eq!(life.on(Event::Exited(Exit::Signal(15)), 4, 0), [Action::Kill]);
+        }
+        assert_eq!(life.on(Event::Emptied, 5, 0), [Action::AskPermit]);
+        assert_eq!(life.on(Event::Permit, 6, 0), [Action::Launch]);
+        assert_eq!(life.on(Event::Launched, 7, 0), []);
+        assert_eq!(life.state(), State::Starting);
+    }
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Want),

@@ -35,5 +35,6 @@ pub fn assignment(agent: &core::Agent, config: String, token: String) -> Option<
         block: Some(super::api::port_block(placement.block)),
         spec: Some(spec),
         token,
+        revision: agent.revision.0,
     })
 }

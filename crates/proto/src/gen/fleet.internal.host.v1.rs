@@ -43,6 +43,9 @@ pub struct Assignment {
     /// Its gateway token.
     #[prost(string, tag = "9")]
     pub token: ::prost::alloc::string::String,
+    /// Last change of the agent this says.
+    #[prost(uint64, tag = "10")]
+    pub revision: u64,
 }
 /// Names an agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -160,6 +163,12 @@ pub struct Observation {
     /// Who listens on its ports, in words, so that it was not started; empty for nobody.
     #[prost(string, tag = "10")]
     pub ports_taken: ::prost::alloc::string::String,
+    /// Its uid, which tells it from one that had its name before; 0 from a host of before.
+    #[prost(uint32, tag = "11")]
+    pub uid: u32,
+    /// The revision of the assignment that is carried out; 0 from a host of before.
+    #[prost(uint64, tag = "12")]
+    pub revision: u64,
 }
 /// Request for AgentHostService.TailLogs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

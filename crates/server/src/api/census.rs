@@ -78,52 +78,16 @@ impl Api {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use fleet_core::{
-        Agent, AgentSpec, Desired, Evidence, Lifecycle, PendingReason, Record, Wants,
-    };
+    use fleet_core::Record;
     use fleet_proto::v1::agent::State as AgentState;
-    use fleet_types::{
-        AgentClass, Generation, Labels, ResourceLimits, Resources, Revision, Timestamp,
-    };
 
     use super::*;
-
-    fn waiting(number: usize) -> Record {
-        let spec = AgentSpec {
-            runtime: "exec".parse().unwrap(),
-            config: String::new(),
-            command: Vec::new(),
-            environment: BTreeMap::new(),
-            ports: 1,
-            labels: Labels::default(),
-            limits: ResourceLimits::default(),
-            class: AgentClass::Strict,
-            priority: 0,
-            wants: Wants { requests: Resources::default(), ..Wants::default() },
-        };
-        Record::Agent(Agent {
-            id: format!("f/a{number}").parse().unwrap(),
-            spec: Arc::new(spec),
-            desired: Desired::Running,
-            lifecycle: Lifecycle::Live,
-            restarts: 0,
-            uid: 70_000,
-            generation: Generation(0),
-            placement: None,
-            pending: Some(PendingReason::NoNode),
-            evidence: Evidence::First,
-            former: None,
-            created: Timestamp(0),
-            revision: Revision(1),
-        })
-    }
+    use crate::testing::agent;
 
     #[test]
     fn every_agent_is_counted_once() {
         for agents in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
-            let state = State::restore((0..agents).map(waiting));
+            let state = State::restore((0..agents).map(agent).map(Record::Agent));
             let observed = Observed::default();
             let census = take(|census, after| census.page(&state, &observed, after));
             let counted = census.by_state.get(AgentState::Pending.as_str_name());

@@ -26,6 +26,20 @@ pub struct Pace {
     pub start_ms: u64,
 }
 
+/// Whether what a host says is about an agent's placement of now, and not about one before, or an
+/// agent that had its name.
+pub(super) fn is_of(observation: &Observation, agent: &Agent) -> bool {
+    let same = observation.uid == 0 || observation.uid == agent.uid;
+    same && observation.generation == agent.generation.0
+}
+
+/// Whether a host says that it did as it was told last, and that nothing of an agent runs. What had
+/// stopped before may have been started since.
+pub(super) fn is_stopped(observation: &Observation, agent: &Agent) -> bool {
+    let told = observation.revision == 0 || observation.revision == agent.revision.0;
+    observation.gone && told && is_of(observation, agent)
+}
+
 impl Observed {
     /// Forgets everything.
     pub fn clear(&self) {
@@ -62,8 +76,7 @@ impl Observed {
         let placement = agent.placement.as_ref()?;
         let agents = self.agents.lock().expect("no holder panics");
         let (node, observation) = agents.get(&agent.id)?;
-        let current = *node == placement.node && observation.generation == agent.generation.0;
-        current.then(|| look(observation))
+        (*node == placement.node && is_of(observation, agent)).then(|| look(observation))
     }
 
     /// The report on an agent's current placement, if there is one.
@@ -93,5 +106,31 @@ impl Observed {
         shown.pid = observation.pid;
         shown.starts = observation.starts;
         shown.double_run = observation.double_run;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_types::Revision;
+
+    use super::*;
+    use crate::testing::agent;
+
+    #[test]
+    fn a_stop_is_confirmed_only_by_who_was_told_of_it() {
+        let agent = Agent { revision: Revision(7), ..agent(0) };
+        let (uid, generation) = (agent.uid, agent.generation.0);
+        let said = Observation { gone: true, uid, generation, revision: 7, ..Default::default() };
+        assert!(is_stopped(&said, &agent));
+        let of_before = Observation { uid: 0, revision: 0, ..said.clone() };
+        assert!(is_stopped(&of_before, &agent), "a host of before the two were said");
+        for other in [
+            Observation { gone: false, ..said.clone() },
+            Observation { revision: 6, ..said.clone() },
+            Observation { uid: uid - 1, ..said.clone() },
+            Observation { generation: generation + 1, ..said },
+        ] {
+            assert!(!is_stopped(&other, &agent), "{other:?}");
+        }
     }
 }

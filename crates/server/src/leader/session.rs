@@ -29,6 +29,7 @@ use tonic::{Status, transport::Channel};
 
 use super::{
     Leader, Pace,
+    observed::{is_of, is_stopped},
     router::{Mail, members},
 };
 use crate::secrets::agent_token;
@@ -228,7 +229,7 @@ impl Session {
             let id = parse_agent(&observation.fleet, &observation.agent).ok()?;
             let agent = state.agents().get(&id)?;
             let here = agent.placement.as_ref()?.node == self.node;
-            (here && agent.generation.0 == observation.generation).then(|| observation.clone())
+            (here && is_of(observation, agent)).then(|| observation.clone())
         };
         let current: Vec<Observation> = self
             .leader
@@ -243,12 +244,11 @@ impl Session {
             let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
             let awaited = self.leader.raft.read(|state| {
                 let agent = state.agents().get(&id)?;
-                let placement = agent.placement.as_ref()?;
+                let placement = agent.placement.as_ref().filter(|p| p.node == self.node)?;
                 let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
-                let current =
-                    placement.node == self.node && agent.generation.0 == observation.generation;
                 let next = placement.next;
-                (stopping && current).then(|| (agent.generation, agent.spec.clone(), next))
+                (stopping && is_stopped(observation, agent))
+                    .then(|| (agent.generation, agent.spec.clone(), next))
             });
             let Some((generation, spec, next)) = awaited else { continue };
             let (node, epoch) = (self.node, self.epoch);
@@ -274,7 +274,7 @@ impl Session {
                 let agent = state.agents().get(&id)?;
                 let placement = agent.placement.as_ref().filter(|p| !p.evicting)?;
                 let here = placement.node == self.node;
-                (here && agent.generation.0 == observation.generation).then_some(agent.generation)
+                (here && is_of(observation, agent)).then_some(agent.generation)
             });
             let Some(generation) = current else { continue };
             let (node, epoch, by) = (self.node, self.epoch, observation.ports_taken.clone());
@@ -294,7 +294,7 @@ impl Session {
             let news = self.leader.raft.read(|state| {
                 let agent = state.agents().get(&id)?;
                 let here = agent.placement.as_ref()?.node == self.node;
-                let current = here && agent.generation.0 == observation.generation;
+                let current = here && is_of(observation, agent);
                 let told = || state.told_of_double_run(&id, agent.generation, start);
                 (current && !told()).then_some(agent.generation)
             });
