@@ -20,7 +20,7 @@ use crate::{
     plan,
     ports::BuddyAllocator,
     provision::is_choosy,
-    record::{AgentSpec, Node, NodeStatus, PlacementPolicy, Schedulable},
+    record::{AgentSpec, Node, NodeReport, NodeStatus, PlacementPolicy, Schedulable},
     rejection::Rejection,
     room,
     state::State,
@@ -172,7 +172,7 @@ impl Totals {
             self.has[n] += whole(amount, self.grains[n]);
             self.sizes[n].insert((amount, node.id));
         }
-        let block = BuddyAllocator::new(report.port_range).largest();
+        let block = largest_block(report);
         self.nodes.insert(node.id, (amounts, block));
         self.blocks.insert((block, node.id));
     }
@@ -206,11 +206,26 @@ impl Totals {
     }
 }
 
-/// Whether a node that takes no agents now has so much: it may be opened again.
+/// The nodes that take no agents now: they may be opened again.
+fn closed(state: &State) -> impl Iterator<Item = &Node> {
+    state.nodes().values().filter(|node| node.schedulable != Schedulable::Open)
+}
+
+/// Whether one of these has so much.
 fn closed_has(state: &State, of: Dimension, amount: u64) -> bool {
     let policy = state.placement_policy();
-    let closed = state.nodes().values().filter(|node| node.schedulable != Schedulable::Open);
-    closed.filter_map(|node| amounts(node, &policy)).any(|has| has[of as usize] >= amount)
+    closed(state).filter_map(|node| amounts(node, &policy)).any(|has| has[of as usize] >= amount)
+}
+
+/// Whether one of these has a block of so many ports.
+fn closed_has_block(state: &State, ports: u16) -> bool {
+    let reports = closed(state).filter_map(|node| node.report.as_ref());
+    reports.map(largest_block).any(|block| block >= ports)
+}
+
+/// The largest block of ports of a node on which nothing is.
+fn largest_block(report: &NodeReport) -> u16 {
+    BuddyAllocator::new(report.port_range).largest()
 }
 
 /// How much of something more agents may ask for.
@@ -250,8 +265,10 @@ pub(crate) fn check<'a>(
     let (mut more, mut grains) = (Amounts::default(), totals.grains);
     let largest_block = totals.blocks.last().map(|(block, _)| *block);
     for draft in drafts {
-        if let Some(most) = largest_block.filter(|most| draft.spec.ports > *most) {
-            let (what, asked) = ("ports in one block", draft.spec.ports.into());
+        let ports = draft.spec.ports;
+        let too_large = largest_block.filter(|most| ports > *most);
+        if let Some(most) = too_large.filter(|_| !closed_has_block(state, ports)) {
+            let (what, asked) = ("ports in one block", ports.into());
             return Err(Rejection::NoNodeEver { what, asked, most: most.into() });
         }
         for (of, amount) in Dimension::ALL.into_iter().zip(asked(&draft.spec)) {

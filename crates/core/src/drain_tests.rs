@@ -1,9 +1,9 @@
 //! Nodes that agents leave, and the ports they leave behind.
 
-use fleet_types::{AgentId, Timestamp, limits::EVICTIONS_MAX};
+use fleet_types::{AgentClass, AgentId, Timestamp, limits::EVICTIONS_MAX};
 
 use crate::{
-    placement_tests::{Ask, PLAIN, Size, asking, cluster, create},
+    placement_tests::{Ask, PLAIN, Size, asking, cluster, create, lose, register, sized},
     plan::Planner,
     property_tests::{command, fleet},
     *,
@@ -30,6 +30,83 @@ fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
         let stay = agents.filter(|a| a.placement.as_ref().is_some_and(|p| !p.evicting)).count();
         assert_eq!(stay, left);
     }
+}
+
+#[test]
+fn a_cordon_keeps_no_strict_agent_where_it_must_not_be() {
+    let size = Size { ports: 399, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size, size]);
+    create(&mut state, 2_000, fleet(0), "a", Some(nodes[1]), asking(PLAIN), Admission::Unchecked)
+        .unwrap();
+    let id: AgentId = format!("{}/a", fleet(0)).parse().unwrap();
+    let leaves = |state: &State| state.agents()[&id].placement.as_ref().unwrap().evicting;
+    let set = |state: &mut State, schedulable| {
+        let set = SetSchedulable { node: nodes[1], schedulable, drain: None };
+        apply(state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+    };
+    set(&mut state, Schedulable::Draining);
+    set(&mut state, Schedulable::Open);
+    assert!(!leaves(&state), "the end of a drain lets it stay");
+    let eviction =
+        Eviction { agent: id.clone(), generation: state.agents()[&id].generation, to: None };
+    let evict = EvictAgents { agents: vec![eviction], cause: Cause::Operator };
+    apply(&mut state, 2_002, &command(Operation::EvictAgents(evict))).unwrap();
+    set(&mut state, Schedulable::Cordoned);
+    assert!(leaves(&state), "nothing else ends its move");
+    set(&mut state, Schedulable::Draining);
+    set(&mut state, Schedulable::Open);
+    assert!(!leaves(&state));
+    let mut report = sized(size);
+    report.unfit.push("its clock".into());
+    register(&mut state, nodes[1], report);
+    for schedulable in [Schedulable::Cordoned, Schedulable::Draining, Schedulable::Open] {
+        assert!(leaves(&state));
+        set(&mut state, schedulable);
+    }
+    assert!(leaves(&state));
+}
+
+#[test]
+fn agents_a_lost_node_was_to_give_up_hold_up_no_other_moves() {
+    let size = |rack| Size { ports: 399, memory_gib: 64, rack, version: 1 };
+    let (mut state, nodes) = cluster(&[size(0), size(1), size(2)]);
+    let pinned = AgentSpec { class: AgentClass::Pinned, ..asking(PLAIN) };
+    for n in 0..40 {
+        let on = if n < 2 { nodes[2] } else { nodes[0] };
+        let spec = if n < 2 { pinned.clone() } else { asking(PLAIN) };
+        let (index, name) = (2_000 + n, format!("a{n}"));
+        create(&mut state, index, fleet(0), &name, Some(on), spec, Admission::Unchecked).unwrap();
+    }
+    let node = nodes[2];
+    let set = SetSchedulable { node, schedulable: Schedulable::Draining, drain: None };
+    apply(&mut state, 3_000, &command(Operation::SetSchedulable(set))).unwrap();
+    let moves = |state: &State| rebalance::automatic(state, &rebalance::Arriving::new());
+    assert_eq!(moves(&state), None, "as many move as may");
+    lose(&mut state, node);
+    assert!(moves(&state).is_some());
+}
+
+#[test]
+fn who_cannot_have_other_ports_where_it_is_leaves_as_others_do() {
+    let size = Size { ports: 399, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size, size]);
+    let id: AgentId = format!("{}/a", fleet(0)).parse().unwrap();
+    // More than half of what the node has.
+    let spec = asking(Ask { memory: 36 * 4, ..PLAIN });
+    create(&mut state, 2_000, fleet(0), "a", Some(nodes[1]), spec, Admission::Unchecked).unwrap();
+    let (node, agent, by) = (nodes[1], id.clone(), "pid 7".to_owned());
+    let (epoch, generation) = (state.nodes()[&node].epoch, state.agents()[&id].generation);
+    let taken = Operation::QuarantinePorts(QuarantinePorts { agent, generation, node, epoch, by });
+    let mut open = state.clone();
+    apply(&mut open, 2_001, &command(taken.clone())).unwrap();
+    let placement = open.agents()[&id].placement.clone().unwrap();
+    assert!(placement.node == node && !placement.evicting);
+    assert_ne!(placement.block, state.agents()[&id].placement.as_ref().unwrap().block);
+    let set = SetSchedulable { node, schedulable: Schedulable::Cordoned, drain: None };
+    apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+    apply(&mut state, 2_002, &command(taken)).unwrap();
+    let placement = state.agents()[&id].placement.clone().unwrap();
+    assert!(placement.node == node && placement.evicting, "it may run by now");
 }
 
 #[test]

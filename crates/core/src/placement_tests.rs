@@ -566,6 +566,19 @@ fn what_no_node_could_ever_run_is_refused_with_the_limit() {
 }
 
 #[test]
+fn what_a_node_could_run_that_takes_no_agents_now_waits_for_it() {
+    let size = |ports, memory_gib| Size { ports, memory_gib, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(199, 4), size(399, 64)]);
+    let set = SetSchedulable { node: nodes[1], schedulable: Schedulable::Cordoned, drain: None };
+    apply(&mut state, 2_000, &command(Operation::SetSchedulable(set))).unwrap();
+    for (index, ask) in (2_001..).zip([Ask { order: 8, ..PLAIN }, Ask { memory: 17, ..PLAIN }]) {
+        let (name, spec) = (format!("a{index}"), asking(ask));
+        create(&mut state, index, fleet(0), &name, None, spec, Admission::Overcommit).unwrap();
+    }
+    assert_eq!(state.unplaced().count(), 2);
+}
+
+#[test]
 fn what_no_node_that_suits_could_run_is_refused_and_what_no_node_suits_waits() {
     let size = |rack, memory_gib| Size { ports: 199, memory_gib, rack, version: 1 };
     let (state, _) = cluster(&[size(0, 8), size(1, 2), size(1, 4)]);

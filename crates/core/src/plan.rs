@@ -148,16 +148,17 @@ pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(Agen
     losses.filter_map(|(agent, to)| Some((agent.id.clone(), to?))).collect()
 }
 
-/// All agents of `node` that are not being deleted, in the order they are placed if it is lost, each
-/// with where it would go; nowhere when it fits nowhere, or is of a class after `reach`.
+/// All agents of `node` that are not being deleted, and those that wait for it since it was lost, in
+/// the order they are placed if it is lost, each with where it would go; nowhere when it fits nowhere, or is of a class after `reach`.
 pub(crate) fn losses(
     state: &State,
     node: NodeId,
     reach: AgentClass,
 ) -> Vec<(&Agent, Option<NodeId>)> {
     let mut planner = Planner::without(state, node);
-    let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
-    let agents = agents.filter(|agent| agent.lifecycle == Lifecycle::Live);
+    let placed = state.placed_on(node).filter_map(|id| state.agents().get(id));
+    let agents = placed.filter(|agent| agent.lifecycle == Lifecycle::Live);
+    let agents = agents.chain(state.held_for(node));
     let mut place = |agent: &Agent| {
         (agent.spec.class <= reach).then(|| planner.choose(&agent.id.fleet, &agent.spec))
     };

@@ -524,6 +524,14 @@ fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
         "half of them is not too many"
     );
 
+    let mut dead = state.clone();
+    let (node, epoch) = (nodes[2], state.nodes()[&nodes[2]].epoch);
+    let (evidence, reach) = (Evidence::Asserted { by: "o".into() }, AgentClass::Pinned);
+    let moves = plan::replacements(&state, node, reach);
+    let fence = FenceNode { node, epoch, evidence, moves, paused: false, reach };
+    apply(&mut dead, 2_001, &command(Operation::FenceNode(fence))).unwrap();
+    assert_eq!(dead.unplaced().count(), 0, "an operator's word moves them");
+
     let (node, storage) = (nodes[2], state.nodes()[&nodes[2]].storage.clone());
     let register = RegisterNode { node, storage, held: None, report: report(255) };
     apply(&mut state, 2_001, &command(Operation::RegisterNode(register))).unwrap();

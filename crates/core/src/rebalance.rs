@@ -28,7 +28,7 @@ use crate::{
     event::Cause,
     index::open,
     plan::{self, Planner},
-    record::{Agent, AgentSpec, Desired, Lifecycle, Node, Schedulable},
+    record::{Agent, AgentSpec, Desired, Lifecycle, Node, NodeStatus, Schedulable},
     room::{Load, Room},
     spread::Fleets,
     state::State,
@@ -118,9 +118,12 @@ pub fn moves(state: &State, limit: usize) -> Vec<Move> {
     core::iter::from_fn(|| plan.next()).take(limit).collect()
 }
 
-/// The agents that have been asked to leave.
+/// The agents that have been asked to leave a node that is up: of another nobody says that they did.
 fn on_the_move(state: &State) -> impl Iterator<Item = &Agent> {
-    state.agents().values().filter(|agent| leaving(agent))
+    state.agents().values().filter(|agent| {
+        let node = agent.placement.as_ref().and_then(|p| state.nodes().get(&p.node));
+        leaving(agent) && node.is_some_and(|node| node.status == NodeStatus::Active)
+    })
 }
 
 /// The first moves of a rebalance, as the policy allows; none when it is off.

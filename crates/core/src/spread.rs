@@ -2,6 +2,7 @@
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     vec::Vec,
 };
 
@@ -86,13 +87,16 @@ impl<'a> Fleets<'a> {
         keys.flat_map(|(key, spread)| {
             let mut counts: Vec<_> = spread.counts.iter().map(|(v, n)| (*n, *v)).collect();
             counts.sort_unstable();
-            let mut pairs = Vec::new();
-            for (most, from) in counts.iter().rev() {
-                let less = counts.iter().take_while(|(least, _)| least + 2 <= *most);
-                pairs.extend(less.filter_map(|(_, to)| Some((*from, (*to)?))));
-            }
+            // One by one: of ten thousand values there may be millions of pairs.
+            let counts: Rc<[(usize, Value<'_>)]> = counts.into();
+            let pairs = (0..counts.len()).rev().flat_map(move |at| {
+                let (counts, (most, from)) = (counts.clone(), counts[at]);
+                let less = (0..at).map(move |at| counts[at]);
+                let less = less.take_while(move |(least, _)| least + 2 <= most);
+                less.filter_map(move |(_, to)| Some((from, to?)))
+            });
             let state = self.state;
-            pairs.into_iter().map(move |(from, to)| Uneven { key, from, to, spread, state })
+            pairs.map(move |(from, to)| Uneven { key, from, to, spread, state })
         })
     }
 

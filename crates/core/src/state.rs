@@ -200,6 +200,14 @@ impl State {
         self.index.unplaced.iter()
     }
 
+    /// The agents that wait for their node, which was lost, or for agents to be moved again.
+    pub(crate) fn held_for(&self, node: NodeId) -> impl Iterator<Item = &Agent> {
+        self.unplaced().filter_map(|id| self.agents.get(id)).filter(move |agent| {
+            let former = agent.former.is_some_and(|(former, _)| former == node);
+            former && agent.pending == Some(PendingReason::MovesPaused)
+        })
+    }
+
     /// The ports of a node that are kept from agents, by number.
     pub fn quarantined(&self, node: NodeId) -> impl Iterator<Item = &Quarantine> {
         self.quarantine.range((node, 0)..=(node, u16::MAX)).map(|(_, kept)| kept)

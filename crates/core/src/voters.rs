@@ -40,6 +40,11 @@ fn up(node: &Node) -> bool {
     node.status == NodeStatus::Active
 }
 
+/// Whether it has a vote that counts: Raft has none of a node that was never up.
+pub(crate) fn votes(node: &Node) -> bool {
+    node.role == Role::Voter && node.status != NodeStatus::Joining
+}
+
 /// The value of a node's label, if it has one.
 fn place(node: &Node, key: Option<&str>) -> Option<String> {
     let report = node.report.as_ref()?;
@@ -76,7 +81,7 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     let policy = state.placement_policy();
     let key = policy.voters_spread_by.as_deref();
     let of = |id: NodeId| seen.get(&id).copied().unwrap_or_default();
-    let voters: Vec<&Node> = state.nodes().values().filter(|n| n.role == Role::Voter).collect();
+    let voters: Vec<&Node> = state.nodes().values().filter(|node| votes(node)).collect();
     let alive = voters.iter().filter(|node| up(node)).count();
     // One at a time: a vote that was given must count before the next change.
     let settled = voters.iter().all(|node| !up(node) || of(node.id).votes);
@@ -189,6 +194,32 @@ mod tests {
         assert_eq!(settle(&mut state), [(nodes[3], Role::Voter), (nodes[2], Role::Worker)]);
         fence(&mut state, nodes[1]);
         assert_eq!(settle(&mut state), [(nodes[4], Role::Voter), (nodes[1], Role::Worker)]);
+    }
+
+    #[test]
+    fn a_node_that_was_never_up_has_no_vote_to_lose() {
+        let (mut state, nodes) = cluster(1);
+        let mut admit = |n: u64| {
+            let (token, secret_sha256) = ("0123456789ab".parse().unwrap(), [7; 32]);
+            let (name, storage) = (format!("n{n}").parse().unwrap(), format!("s{n}"));
+            let address = state.nodes()[&nodes[0]].address.clone();
+            let admit = AdmitNode { token, secret_sha256, name, address, storage };
+            apply(&mut state, 1_000 + n, &command(Operation::AdmitNode(admit))).unwrap();
+            *state.nodes().keys().next_back().unwrap()
+        };
+        let [never, neither, third, fourth] = [2, 3, 4, 5].map(&mut admit);
+        for node in [third, fourth] {
+            in_rack(&mut state, node, "a");
+            let set = SetRole { node, role: Role::Worker, cause: RoleCause::TooMany };
+            let _ = apply(&mut state, 2_000, &command(Operation::SetRole(set)));
+        }
+        settle(&mut state);
+        let votes = [third, fourth].map(|node| state.nodes()[&node].role);
+        assert_eq!(votes, [Role::Voter; 2], "they have the votes that count");
+        for node in [never, neither] {
+            let remove = Operation::RemoveNode(RemoveNode { node });
+            apply(&mut state, 4_000, &command(remove)).unwrap();
+        }
     }
 
     #[test]

@@ -57,5 +57,12 @@ pub(crate) fn apply(
             false => state.place(&id, None, now),
         }
     }
+    if !op.paused {
+        // A fence before this one let them wait for the node.
+        let held: Vec<AgentId> = state.held_for(op.node).map(|agent| agent.id.clone()).collect();
+        for id in held {
+            state.place(&id, moves.get(&id).copied(), now);
+        }
+    }
     Ok(Outcome::Done(revision))
 }

@@ -1,13 +1,17 @@
 //! Keeps an agent's ports from agents because something else listens there, and gives the agent
-//! others: on its node if there are, for nothing of it runs; else it is asked to leave.
+//! others: on its node if it may have some, which its host starts it with; else it is asked to
+//! leave, for it may run by now.
 
 use fleet_types::{Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
+    admission::asked,
     command::QuarantinePorts,
     commands::evict_agents,
     event::{Cause, What},
+    index::open,
+    plan::matches,
     record::{Evidence, Lifecycle, QuarantineCause},
     state::Moment,
 };
@@ -33,8 +37,12 @@ pub(crate) fn apply(
         return Ok(Outcome::Done(revision));
     }
     let now = Moment { at, revision };
-    let others = state.ports(op.node).is_some_and(|ports| ports.fits(block.size));
-    if others {
+    let spec = &agent.spec;
+    let fits = state.room(op.node).cloned().is_some_and(|mut room| {
+        room.disown(spec, block);
+        room.has(asked(spec))
+    });
+    if fits && open(node) && matches(node, spec.as_ref().into()) {
         let cause = QuarantineCause::Foreign(op.by.clone());
         state.unplace_for(&op.agent, Evidence::ConfirmedEmpty, cause, now);
         state.place(&op.agent, Some(op.node), now);

@@ -9,6 +9,7 @@ use crate::{
     event::{RoleCause, What},
     record::{NodeStatus, Role},
     state::Moment,
+    voters::votes,
 };
 
 pub(crate) fn apply(
@@ -41,7 +42,7 @@ pub(crate) fn apply(
 
 /// Refuses to take a vote when those that are left and up would be no majority of those left.
 pub(crate) fn check_quorum(state: &State, node: NodeId) -> Result<(), Rejection> {
-    let voters = state.nodes().values().filter(|n| n.role == Role::Voter && n.id != node);
+    let voters = state.nodes().values().filter(|other| votes(other) && other.id != node);
     let (all, up) = voters.fold((0, 0), |(all, up), voter| {
         (all + 1, up + usize::from(voter.status == NodeStatus::Active))
     });

@@ -1,10 +1,10 @@
 //! Cordons, drains or reopens a node. A drain that names a pace leaves it to the leader to ask
-//! agents to leave; one that names none asks all at once. Reopening lets those that have not
-//! stopped yet stay.
+//! agents to leave; one that names none asks all at once. Ending a drain lets those that have not
+//! stopped yet stay, but for strict agents of a node that cannot keep them.
 
 use alloc::vec::Vec;
 
-use fleet_types::{AgentId, Revision, Timestamp};
+use fleet_types::{AgentClass, AgentId, Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
@@ -12,7 +12,7 @@ use crate::{
     commands::evict_agents,
     event::{Cause, What},
     index::open,
-    record::Schedulable,
+    record::{Agent, Schedulable},
     state::Moment,
 };
 
@@ -29,6 +29,8 @@ pub(crate) fn apply(
     if draining && !others && state.placed_on(op.node).len() > 0 {
         return Err(Rejection::NowhereToGo(op.node));
     }
+    let drained = node.schedulable == Schedulable::Draining;
+    let unfit = node.report.as_ref().is_some_and(|report| !report.unfit.is_empty());
     node.schedulable = op.schedulable;
     node.drain = op.drain.filter(|_| draining);
     node.revision = revision;
@@ -41,8 +43,13 @@ pub(crate) fn apply(
             Schedulable::Draining if op.drain.is_none() => {
                 evict_agents::evict(state, &id, None, Cause::Drain, now);
             }
-            Schedulable::Draining => {}
-            Schedulable::Open | Schedulable::Cordoned => evict_agents::keep(state, &id, now),
+            Schedulable::Open | Schedulable::Cordoned if drained => {
+                let strict = |agent: &Agent| agent.spec.class == AgentClass::Strict;
+                if !(unfit && state.agents().get(&id).is_some_and(strict)) {
+                    evict_agents::keep(state, &id, now);
+                }
+            }
+            _ => {}
         }
     }
     Ok(Outcome::Done(revision))
