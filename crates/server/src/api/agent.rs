@@ -412,13 +412,7 @@ impl AgentService for Api {
             name => Some(self.node_id(name).await?),
         };
         // A retry would find the agent where it was to go.
-        let key = idempotency(&request.request_id, &request)?;
-        let done = |state: &State| {
-            let key = key.as_ref()?;
-            state.requests().get(&key.id).filter(|known| known.fingerprint == key.fingerprint)?;
-            Some(())
-        };
-        if self.read(done).await?.is_some() {
+        if self.is_done(&request.request_id, &request).await? {
             return Ok(Response::new(MoveAgentResponse { agent: Some(self.agent(id).await?) }));
         }
         let found = self.read(|state| movable(state, &id, to)).await?;

@@ -63,6 +63,16 @@ fn idempotency(request_id: &str, content: &impl Message) -> Result<Option<Idempo
 }
 
 impl Api {
+    /// Whether a request was carried out before: what it names may be no more.
+    async fn is_done(&self, request_id: &str, content: &impl Message) -> Result<bool, Status> {
+        let Some(key) = idempotency(request_id, content)? else { return Ok(false) };
+        let known = |state: &State| {
+            let known = state.requests().get(&key.id)?;
+            (known.fingerprint == key.fingerprint).then_some(())
+        };
+        Ok(self.read(known).await?.is_some())
+    }
+
     /// Returns once reads see the state as it is now or later.
     async fn linearize(&self) -> Result<(), Status> {
         self.raft.linearize().await.map_err(|error| match error {

@@ -258,6 +258,9 @@ impl NodeService for Api {
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
         let request = request.into_inner();
+        if self.is_done(&request.request_id, &request).await? {
+            return Ok(Response::new(RemoveNodeResponse {}));
+        }
         let node = self.node_id(&request.name).await?;
         let operation = Operation::RemoveNode(RemoveNode { node });
         self.change(&request.request_id, &request, operation).await?;

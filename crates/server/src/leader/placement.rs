@@ -1,6 +1,6 @@
 //! Placing agents that wait for a place, whenever something changed that may make room.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_core::{Operation, PlaceAgents, plan};
 
@@ -10,11 +10,14 @@ use super::{Leader, RETRY};
 const MOVES_MAX: usize = 1_000;
 /// Longest pause between looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// How much longer than a look in vain the pause after it is: looking holds up applying.
+const PAUSE_OF_LOOK: u32 = 20;
 
 pub(super) async fn run(leader: Leader) {
     let mut index = leader.raft.applied_index();
     loop {
         index.mark_unchanged();
+        let began = Instant::now();
         let moves = leader.raft.read(|state| match state.unplaced().next() {
             Some(_) => {
                 let feared = leader.leases.feared_lost(state, &leader.timing);
@@ -23,6 +26,7 @@ pub(super) async fn run(leader: Leader) {
             None => Vec::new(),
         });
         if moves.is_empty() {
+            tokio::time::sleep(began.elapsed() * PAUSE_OF_LOOK).await;
             leader.applied(&mut index, LOOK).await;
             continue;
         }
