@@ -157,10 +157,12 @@ impl Task {
         if self.child.is_some() {
             self.adopt().await;
         } else {
-            // What init has forgotten may have left children; they are no part of a next start, and
-            // while they run the agent is not gone.
-            empty(&self.group).await;
-            self.on(if self.assignment.run { Event::Want } else { Event::Unwant });
+            if !self.is_emptied(&mut orders).await {
+                self.fenced().await;
+                return;
+            }
+            let wanted = self.assignment.run && !self.removing;
+            self.on(if wanted { Event::Want } else { Event::Unwant });
         }
         self.report();
         let mut log_check =
@@ -196,9 +198,9 @@ impl Task {
                 () = &mut log_check => {
                     let (next, grown) = self.look_at_log();
                     log_check.as_mut().reset(next);
-                    // Only of one that waits or drains there is news by itself.
-                    let passes = matches!(self.life.state(), State::Waiting | State::Stopping);
-                    if !grown && !passes {
+                    // There is no news of an agent that runs, or rests, and says nothing.
+                    let still = matches!(self.life.state(), State::Ready | State::BackingOff);
+                    if !grown && (still || self.life.at_rest()) {
                         continue;
                     }
                     None
@@ -217,6 +219,28 @@ impl Task {
                 }
                 self.leave();
                 return;
+            }
+        }
+    }
+
+    /// Waits until its group is empty: what init has forgotten may have left children, which are no
+    /// part of a next start, and while they run the agent is not gone. False when the host went
+    /// silent first.
+    async fn is_emptied(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+        let group = self.group.clone();
+        let mut emptied = std::pin::pin!(empty(&group));
+        loop {
+            tokio::select! {
+                () = &mut emptied => return true,
+                // Nothing starts before: a permit is asked for here, and heard of later.
+                order = orders.recv() => match order {
+                    Some(Order::Assign(assignment)) => self.assign(*assignment),
+                    Some(Order::Remove) => {
+                        self.removing = true;
+                        self.on(Event::Unwant);
+                    }
+                    None => return false,
+                }
             }
         }
     }

@@ -188,6 +188,8 @@ struct Running {
     /// Its uid, which one of the same name before did not have, and its generation: the higher, the
     /// later.
     which: (u32, u64),
+    /// The last change it was told of.
+    revision: u64,
     removed: bool,
     orders: mpsc::Sender<Order>,
 }
@@ -336,6 +338,10 @@ impl Host {
         }
         for (id, assignment) in told {
             let child = adopted.remove(&id);
+            // What does not run is started by what the leader says now: it may run elsewhere since.
+            if child.is_none() && state.told.epoch != lease.epoch.0 {
+                continue;
+            }
             let group = self.agent_group(of, &id)?;
             if child.is_some()
                 && let Err(error) = kept.guard.cover_adopted(&group)
@@ -409,6 +415,16 @@ impl Host {
     /// When it is one.
     pub fn check(&self, term: u64, node: NodeId, epoch: Epoch) -> Result<(), AssignError> {
         let state = self.state.lock().expect("no holder panics");
+        self.admit(&state, term, node, epoch)
+    }
+
+    fn admit(
+        &self,
+        state: &State,
+        term: u64,
+        node: NodeId,
+        epoch: Epoch,
+    ) -> Result<(), AssignError> {
         let here =
             Addressee { term: state.told.term, node: self.shared.site.node, epoch: state.epoch };
         here.check(&Addressee { term, node, epoch })
@@ -419,7 +435,9 @@ impl Host {
     /// # Errors
     /// When it is old, malformed or cannot be written down; nothing of it is taken then.
     pub fn assign(&self, request: AssignRequest) -> Result<(), AssignError> {
-        self.check(request.term, NodeId(request.node_id), Epoch(request.epoch))?;
+        // Until all is done: an epoch that ends, or a later leader, comes before it or after it.
+        let mut state = self.state.lock().expect("no holder panics");
+        self.admit(&state, request.term, NodeId(request.node_id), Epoch(request.epoch))?;
         if !request.members.is_empty() {
             self.members.send_if_modified(|members| {
                 let changed = *members != request.members;
@@ -434,7 +452,6 @@ impl Host {
             let blocks = quarantined.blocks.iter().map(|block| port_block(*block));
             self.quarantine.keep(blocks.collect());
         }
-        let mut state = self.state.lock().expect("no holder panics");
         let told = fold(&state.told, request);
         let (mut wanted, mut outdated) = (BTreeMap::new(), BTreeSet::new());
         for assignment in &told.put {
@@ -489,10 +506,19 @@ impl Host {
                 running.removed = running.removed || running.orders.try_send(Order::Remove).is_ok();
                 return Err(AssignError::Busy(id));
             }
-            (running.which, running.removed) = (which(&assignment), false);
+            let told = (which(&assignment), assignment.revision, false);
+            if (running.which, running.revision, running.removed) == told
+                && assignment.revision > 0
+                && !running.orders.is_closed()
+            {
+                return Ok(());
+            }
             let order = Order::Assign(Box::new(assignment.clone()));
             match running.orders.try_send(order) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    (running.which, running.revision, running.removed) = told;
+                    return Ok(());
+                }
                 // A second task beside it could start what the first still ends.
                 Err(TrySendError::Full(_)) => return Err(AssignError::Busy(id)),
                 Err(TrySendError::Closed(_)) => {}
@@ -509,12 +535,13 @@ impl Host {
         adopted: Option<(StartKey, Child)>,
     ) -> Result<(), GroupError> {
         let (which, class) = (which(&assignment), class(&assignment));
+        let revision = assignment.revision;
         let (group, log) = (self.agent_group(class, &id)?, self.log(&id));
         let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
         let (shared, kept) = (self.shared.clone(), self.kept(class).clone());
         let task = Task::new(id.clone(), shared, kept, group, log, assignment, adopted);
         state.tasks[class as usize].spawn(task.run(queue));
-        state.agents.insert(id, Running { class, which, removed: false, orders });
+        state.agents.insert(id, Running { class, which, revision, removed: false, orders });
         Ok(())
     }
 

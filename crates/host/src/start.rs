@@ -34,14 +34,19 @@ pub(crate) async fn empty(group: &Group) {
     }
 }
 
-/// Waits for what looks at an agent's HOME, for as long as there is a lease to start it under: a file
-/// system that hangs keeps neither its node from a new lease nor other agents from starting.
+/// Waits for what looks at an agent's HOME, until its lease is over: a file system that hangs keeps
+/// neither its node from a new lease nor other agents from starting.
 pub(crate) async fn waited<T: Send + 'static>(
     kept: &Kept,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     let refused = |why: String, fatal| Refusal { why, fatal, ports_taken: None };
     let mut lease = kept.guard.watch();
+    let over = async {
+        // What a guard still holds from before this daemon was not announced yet.
+        let _ = lease.wait_for(Option::is_some).await;
+        let _ = lease.wait_for(Option::is_none).await;
+    };
     tokio::select! {
         done = tokio::task::spawn_blocking(work) => done.map_err(|e| refused(e.to_string(), false)),
         // Not again by itself: each try that hangs keeps a thread.
@@ -49,7 +54,7 @@ pub(crate) async fn waited<T: Send + 'static>(
             let seconds = PREPARING_MAX.as_secs();
             Err(refused(format!("its HOME could not be prepared within {seconds} s"), true))
         }
-        _ = lease.wait_for(Option::is_none) => Err(refused("there is no lease for it".into(), false)),
+        () = over => Err(refused("its lease is over".into(), false)),
     }
 }
 
@@ -83,6 +88,7 @@ pub(crate) async fn launch(
         restarts: assignment.restarts,
         start: number,
         salt: rand::random(),
+        uid: assignment.uid,
     };
     let site = host.clone();
     let prepared = waited(&kept, move || {

@@ -17,12 +17,15 @@ pub(crate) struct StartKey {
     pub(crate) start: u32,
     /// Keeps keys of one start apart that a daemon forgot to have used.
     pub(crate) salt: u32,
+    /// Its uid, which one that had its name before did not have; 0 in keys of daemons of before.
+    pub(crate) uid: u32,
 }
 
 impl StartKey {
     /// Whether it is what `assignment` asks for.
     pub(crate) fn is_of(&self, assignment: &Assignment) -> bool {
         self.generation == assignment.generation
+            && (self.uid == 0 || self.uid == assignment.uid)
             && self.agent.fleet.as_str() == assignment.fleet
             && self.agent.agent.as_str() == assignment.agent
     }
@@ -30,8 +33,8 @@ impl StartKey {
 
 impl fmt::Display for StartKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { agent, generation, restarts, start, salt } = self;
-        write!(f, "{}/{}:{generation}:{restarts}:{start}:{salt}", agent.fleet, agent.agent)
+        let Self { agent: AgentId { fleet, agent }, generation, restarts, start, salt, uid } = self;
+        write!(f, "{fleet}/{agent}:{generation}:{restarts}:{start}:{salt}:{uid}")
     }
 }
 
@@ -40,8 +43,14 @@ impl FromStr for StartKey {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let parts: Vec<&str> = text.split([':', '/']).collect();
-        let [fleet, agent, generation, restarts, start, salt] = parts.as_slice() else {
-            return Err(());
+        let (fleet, agent, generation, restarts, start, salt, uid) = match parts.as_slice() {
+            [fleet, agent, generation, restarts, start, salt] => {
+                (fleet, agent, generation, restarts, start, salt, &"0")
+            }
+            [fleet, agent, generation, restarts, start, salt, uid] => {
+                (fleet, agent, generation, restarts, start, salt, uid)
+            }
+            _ => return Err(()),
         };
         Ok(Self {
             agent: parse_agent(fleet, agent).map_err(drop)?,
@@ -49,6 +58,7 @@ impl FromStr for StartKey {
             restarts: restarts.parse().map_err(drop)?,
             start: start.parse().map_err(drop)?,
             salt: salt.parse().map_err(drop)?,
+            uid: uid.parse().map_err(drop)?,
         })
     }
 }
@@ -60,9 +70,21 @@ mod tests {
     #[test]
     fn a_key_is_read_back() {
         let agent = parse_agent("demo", "a-1").unwrap();
-        let key = StartKey { agent, generation: 3, restarts: 1, start: 2, salt: 77 };
-        assert_eq!(key.to_string().parse(), Ok(key));
-        for text in ["", "demo/a", "demo/a:1:2:3", "demo/a:x:2:3:4", "demo:a:1:2:3:4:5"] {
+        let key = StartKey { agent, generation: 3, restarts: 1, start: 2, salt: 77, uid: 5 };
+        assert_eq!(key.to_string().parse(), Ok(key.clone()));
+        let of_before = StartKey { uid: 0, ..key.clone() };
+        assert_eq!("demo/a-1:3:1:2:77".parse(), Ok(of_before.clone()));
+        let told = Assignment {
+            fleet: "demo".into(),
+            agent: "a-1".into(),
+            generation: 3,
+            uid: 5,
+            ..Assignment::default()
+        };
+        assert!(key.is_of(&told) && of_before.is_of(&told));
+        assert!(!key.is_of(&Assignment { uid: 6, ..told.clone() }));
+        assert!(!key.is_of(&Assignment { generation: 2, ..told }));
+        for text in ["", "demo/a", "demo/a:1:2:3", "demo/a:x:2:3:4", "demo:a:1:2:3:4:5:6"] {
             assert_eq!(text.parse::<StartKey>(), Err(()), "{text}");
         }
     }

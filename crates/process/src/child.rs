@@ -22,7 +22,10 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
     process::{Signal, pidfd_send_signal},
 };
-use tokio::sync::oneshot;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+};
 
 use crate::{cgroup::Group, launch::LaunchSpec, logs::LogFile};
 
@@ -54,7 +57,8 @@ pub struct Child {
     pid: u32,
     /// None when it had ended before this daemon asked.
     pidfd: Option<OwnedFd>,
-    exit: oneshot::Receiver<i32>,
+    /// None once it was heard, or nobody is left to say it.
+    exit: Option<oneshot::Receiver<i32>>,
     status: Option<i32>,
 }
 
@@ -63,7 +67,7 @@ impl Link {
         let (ended, exit) = oneshot::channel();
         self.exits.insert(key.to_owned(), ended);
         let pid = pidfd.as_ref().and_then(|pidfd| pid_of(pidfd).ok()).unwrap_or(0);
-        Child { key: key.to_owned(), pid, pidfd, exit, status: None }
+        Child { key: key.to_owned(), pid, pidfd, exit: Some(exit), status: None }
     }
 
     fn hear(&mut self, report: Report, descriptors: Vec<OwnedFd>) {
@@ -239,16 +243,59 @@ impl Child {
 
     /// Waits for its end. Cancelling loses nothing.
     pub async fn wait(&mut self) -> ExitStatus {
-        let status = match self.status {
-            Some(status) => status,
-            None => (&mut self.exit).await.unwrap_or(KILLED),
-        };
-        self.status = Some(status);
-        ExitStatus::from_raw(status)
+        if let Some(exit) = &mut self.exit {
+            self.status = exit.await.ok();
+            self.exit = None;
+        }
+        if self.status.is_none() {
+            self.ended().await;
+        }
+        ExitStatus::from_raw(*self.status.get_or_insert(KILLED))
+    }
+
+    /// Waits for its end where nobody says how it ended: init has ended and it with it, or init cut
+    /// this daemon off, which had not listened for long, and it runs on.
+    async fn ended(&self) {
+        let Some(pidfd) = &self.pidfd else { return };
+        #[expect(
+            deprecated,
+            reason = "a BorrowedFd keeps its file; the replacement is unsafe code"
+        )]
+        let pidfd = AsyncFd::with_interest(pidfd.as_fd(), Interest::READABLE);
+        if let Ok(pidfd) = pidfd {
+            // Readable once it has ended.
+            let _ = pidfd.readable().await;
+        }
     }
 }
 
 /// The signal that ended a process, or its exit code.
 pub fn signal_or_code(status: ExitStatus) -> Result<i32, i32> {
     status.signal().map_or_else(|| Err(status.code().unwrap_or(-1)), Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, process::Command, task::Poll};
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_runs_has_not_ended_because_init_says_no_more() {
+        let mut sleeps = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&sleeps), PidfdFlags::empty()).unwrap();
+        let mut link = Link::default();
+        let mut child = link.child("f/a", Some(pidfd));
+        drop(link);
+        for _ in 0..2 {
+            let mut waiting = std::pin::pin!(child.wait());
+            let polled = std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await;
+            assert_eq!(polled, Poll::Pending);
+        }
+        sleeps.kill().unwrap();
+        assert_eq!(signal_or_code(child.wait().await), Ok(KILLED));
+        sleeps.wait().unwrap();
+    }
 }
