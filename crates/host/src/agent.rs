@@ -157,12 +157,12 @@ impl Task {
         if self.child.is_some() {
             self.adopt().await;
         } else {
-            if !self.is_emptied(&mut orders).await {
+            let Some(event) = self.emptied(&mut orders).await else {
                 self.fenced().await;
                 return;
-            }
-            let wanted = self.assignment.run && !self.removing;
-            self.on(if wanted { Event::Want } else { Event::Unwant });
+            };
+            self.on(event);
+            self.remember();
         }
         self.report();
         let mut log_check =
@@ -224,25 +224,32 @@ impl Task {
     }
 
     /// Waits until its group is empty: what init has forgotten may have left children, which are no
-    /// part of a next start, and while they run the agent is not gone. False when the host went
-    /// silent first.
-    async fn is_emptied(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+    /// part of a next start, and while they run the agent is not gone. Answers what it was told
+    /// until then; nothing when the host went silent.
+    async fn emptied(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Event> {
         let group = self.group.clone();
         let mut emptied = std::pin::pin!(empty(&group));
+        let mut anew = false;
         loop {
-            tokio::select! {
-                () = &mut emptied => return true,
-                // Nothing starts before: a permit is asked for here, and heard of later.
-                order = orders.recv() => match order {
-                    Some(Order::Assign(assignment)) => self.assign(*assignment),
-                    Some(Order::Remove) => {
-                        self.removing = true;
-                        self.on(Event::Unwant);
-                    }
-                    None => return false,
+            let order = tokio::select! {
+                () = &mut emptied => break,
+                order = orders.recv() => order?,
+            };
+            // What is held against it is of what it was before.
+            let of = |told: &Assignment| (told.uid, told.generation, told.restarts);
+            match order {
+                Order::Assign(new) => {
+                    anew |= !new.run || of(&new) != of(&self.assignment);
+                    (self.assignment, self.removing) = (*new, false);
                 }
+                Order::Remove => (self.removing, anew) = (true, true),
             }
         }
+        Some(match (self.assignment.run && !self.removing, anew) {
+            (false, _) => Event::Unwant,
+            (true, true) => Event::Restart,
+            (true, false) => Event::Want,
+        })
     }
 
     /// Goes on with a process that an earlier daemon started.

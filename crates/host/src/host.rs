@@ -338,11 +338,12 @@ impl Host {
         }
         for (id, assignment) in told {
             let child = adopted.remove(&id);
+            let group = self.agent_group(of, &id)?;
             // What does not run is started by what the leader says now: it may run elsewhere since.
             if child.is_none() && state.told.epoch != lease.epoch.0 {
+                group.kill()?;
                 continue;
             }
-            let group = self.agent_group(of, &id)?;
             if child.is_some()
                 && let Err(error) = kept.guard.cover_adopted(&group)
             {

@@ -43,8 +43,10 @@ pub(crate) async fn waited<T: Send + 'static>(
     let refused = |why: String, fatal| Refusal { why, fatal, ports_taken: None };
     let mut lease = kept.guard.watch();
     let over = async {
-        // What a guard still holds from before this daemon was not announced yet.
-        let _ = lease.wait_for(Option::is_some).await;
+        // One that was just granted is announced a moment later.
+        if kept.guard.current().is_some() {
+            let _ = lease.wait_for(Option::is_some).await;
+        }
         let _ = lease.wait_for(Option::is_none).await;
     };
     tokio::select! {

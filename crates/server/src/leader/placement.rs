@@ -26,7 +26,7 @@ pub(super) async fn run(leader: Leader) {
             None => Vec::new(),
         });
         if moves.is_empty() {
-            tokio::time::sleep(began.elapsed() * PAUSE_OF_LOOK).await;
+            tokio::time::sleep((began.elapsed() * PAUSE_OF_LOOK).min(LOOK)).await;
             leader.applied(&mut index, LOOK).await;
             continue;
         }
