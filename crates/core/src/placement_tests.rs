@@ -579,6 +579,30 @@ fn what_a_node_could_run_that_takes_no_agents_now_waits_for_it() {
 }
 
 #[test]
+fn why_an_agent_waits_is_said_as_things_are_now() {
+    let size = |memory_gib| Size { ports: 199, memory_gib, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(8), size(4)]);
+    let set = |state: &mut State, index, node: usize, schedulable| {
+        let set = SetSchedulable { node: nodes[node], schedulable, drain: None };
+        apply(state, index, &command(Operation::SetSchedulable(set))).unwrap();
+    };
+    set(&mut state, 2_000, 0, Schedulable::Cordoned);
+    set(&mut state, 2_001, 1, Schedulable::Cordoned);
+    let spec = asking(Ask { memory: 6 * 4, ..PLAIN });
+    create(&mut state, 2_002, fleet(0), "a", None, spec, Admission::Overcommit).unwrap();
+    let why = |state: &State| {
+        let agent = state.unplaced().next().map(|id| &state.agents()[id]).unwrap();
+        (agent.pending, plan::waits_for(state, agent))
+    };
+    let (first, now) = (Some(PendingReason::NoNode), Some(PendingReason::NoMemory));
+    assert_eq!(why(&state), (first, first));
+    set(&mut state, 2_003, 1, Schedulable::Open);
+    assert_eq!(why(&state), (first, now));
+    set(&mut state, 2_004, 0, Schedulable::Open);
+    assert_eq!(why(&state), (first, first), "it is placed in a moment");
+}
+
+#[test]
 fn what_no_node_that_suits_could_run_is_refused_and_what_no_node_suits_waits() {
     let size = |rack, memory_gib| Size { ports: 199, memory_gib, rack, version: 1 };
     let (state, _) = cluster(&[size(0, 8), size(1, 2), size(1, 4)]);

@@ -183,6 +183,20 @@ pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, N
         .collect()
 }
 
+/// Why an agent waits that does, as things are now: what was said when it began to may be so no
+/// more.
+pub fn waits_for(state: &State, agent: &Agent) -> Option<PendingReason> {
+    let first = agent.pending?;
+    if first == PendingReason::MovesPaused && !moves(state, 0) {
+        return Some(first);
+    }
+    match why_pending(state, &agent.id.fleet, &agent.spec) {
+        // One has room for it, and it is placed in a moment, or once nodes that are silent are not.
+        PendingReason::NoNode if !state.index().listed().is_empty() => Some(first),
+        now => Some(now),
+    }
+}
+
 /// Why no node can take an agent: what the nodes that come closest lack, of those the least full.
 pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> PendingReason {
     let index = state.index();

@@ -287,7 +287,7 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
         evicting: p.evicting,
         next_node: p.next.map(|node| format!("nodes/{node}")).unwrap_or_default(),
     });
-    let message = match (agent.pending, agent.former) {
+    let message = match (core::plan::waits_for(state, agent), agent.former) {
         (Some(reason), Some((node, _))) if agent_state(agent) == v1::agent::State::Fenced => {
             let (why, proof) = (pending(reason, &agent.spec), evidence(&agent.evidence));
             format!("{why}; it was on {}: {proof}", name(node))

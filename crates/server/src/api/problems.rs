@@ -1,6 +1,8 @@
 //! What is wrong with the cluster, and what to do about it.
 
-use fleet_core::{Agent, MoveRule, Node, NodeStatus, PendingReason, Role, Schedulable, State};
+use fleet_core::{
+    Agent, MoveRule, Node, NodeStatus, PendingReason, Role, Schedulable, State, plan,
+};
 use fleet_proto::{
     convert::api::pending,
     host::Observation,
@@ -125,7 +127,7 @@ fn runs_twice(state: &State, agent: &Agent, line: &str) -> String {
 
 /// What is wrong with an agent, if anything is.
 pub(super) fn of_agent(state: &State, observed: &Observed, agent: &Agent) -> Option<Problem> {
-    if let Some(reason) = agent.pending {
+    if let Some(reason) = plan::waits_for(state, agent) {
         let message = format!("agent {} waits: {}", agent.id, pending(reason, &agent.spec));
         let action = "see `fleet-cluster agent explain` for what would help";
         return Some(problem("AGENT_PENDING", message, action));
