@@ -9,7 +9,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{
+    connect_async_with_config,
+    tungstenite::{Message, protocol::WebSocketConfig},
+};
 
 use crate::{
     runtimes::{Probe, ProbeKind, Step},
@@ -18,6 +21,9 @@ use crate::{
 
 /// Most of an HTTP answer that is looked at.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// Largest message an agent may say over a WebSocket: it is read into this process's memory, which
+/// the agent's limits do not bound.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Whether an agent is ready now.
 ///
@@ -76,8 +82,11 @@ fn holds(message: &Value, wanted: &Value) -> bool {
 
 async fn websocket(url: &str, steps: &[Step], variables: &Variables) -> Result<(), String> {
     let url = variables.fill(url)?;
-    let (mut socket, _) =
-        tokio_tungstenite::connect_async(&url).await.map_err(|e| format!("websocket: {e}"))?;
+    let most = Some(MESSAGE_BYTES_MAX);
+    let config = WebSocketConfig::default().max_message_size(most).max_frame_size(most);
+    let (mut socket, _) = connect_async_with_config(&url, Some(config), false)
+        .await
+        .map_err(|e| format!("websocket: {e}"))?;
     for step in steps {
         match step {
             Step::Send(value) => {
@@ -200,5 +209,7 @@ mod tests {
         assert_eq!(ask(well, "wrong", probe).await, Err("refused: who?".into()));
         let ill = gateway(json!({"ok": false})).await;
         assert_eq!(ask(ill, "right", &short).await, Err("no answer within 300 ms".into()));
+        let wordy = gateway(json!({"ok": true, "why": "x".repeat(MESSAGE_BYTES_MAX)})).await;
+        assert!(ask(wordy, "right", probe).await.unwrap_err().contains("too long"));
     }
 }

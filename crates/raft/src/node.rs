@@ -84,6 +84,9 @@ pub struct RaftStatus {
     pub voters: BTreeSet<NodeId>,
     /// Members that follow without a vote.
     pub learners: BTreeSet<NodeId>,
+    /// Whether a change of the voters is half made: until it is whole, both those before it and
+    /// those after it need a majority.
+    pub is_changing: bool,
 }
 
 pub(crate) struct Inner {
@@ -273,6 +276,7 @@ impl Node {
             term: metrics.vote.leader_id.term,
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
+            is_changing: membership.get_joint_config().len() > 1,
         }
     }
 
@@ -302,6 +306,20 @@ impl Node {
         let metrics = self.inner.raft.metrics();
         let state = &metrics.borrow_watched().running_state;
         state.as_ref().err().map_or_else(|| "it was shut down".into(), ToString::to_string)
+    }
+
+    /// Makes a change of the voters whole that whoever began it did not: it was asked to stop, or
+    /// led no more.
+    ///
+    /// # Errors
+    /// When this node does not lead, or the change did not commit.
+    pub async fn complete_change(&self) -> Result<(), ProposeError> {
+        let metrics = self.inner.raft.server_metrics();
+        let configs =
+            metrics.borrow_watched().membership_config.membership().get_joint_config().clone();
+        let Some(voters) = configs.into_iter().next_back() else { return Ok(()) };
+        let changed = self.inner.raft.change_membership(voters, true).await;
+        changed.map(drop).map_err(|e| ProposeError::Unknown(e.to_string()))
     }
 
     /// Makes a node a learner and waits until it has caught up, then gives it a vote.

@@ -16,6 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) async fn run(leader: Leader) {
     loop {
         let status = leader.raft.status();
+        if status.is_changing {
+            match leader.raft.complete_change().await {
+                Ok(()) => tracing::info!("a change of the voters that was half made is whole"),
+                Err(error) => tracing::warn!(%error, "a change of the voters is half made"),
+            }
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         let wanted: Vec<(NodeId, String, bool)> = leader.raft.read(|state| {
             let voters = state.nodes().values().filter(|n| n.role == Role::Voter);
             let up = |n: &Node| n.status == NodeStatus::Active;
