@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     codec::{get_entry, get_log_id, get_meta, get_vote, put_log_id, put_vote},
     node::Inner,
-    snapshot::SnapshotFile,
-    type_config::{Snapshot, TypeConfig, Vote},
+    snapshot,
+    type_config::{TypeConfig, Vote},
 };
 
 /// The gRPC service that answers peers. Requests must carry a [`Principal`] extension.
@@ -149,15 +149,16 @@ impl RaftService for Service {
         self.check(caller, header.target, &vote)?;
         self.inner.acknowledged.answering(vote.leader_id.term);
         let meta = get_meta(header.meta).map_err(invalid)?;
-        let path = self.inner.snapshots.join(format!("{}.receiving", vote.leader_id.term));
         let failed = |e: std::io::Error| Status::unavailable(format!("storing a snapshot: {e}"));
-        let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
+        let (file, path) = snapshot::receiving(&self.inner.snapshots).map_err(failed)?;
+        let mut file = tokio::fs::File::from_std(file);
         while let Some(message) = messages.message().await? {
             file.write_all(&message.chunk).await.map_err(failed)?;
         }
         file.flush().await.map_err(failed)?;
         drop(file);
-        let snapshot = Snapshot { meta, snapshot: SnapshotFile { path } };
+        let received = tokio::task::spawn_blocking(move || snapshot::received(path, &meta));
+        let snapshot = received.await.map_err(std::io::Error::other).flatten().map_err(failed)?;
         let answer = self.inner.raft.install_full_snapshot(vote, snapshot).await;
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(wire::InstallSnapshotResponse { vote: Some(put_vote(&answer.vote)) }))

@@ -10,6 +10,7 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use fleet_core::Record;
@@ -17,6 +18,7 @@ use fleet_proto::{convert::storage::decode_record, storage as wire};
 use openraft::storage::RaftSnapshotBuilder;
 use prost::Message;
 use rocksdb::IteratorMode;
+use tempfile::TempPath;
 
 use crate::{
     codec::{get_log_id, get_meta, get_stored_membership, malformed, put_meta},
@@ -24,10 +26,18 @@ use crate::{
     type_config::{Snapshot, SnapshotMeta, TypeConfig},
 };
 
-/// A snapshot file, whole and checked when it was written.
+/// A snapshot file, whole and checked when it was written or received.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile {
     pub(crate) path: PathBuf,
+    /// Of one that was received: it goes with its last user, unless it was published.
+    _received: Option<Arc<TempPath>>,
+}
+
+impl SnapshotFile {
+    fn published(path: PathBuf) -> Self {
+        Self { path, _received: None }
+    }
 }
 
 /// Largest record accepted from a snapshot; far above any a command can make.
@@ -97,21 +107,48 @@ pub(crate) fn publish(dir: &Path, temporary: &Path, meta: &SnapshotMeta) -> io::
     Ok(path)
 }
 
-/// Reads a whole snapshot file and checks it.
-pub(crate) fn read(path: &Path) -> io::Result<(SnapshotMeta, Vec<Record>)> {
+/// Reads a whole snapshot file, checks it and hands over each of its records.
+fn scan(
+    path: &Path,
+    mut record: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> io::Result<SnapshotMeta> {
     let mut file = Sum::new(BufReader::new(File::open(path)?));
     let meta = file.get()?.ok_or_else(|| malformed("snapshot"))?;
     let meta = get_meta(Some(wire::SnapshotMeta::decode(&*meta).map_err(io::Error::other)?))?;
-    let mut records = Vec::new();
     while let Some(bytes) = file.get()? {
-        records.push(decode_record(&bytes).map_err(io::Error::other)?);
+        record(bytes)?;
     }
     let mut sum = [0; 4];
     file.inner.read_exact(&mut sum)?;
     if file.crc.finalize().to_le_bytes() != sum {
         return Err(malformed("snapshot: wrong checksum"));
     }
-    Ok((meta, records))
+    Ok(meta)
+}
+
+/// The records of a snapshot file.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    scan(path, |bytes| {
+        records.push(decode_record(&bytes).map_err(io::Error::other)?);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// A file in `dir` for one transfer alone: a sender may begin anew before its last try has ended.
+pub(crate) fn receiving(dir: &Path) -> io::Result<(File, TempPath)> {
+    Ok(tempfile::Builder::new().suffix(".receiving").tempfile_in(dir)?.into_parts())
+}
+
+/// What was received, checked: a state machine that cannot install a snapshot ends its node.
+pub(crate) fn received(path: TempPath, announced: &SnapshotMeta) -> io::Result<Snapshot> {
+    let meta = scan(&path, |_| Ok(()))?;
+    if meta != *announced {
+        return Err(malformed("snapshot: not the one announced"));
+    }
+    let snapshot = SnapshotFile { path: path.to_path_buf(), _received: Some(Arc::new(path)) };
+    Ok(Snapshot { meta, snapshot })
 }
 
 /// The description of a snapshot file, without its records.
@@ -134,7 +171,7 @@ pub(crate) fn current(dir: &Path) -> io::Result<Option<Snapshot>> {
             newest = Some((meta, path));
         }
     }
-    Ok(newest.map(|(meta, path)| Snapshot { meta, snapshot: SnapshotFile { path } }))
+    Ok(newest.map(|(meta, path)| Snapshot { meta, snapshot: SnapshotFile::published(path) }))
 }
 
 /// Builds a snapshot of what is applied.
@@ -168,7 +205,7 @@ impl Builder {
         file.inner.write_all(&sum)?;
         file.inner.flush()?;
         let path = publish(&self.dir, &temporary, &meta)?;
-        Ok(Snapshot { meta, snapshot: SnapshotFile { path } })
+        Ok(Snapshot { meta, snapshot: SnapshotFile::published(path) })
     }
 }
 

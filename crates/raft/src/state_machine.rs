@@ -176,7 +176,7 @@ impl StateMachine {
     }
 
     fn install(&self, meta: &SnapshotMeta, file: &SnapshotFile) -> io::Result<()> {
-        let (_, records) = snapshot::read(&file.path)?;
+        let records = snapshot::read(&file.path)?;
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.store.state(), [0_u8].as_slice(), [0xff_u8].as_slice());
         let state = State::restore(records);

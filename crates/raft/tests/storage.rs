@@ -11,13 +11,21 @@ use std::{
 };
 
 use fleet_core::{CreateFleet, InitCluster, NodeAddress, Operation, State, Wants};
-use fleet_proto::raft::raft_service_server::RaftServiceServer;
+use fleet_proto::{
+    raft::{
+        self as wire, install_snapshot_request::Header, raft_service_client::RaftServiceClient,
+        raft_service_server::RaftServiceServer,
+    },
+    storage,
+};
 use fleet_raft::{LogLimits, Node, OpenError, RaftConfig};
 use fleet_types::{Labels, LeaseProfile, LeaseTiming, NodeId, Principal, Timestamp};
+use futures::stream;
+use prost::Message;
 use tempfile::TempDir;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{
-    Request,
+    Code, Request,
     transport::{Endpoint, Server},
 };
 
@@ -119,6 +127,76 @@ async fn a_node_that_is_far_behind_is_sent_a_snapshot() {
     let again = opened_again(&two, goal).await;
     assert_eq!(digest(&again), digest(&leader), "what was installed is not what was stored");
     for node in [leader, late, again] {
+        node.shutdown().await;
+    }
+}
+
+/// The messages by which node 1 sends a snapshot file.
+fn messages(file: &[u8]) -> Vec<wire::InstallSnapshotRequest> {
+    let length = u32::from_le_bytes(file[..4].try_into().unwrap()) as usize;
+    let meta = storage::SnapshotMeta::decode(&file[4..4 + length]).unwrap();
+    let vote = storage::Vote { term: 1, node_id: 1, committed: true };
+    let header = Header { vote: Some(vote), meta: Some(meta), target: 2 };
+    let first = wire::InstallSnapshotRequest { header: Some(header), chunk: Vec::new() };
+    let rest = file.chunks(file.len().div_ceil(2));
+    let chunk = |part: &[u8]| wire::InstallSnapshotRequest { header: None, chunk: part.to_vec() };
+    std::iter::once(first).chain(rest.map(chunk)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_arrives_broken_is_refused_and_harms_no_other() {
+    let dir = TempDir::new().unwrap();
+    let (one, two) = (dir.path().join("1"), dir.path().join("2"));
+    let leader = first(&one).await;
+    fleets(&leader, 0..60).await;
+    let finished = || {
+        let mut files = fs::read_dir(one.join("snapshots")).unwrap().map(|e| e.unwrap().path());
+        files.find(|path| path.extension().is_some_and(|e| e == "snapshot"))
+    };
+    let snapshot = loop {
+        match finished() {
+            Some(path) => break fs::read(path).unwrap(),
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let late = open(2, &two).await.unwrap();
+    let address = serve(&late, 1).await;
+    let client = RaftServiceClient::connect(format!("http://{address}")).await.unwrap();
+    let send = async |messages| client.clone().install_snapshot(stream::iter(messages)).await;
+
+    let whole = messages(&snapshot);
+    let (slow, arriving) = tokio::sync::mpsc::channel(1);
+    let mut other = client.clone();
+    let first =
+        tokio::spawn(async move { other.install_snapshot(ReceiverStream::new(arriving)).await });
+    slow.send(whole[0].clone()).await.unwrap();
+    slow.send(whole[1].clone()).await.unwrap();
+    let stored = || {
+        let files = fs::read_dir(two.join("snapshots")).unwrap().map(|e| e.unwrap().path());
+        files.collect::<Vec<_>>()
+    };
+    while stored().is_empty() {
+        tokio::task::yield_now().await;
+    }
+
+    let mut flipped = snapshot.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for broken in [whole[..2].to_vec(), messages(&flipped)] {
+        let refused = send(broken).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    }
+    let mut another = whole.clone();
+    let meta = another[0].header.as_mut().unwrap().meta.as_mut().unwrap();
+    meta.last_log_id.as_mut().unwrap().index += 1;
+    assert_eq!(send(another).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(*late.applied_index().borrow(), 0);
+
+    slow.send(whole[2].clone()).await.unwrap();
+    drop(slow);
+    first.await.unwrap().unwrap();
+    assert!(*late.applied_index().borrow() >= 50);
+    assert_eq!(stored().len(), 1, "{:?}", stored());
+    for node in [leader, late] {
         node.shutdown().await;
     }
 }
