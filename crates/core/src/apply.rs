@@ -3,7 +3,7 @@
 use fleet_types::{Epoch, FleetName, NodeId, Revision};
 
 use crate::{
-    command::{Admission, AgentDraft, Command, CreateAgents, Operation},
+    command::{Admission, AgentDraft, Command, CreateAgents, Operation, RegisterNode},
     commands,
     record::Role,
     rejection::Rejection,
@@ -52,6 +52,14 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
         state.remember(request.id.clone(), request.fingerprint, revision);
     }
     Ok(outcome)
+}
+
+/// Whether a node is one of the cluster, with the data directory it joined with; changes nothing.
+///
+/// # Errors
+/// The [`Rejection`] that registering it would end in.
+pub fn check_register(state: &State, op: &RegisterNode) -> Result<(), Rejection> {
+    commands::register_node::check(state, op)
 }
 
 /// Whether agents could be made now; changes nothing.

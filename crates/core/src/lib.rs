@@ -44,7 +44,7 @@ mod together;
 pub mod voters;
 mod whereabouts;
 
-pub use apply::{Outcome, apply, check_create, check_drafts};
+pub use apply::{Outcome, apply, check_create, check_drafts, check_register};
 pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,

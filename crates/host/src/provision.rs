@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fleet_process::{Confinement, LaunchFile, LaunchSpec, LeaseCheck};
+use fleet_process::{Confinement, LaunchFile, LaunchSpec, LeaseCheck, walk};
 use fleet_proto::{
     convert::api::{home, limits},
     host::Assignment,
@@ -14,7 +14,6 @@ use fleet_proto::{
 };
 use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock, ResourceLimits};
 use serde_json::Value;
-use walkdir::WalkDir;
 
 use crate::{
     overlay,
@@ -263,11 +262,8 @@ fn own(home: &Path, uid: u32) -> io::Result<()> {
     if fs::symlink_metadata(home)?.uid() == uid {
         return Ok(());
     }
-    for entry in WalkDir::new(home).contents_first(true).same_file_system(true) {
-        // Links are given away themselves, never what they point at.
-        lchown(entry?.path(), Some(uid), Some(uid))?;
-    }
-    Ok(())
+    // Links are given away themselves, never what they point at.
+    walk(home, &mut |path| lchown(path?, Some(uid), Some(uid)))
 }
 
 #[cfg(test)]

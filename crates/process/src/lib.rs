@@ -26,4 +26,4 @@ pub use limits::Limiter;
 pub use logs::{LogFile, read_from, tail};
 pub use ports::{Holder, holders, unused};
 pub use sandbox::{Confinement, lacking};
-pub use usage::disk_usage;
+pub use usage::{disk_usage, walk};

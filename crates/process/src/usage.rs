@@ -1,23 +1,79 @@
-//! What a directory takes up on its disk.
+//! The files below a directory, however deep they lie, and what they take up on their disk.
 
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
 
+use nix::{errno::Errno, libc};
 use walkdir::WalkDir;
 
 /// Unit of `st_blocks`, whatever the file system's own block size is. See `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
 
+/// Calls `each` for `root` and all below it on its file system, what a directory holds before the
+/// directory itself, and with the error for what cannot be read or made `each` fail. A path may not
+/// be the file's usual one: where that is longer than the kernel takes (`PATH_MAX`), which whoever
+/// writes there can bring about, it begins at a descriptor.
+///
+/// # Errors
+/// Those `each` makes of an error.
+pub fn walk(
+    root: &Path,
+    each: &mut dyn FnMut(io::Result<&Path>) -> io::Result<()>,
+) -> io::Result<()> {
+    for entry in WalkDir::new(root).contents_first(true).same_file_system(true) {
+        let (path, error) = match entry {
+            Ok(entry) => match each(Ok(entry.path())) {
+                Ok(()) => continue,
+                Err(error) => (entry.into_path(), error),
+            },
+            Err(error) => (error.path().unwrap_or(root).to_owned(), error.into()),
+        };
+        if error.kind() != io::ErrorKind::InvalidFilename {
+            each(Err(error))?;
+            continue;
+        }
+        match shorten(&path) {
+            Ok((_directory, path)) => walk(&path, each)?,
+            Err(error) => each(Err(error))?,
+        }
+    }
+    Ok(())
+}
+
+/// The directory of `path`, and a path that is good while that is open.
+fn shorten(path: &Path) -> io::Result<(File, PathBuf)> {
+    let (directory, name) = path.parent().zip(path.file_name()).ok_or(Errno::ENAMETOOLONG)?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let directory = OpenOptions::new().read(true).custom_flags(flags).open(directory)?;
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    Ok((directory, Path::new(&path).join(name)))
+}
+
 /// Bytes that the files below `directory` take up on its file system. What goes away meanwhile, or
 /// cannot be read, takes up nothing.
 pub fn disk_usage(directory: &Path) -> u64 {
-    let files = WalkDir::new(directory).same_file_system(true).into_iter().flatten();
-    files.filter_map(|file| file.metadata().ok()).map(|about| about.blocks() * BLOCK_BYTES).sum()
+    let mut bytes = 0;
+    let counted = walk(directory, &mut |path| {
+        if let Ok(path) = path {
+            bytes += fs::symlink_metadata(path)?.blocks() * BLOCK_BYTES;
+        }
+        Ok(())
+    });
+    debug_assert!(counted.is_ok(), "what cannot be read is passed over");
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn counts_what_lies_below_and_follows_no_link() {
@@ -30,5 +86,35 @@ mod tests {
         let more = disk_usage(dir.path()) - empty;
         assert!((1 << 20..(1 << 20) + 65_536).contains(&more), "{more}");
         assert_eq!(disk_usage(&dir.path().join("nothing")), 0);
+    }
+
+    /// Makes directories in each other, longer together than a path may be, by moving what was made
+    /// down into a new one; the innermost holds a file.
+    fn bury(directory: &Path, levels: usize) {
+        let name = "d".repeat(200);
+        fs::create_dir(directory.join(&name)).unwrap();
+        fs::write(directory.join(&name).join("deep"), vec![1; 1 << 20]).unwrap();
+        for _ in 1..levels {
+            fs::create_dir(directory.join("next")).unwrap();
+            fs::rename(directory.join(&name), directory.join("next").join(&name)).unwrap();
+            fs::rename(directory.join("next"), directory.join(&name)).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_lies_too_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        bury(dir.path(), 50);
+        assert!(disk_usage(dir.path()) >= 1 << 20);
+        let mut found = Vec::new();
+        walk(dir.path(), &mut |path| {
+            let path = path?;
+            fs::symlink_metadata(path)?;
+            found.push(path.file_name().unwrap().to_owned());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found.len(), 52, "a file, the directories and what they are in");
+        assert_eq!(found[0], "deep");
     }
 }

@@ -7,6 +7,7 @@
 //! ca.key           the CA's key, voters only           (0600)
 //! agent-token.key  voters only; see `secrets`          (0600)
 //! raft/            log, state, snapshots; voters only
+//! joining          until the cluster has answered: what this directory's id is made from
 //! host/            what the host was told last
 //! logs/            agents' output
 //! ```
@@ -22,8 +23,12 @@ use fleet_core::NodeAddress;
 use fleet_proto::v1::{self, Member};
 use fleet_types::{ClusterId, LeaseProfile, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::pki::Authority;
+
+/// What a directory's id is made from while it joins.
+const JOINING: &str = "joining";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +203,37 @@ impl DataDir {
         fs::create_dir_all(&self.path).map_err(self.failed("."))?;
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&self.path, private).map_err(self.failed("."))
+    }
+
+    /// The id of this directory as that of the node called `name` at `address`: random, and the
+    /// same at every try to join, since a cluster knows by it a joiner that its answer did not
+    /// reach. A try under another name or address is another node.
+    ///
+    /// # Errors
+    /// When what it is made from cannot be read or written.
+    pub fn storage_id(
+        &self,
+        name: &NodeName,
+        address: &NodeAddress,
+    ) -> Result<String, DataDirError> {
+        let seed = match self.read(JOINING) {
+            Err(DataDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let seed = const_hex::encode(rand::random::<[u8; 16]>());
+                self.write(JOINING, &seed)?;
+                seed
+            }
+            read => read?,
+        };
+        let id = Sha256::digest(format!("{seed} {name} {}", address.api));
+        Ok(const_hex::encode(id.first_chunk::<16>().expect("32 bytes")))
+    }
+
+    /// Forgets what [`DataDir::storage_id`] made the id from: the node has it.
+    ///
+    /// # Errors
+    /// When that cannot be removed.
+    pub fn joined(&self) -> Result<(), DataDirError> {
+        fs::remove_file(self.path.join(JOINING)).map_err(self.failed(JOINING))
     }
 
     /// Reads who this node is.

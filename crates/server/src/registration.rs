@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fleet_core::{NodeReport, Operation, Outcome, RegisterNode, Role};
+use fleet_core::{NodeReport, Operation, Outcome, RegisterNode, Role, check_register};
 use fleet_proto::{
     convert::api::parse_labels,
     error::{invalid_field, status},
@@ -16,7 +16,11 @@ use fleet_runtime::clock::raw_ms;
 use fleet_types::{Epoch, NodeId, PortRange, Principal, Resources};
 use tonic::{Code, Request, Response, Status};
 
-use crate::{data_dir::VoterSecrets, leases::Leases, proposer::Proposer};
+use crate::{
+    data_dir::VoterSecrets,
+    leases::Leases,
+    proposer::{Build, Proposer, SMALL},
+};
 
 /// Most things a node may say it lacks, and the bytes of one.
 const DEGRADED_MAX: usize = 8;
@@ -94,9 +98,14 @@ impl RegistrationService for Service {
         let storage = request.storage_id.clone();
         let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
         let report = report(request)?;
-        let operation = Operation::RegisterNode(RegisterNode { node, storage, held, report });
+        let op = RegisterNode { node, storage, held, report };
         let _registering = self.leases.registering(node);
-        match proposer.submit(operation).await? {
+        // A machine that was removed, or the copy of one, asks for ever: not one entry for each try.
+        let build: Build = Box::new(move |draft| {
+            check_register(draft.planner.state(), &op)?;
+            Ok(Operation::RegisterNode(op))
+        });
+        match proposer.commit(None, SMALL, build).await? {
             Outcome::NodeRegistered { epoch } => {
                 // The lease counts from here until the first renewal.
                 self.leases.grant(node, epoch, raw_ms(), false);

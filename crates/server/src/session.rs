@@ -15,11 +15,16 @@ use fleet_proto::{
 };
 use fleet_types::{Epoch, NodeId};
 use tokio::sync::{mpsc, watch};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Pauses between rounds over the members: the first, and twice as long each time up to the last.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(200);
+/// The longest pause of a node that the leader refuses: what it needs is a person.
+const REFUSED_MAX: Duration = Duration::from_secs(5);
+/// What to do about a node that is no more.
+const REMOVED: &str = "this node was removed from its cluster: stop its daemon; to use the machine \
+                       again, remove the data directory and join";
 /// How long one member may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -129,6 +134,7 @@ impl Life<'_> {
             about.degraded.extend(degraded);
             about.unfit.extend(unfit);
             let members: Vec<Member> = self.host.members().borrow().clone();
+            let mut longest = RETRY_MAX;
             for member in &members {
                 let asked = tokio::time::timeout(PATIENCE, self.ask(member, &about)).await;
                 let status = match asked {
@@ -140,14 +146,20 @@ impl Life<'_> {
                     tracing::warn!(lease.epoch = held.0, "the epoch that was held is over");
                     return None;
                 }
+                let code = status.code();
+                if matches!(code, Code::NotFound | Code::FailedPrecondition) {
+                    longest = REFUSED_MAX;
+                }
                 let news = status.message().to_owned();
-                if status.code() != tonic::Code::Unavailable && news != said {
-                    tracing::error!(member = member.node_id, %status, "registering was refused");
+                if code != Code::Unavailable && news != said {
+                    let removed = reason(&status).as_deref() == Some("NODE_NOT_FOUND");
+                    let help = if removed { REMOVED } else { "" };
+                    tracing::error!(member = member.node_id, %status, help, "registering was refused");
                     said = news;
                 }
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
+            pause = (pause * 2).min(longest);
         }
     }
 

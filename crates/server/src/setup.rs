@@ -130,7 +130,8 @@ pub fn init(data: &DataDir, place: &Place, profile: LeaseProfile) -> Result<Cont
     })
 }
 
-/// Joins the cluster at `address`. Nothing is written unless it lets this machine in.
+/// Joins the cluster at `address`. Unless it lets this machine in, nothing is written but what makes
+/// another try the same one.
 ///
 /// # Errors
 /// When the directory holds a node already, or the cluster refuses.
@@ -142,7 +143,7 @@ pub async fn join_cluster(
 ) -> Result<NodeFile, SetupError> {
     data.claim()?;
     let (key_pem, request) = pki::request()?;
-    let storage = random_hex::<16>();
+    let storage = data.storage_id(&place.name, &place.address)?;
     let answer = join(
         address,
         token,
@@ -188,6 +189,7 @@ pub async fn join_cluster(
         members: answer.members,
     };
     data.save(&node)?;
+    data.joined()?;
     Ok(node)
 }
 
@@ -207,6 +209,23 @@ mod tests {
         for bad in ["", "0.0.0.0", "h:65534", "h:0", "h:x"] {
             assert!(place(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_join_that_is_tried_again_is_the_same_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&dir.path().join("data"));
+        let id = |at: &str| {
+            data.claim().unwrap();
+            let place = place(at).unwrap();
+            data.storage_id(&place.name, &place.address).unwrap()
+        };
+        let first = id("10.0.0.1");
+        assert_eq!(first.len(), 32);
+        assert_eq!(id("10.0.0.1"), first);
+        assert_ne!(id("10.0.0.2"), first);
+        data.joined().unwrap();
+        assert_ne!(id("10.0.0.1"), first);
     }
 
     #[test]

@@ -16,16 +16,22 @@ use crate::{
     state::Moment,
 };
 
+/// Whether the caller is this node: what no retry changes.
+pub(crate) fn check(state: &State, op: &RegisterNode) -> Result<(), Rejection> {
+    if state.require_node(op.node)?.storage != op.storage {
+        return Err(Rejection::StorageMismatch(op.node));
+    }
+    Ok(())
+}
+
 pub(crate) fn apply(
     state: &mut State,
     revision: Revision,
     at: Timestamp,
     op: &RegisterNode,
 ) -> Result<Outcome, Rejection> {
+    check(state, op)?;
     let mut node = state.require_node(op.node)?.clone();
-    if node.storage != op.storage {
-        return Err(Rejection::StorageMismatch(op.node));
-    }
     let kept = match op.held {
         Some(held) if held != node.epoch || node.status != NodeStatus::Active => {
             return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });

@@ -115,7 +115,7 @@ impl Api {
             let why = format!("the call has {bytes} bytes; at most {most} can be made at once");
             return Err(invalid_field("LIMIT_REACHED", "requests", &bytes.to_string(), why));
         }
-        let gives = self.raft.read(|state| Gives::of(state, &fleet)).unwrap_or_default();
+        let gives = self.read(|state| Gives::of(state, &fleet)).await?.unwrap_or_default();
         let wanted = requests.iter().map(|one| self.parse(one.clone(), &gives));
         let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
         self.check_overlays(&gives.config, &wanted)?;
