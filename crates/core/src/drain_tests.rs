@@ -139,6 +139,42 @@ fn two_drains_share_the_room_there_is() {
 }
 
 #[test]
+fn what_an_agent_was_asked_to_leave_for_is_kept_for_it() {
+    let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(31), size(63)]);
+    let spec = asking(Ask { order: 5, ..PLAIN });
+    let make = |state: &mut State, index, name: &str, to| {
+        create(state, index, fleet(0), name, to, spec.clone(), Admission::Unchecked).unwrap();
+    };
+    make(&mut state, 2_000, "a", Some(nodes[1]));
+    let drain = Some(Drain { moves_max: 0, deadline: None });
+    let set = SetSchedulable { node: nodes[1], schedulable: Schedulable::Draining, drain };
+    apply(&mut state, 2_100, &command(Operation::SetSchedulable(set))).unwrap();
+    let evict = rebalance::drains(&state, Timestamp(1), &rebalance::Arriving::new()).pop().unwrap();
+    apply(&mut state, 2_101, &command(Operation::EvictAgents(evict))).unwrap();
+    // The other node has room for one. What comes now waits until that one is there, or has gone.
+    let free = Planner::new(&state).choose(&fleet(0), &spec);
+    assert_eq!(free, Some(nodes[0]));
+    assert_eq!(Planner::beside_moves(&state).choose(&fleet(0), &spec), None);
+    make(&mut state, 2_102, "b", None);
+    let why = |state: &State, name: &str| {
+        let id: AgentId = format!("{}/{name}", fleet(0)).parse().unwrap();
+        plan::waits_for(state, &state.agents()[&id])
+    };
+    assert_eq!(why(&state, "b"), Some(PendingReason::RoomKept));
+    assert_eq!(plan::placements(&state, 10, 0), []);
+    let agent = &state.agents()[&format!("{}/a", fleet(0)).parse::<AgentId>().unwrap()];
+    let next = Planner::beside_moves(&state).arrive(agent);
+    assert_eq!(next, Some(nodes[0]));
+    let (agent, generation) = (agent.id.clone(), agent.generation);
+    let (node, epoch) = (nodes[1], state.nodes()[&nodes[1]].epoch);
+    let stopped = ConfirmStopped { agent: agent.clone(), generation, node, epoch, next };
+    apply(&mut state, 2_103, &command(Operation::ConfirmStopped(stopped))).unwrap();
+    assert_eq!(state.agents()[&agent].placement.as_ref().map(|p| p.node), next);
+    assert_eq!(why(&state, "b"), Some(PendingReason::NoPorts));
+}
+
+#[test]
 fn a_drain_goes_at_its_pace_and_forces_nobody_out_before_its_deadline() {
     let size = |ports| Size { ports, memory_gib: 64, rack: 0, version: 1 };
     let (mut state, nodes) = cluster(&[size(127), size(399)]);

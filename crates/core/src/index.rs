@@ -110,6 +110,8 @@ pub(crate) struct Index {
     pub(crate) rooms: BTreeMap<NodeId, Room>,
     pub(crate) placed: BTreeMap<NodeId, BTreeSet<AgentId>>,
     pub(crate) unplaced: BTreeSet<AgentId>,
+    /// Those that are asked to leave the node they are placed on.
+    pub(crate) leaving: BTreeSet<AgentId>,
     pub(crate) totals: Totals,
     pub(crate) whereabouts: Whereabouts,
     /// The nodes that take agents.
@@ -524,6 +526,7 @@ impl Index {
         }
         self.whereabouts.leave(&agent.id.fleet, &agent.spec, node);
         self.unplaced.insert(agent.id.clone());
+        self.leaving.remove(&agent.id);
         self.relist(node);
     }
 

@@ -599,7 +599,8 @@ fn why_an_agent_waits_is_said_as_things_are_now() {
     set(&mut state, 2_003, 1, Schedulable::Open);
     assert_eq!(why(&state), (first, now));
     set(&mut state, 2_004, 0, Schedulable::Open);
-    assert_eq!(why(&state), (first, first), "it is placed in a moment");
+    let kept = Some(PendingReason::RoomKept);
+    assert_eq!(why(&state), (first, kept), "it is placed in a moment");
 }
 
 #[test]

@@ -168,7 +168,7 @@ pub(crate) fn losses(
 /// Where agents without a placement can go now; at most `limit` of them. `silent` as for [`moves`].
 /// While agents are not moved, those of a lost node go back there once it is up.
 pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, NodeId)> {
-    let mut planner = Planner::new(state);
+    let mut planner = Planner::beside_moves(state);
     let paused = !moves(state, silent);
     first_come(state.unplaced().filter_map(|id| state.agents().get(id)))
         .filter_map(|agent| {
@@ -191,8 +191,8 @@ pub fn waits_for(state: &State, agent: &Agent) -> Option<PendingReason> {
         return Some(first);
     }
     match why_pending(state, &agent.id.fleet, &agent.spec) {
-        // One has room for it, and it is placed in a moment, or once nodes that are silent are not.
-        PendingReason::NoNode if !state.index().listed().is_empty() => Some(first),
+        // It is placed once nodes that are silent are not.
+        PendingReason::RoomKept if first == PendingReason::MovesPaused => Some(first),
         now => Some(now),
     }
 }
@@ -209,8 +209,7 @@ pub fn why_pending(state: &State, fleet: &FleetName, spec: &AgentSpec) -> Pendin
     let needs = Needs::from(spec);
     let mut apart = listed(state, needs, spec.wants.apart.then_some(fleet));
     if let Some(node) = apart.next() {
-        // Where nothing stands in the way the choice was made on an older view.
-        return obstacle(state, node, fleet, spec).unwrap_or(PendingReason::NoNode);
+        return obstacle(state, node, fleet, spec).unwrap_or(PendingReason::RoomKept);
     }
     let any_fitness = Needs { strict: false, ..needs };
     let any_version = Needs { version: None, ..any_fitness };

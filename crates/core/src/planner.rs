@@ -37,14 +37,14 @@ use alloc::{
 };
 use core::{cmp::Reverse, ops::Bound};
 
-use fleet_types::{FleetName, NodeId};
+use fleet_types::{AgentId, FleetName, NodeId};
 
 use crate::{
     by_load::Place,
     index::{Search, open},
     offer::{Demand, Needs},
     plan::{listed, matches},
-    record::AgentSpec,
+    record::{Agent, AgentSpec},
     room::Room,
     state::State,
 };
@@ -57,6 +57,8 @@ pub struct Planner<'a> {
     rooms: BTreeMap<NodeId, Room>,
     /// Where this plan puts agents that stand apart.
     apart: BTreeMap<FleetName, BTreeSet<NodeId>>,
+    /// The agents on the move that room is kept for, each with where.
+    expected: BTreeMap<AgentId, NodeId>,
     /// How many agents of each fleet this plan puts on each node.
     planned: BTreeMap<FleetName, BTreeMap<NodeId, usize>>,
     /// How many agents of a fleet are under each value of a label: those of this plan, and those
@@ -149,6 +151,7 @@ impl<'a> Planner<'a> {
             without: None,
             rooms: BTreeMap::new(),
             apart: BTreeMap::new(),
+            expected: BTreeMap::new(),
             planned: BTreeMap::new(),
             counts: BTreeMap::new(),
             kinds: Vec::new(),
@@ -157,13 +160,42 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// A planner over `state` that keeps for agents on the move what they go to: they stopped, or
+    /// will, because there was room.
+    pub fn beside_moves(state: &'a State) -> Self {
+        Self::new(state).keep_for_moves(None)
+    }
+
+    /// Keeps for agents on the move what they go to, but for one of them.
+    fn keep_for_moves(mut self, but_for: Option<&AgentId>) -> Self {
+        for agent in self.state.on_the_move().filter(|agent| Some(&agent.id) != but_for) {
+            let next = agent.placement.as_ref().and_then(|placement| placement.next);
+            if let Some(to) = self.choose_towards(next, &agent.id.fleet, &agent.spec) {
+                self.expected.insert(agent.id.clone(), to);
+            }
+        }
+        self
+    }
+
+    /// The node for an agent that has left the one it was on: what was kept for it, or another.
+    pub fn arrive(&mut self, agent: &Agent) -> Option<NodeId> {
+        let next = agent.placement.as_ref().and_then(|placement| placement.next);
+        let kept = self.expected.remove(&agent.id);
+        kept.or_else(|| self.choose_towards(next, &agent.id.fleet, &agent.spec))
+    }
+
     /// What it plans on.
     pub fn state(&self) -> &'a State {
         self.state
     }
 
+    /// A planner for `agent` to move: it leaves out the node that one is on.
+    pub fn away_from(state: &'a State, node: NodeId, agent: &AgentId) -> Self {
+        Self::without(state, node).keep_for_moves(Some(agent))
+    }
+
     /// A planner that leaves `node` out.
-    pub fn without(state: &'a State, node: NodeId) -> Self {
+    pub(crate) fn without(state: &'a State, node: NodeId) -> Self {
         Self { without: Some(node), ..Self::new(state) }
     }
 
@@ -183,7 +215,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The node for an agent that should go to `wanted`, if it suits; else another.
-    pub fn choose_towards(
+    pub(crate) fn choose_towards(
         &mut self,
         wanted: Option<NodeId>,
         fleet: &FleetName,
@@ -203,12 +235,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether an agent can go to a node, and then does.
-    pub(crate) fn take_if_suits(
-        &mut self,
-        id: NodeId,
-        fleet: &FleetName,
-        spec: &AgentSpec,
-    ) -> bool {
+    pub fn take_if_suits(&mut self, id: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
         let suits = self.is_one_for(id, spec.into())
             && !(spec.wants.apart && self.is_close(id, fleet))
             && self.room(id).is_some_and(|room| room.lacks(spec).is_none());

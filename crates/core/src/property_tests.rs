@@ -235,7 +235,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
         }),
         Step::DeleteFleet { name } => Operation::DeleteFleet(DeleteFleet { fleet: fleet(name) }),
         Step::Agents { fleet: name, first, count, order, .. } => {
-            let mut planner = Planner::new(state);
+            let mut planner = Planner::beside_moves(state);
             let draft = |n: u8| AgentDraft {
                 name: format!("a{n}").parse::<AgentName>().unwrap(),
                 spec: spec(order, n),
@@ -261,8 +261,7 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let agent = &state.agents()[&id];
             let node = agent.placement.as_ref()?.node;
             let generation = if stale { Generation(0) } else { agent.generation };
-            let wanted = agent.placement.as_ref()?.next;
-            let next = Planner::new(state).choose_towards(wanted, &id.fleet, &agent.spec);
+            let next = Planner::beside_moves(state).arrive(agent);
             let epoch = state.nodes()[&node].epoch;
             Operation::ConfirmStopped(ConfirmStopped { agent: id, generation, node, epoch, next })
         }

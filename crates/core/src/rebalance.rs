@@ -28,7 +28,7 @@ use crate::{
     event::Cause,
     index::open,
     plan::{self, Planner},
-    record::{Agent, AgentSpec, Desired, Lifecycle, Node, NodeStatus, Schedulable},
+    record::{Agent, AgentSpec, Desired, Lifecycle, Node, Schedulable},
     room::{Load, Room},
     spread::Fleets,
     state::State,
@@ -69,12 +69,7 @@ pub fn drains(state: &State, now: Timestamp, arriving: &Arriving) -> Vec<EvictAg
     if draining.is_empty() {
         return Vec::new();
     }
-    let mut planner = Planner::new(state);
-    // What is on its way needs its room too.
-    for agent in on_the_move(state) {
-        let next = agent.placement.as_ref().and_then(|placement| placement.next);
-        planner.choose_towards(next, &agent.id.fleet, &agent.spec);
-    }
+    let mut planner = Planner::beside_moves(state);
     let agents = draining.into_iter().map(|node| {
         let arriving = arriving.get(&node.id).copied().unwrap_or(0);
         drain(&mut planner, node, now, arriving)
@@ -118,21 +113,13 @@ pub fn moves(state: &State, limit: usize) -> Vec<Move> {
     core::iter::from_fn(|| plan.next()).take(limit).collect()
 }
 
-/// The agents that have been asked to leave a node that is up: of another nobody says that they did.
-fn on_the_move(state: &State) -> impl Iterator<Item = &Agent> {
-    state.agents().values().filter(|agent| {
-        let node = agent.placement.as_ref().and_then(|p| state.nodes().get(&p.node));
-        leaving(agent) && node.is_some_and(|node| node.status == NodeStatus::Active)
-    })
-}
-
 /// The first moves of a rebalance, as the policy allows; none when it is off.
 pub fn automatic(state: &State, arriving: &Arriving) -> Option<EvictAgents> {
     let policy = state.placement_policy();
     if !policy.rebalance {
         return None;
     }
-    let moving = on_the_move(state).count() + arriving.values().sum::<usize>();
+    let moving = state.on_the_move().count() + arriving.values().sum::<usize>();
     let free = usize::from(policy.moves_max).checked_sub(moving).filter(|free| *free > 0)?;
     let moves = moves(state, free);
     (!moves.is_empty()).then(|| carry_out(state, &moves, Cause::Rebalance))
@@ -177,7 +164,7 @@ impl<'a> Rebalance<'a> {
         let (movable, price) = (BTreeMap::new(), mean * COST_PERCENT / 100);
         let fleets = Fleets::new(state);
         let mut plan = Self { state, rooms, movable, fleets, price, spreading: true, vain: 0 };
-        for agent in on_the_move(state) {
+        for agent in state.on_the_move() {
             let placement = agent.placement.as_ref();
             if let Some((from, to)) = placement.and_then(|p| Some((p.node, p.next?))) {
                 plan.take(agent, from, to);

@@ -399,6 +399,9 @@ pub enum PendingReason {
     NoFitNode,
     /// Its node was lost while agents are not moved: see [`MovePolicy`].
     MovesPaused,
+    /// The room that open nodes have for it is kept for agents on their way there, or was taken by
+    /// some that are placed at the same time.
+    RoomKept,
 }
 
 /// A supervised workload.

@@ -17,8 +17,9 @@ use crate::{
     index::Index,
     ports::BuddyAllocator,
     record::{
-        Agent, Cluster, Evidence, Fleet, JoinToken, Key, Node, PendingReason, Placement,
-        PlacementPolicy, Quarantine, QuarantineCause, Record, RequestRecord,
+        Agent, Cluster, Evidence, Fleet, JoinToken, Key, Lifecycle, Node, NodeStatus,
+        PendingReason, Placement, PlacementPolicy, Quarantine, QuarantineCause, Record,
+        RequestRecord,
     },
     rejection::Rejection,
     room::Room,
@@ -79,6 +80,9 @@ impl State {
                 state.index.unplaced.insert(agent.id.clone());
                 continue;
             };
+            if placement.evicting {
+                state.index.leaving.insert(agent.id.clone());
+            }
             if let Some(room) = state.index.rooms.get_mut(&placement.node) {
                 room.take_exactly(&agent.spec, placement.block);
             }
@@ -198,6 +202,16 @@ impl State {
     /// The agents without a placement, by name.
     pub fn unplaced(&self) -> impl Iterator<Item = &AgentId> {
         self.index.unplaced.iter()
+    }
+
+    /// The agents that go elsewhere once the node they were asked to leave says that they left; that
+    /// node is up.
+    pub(crate) fn on_the_move(&self) -> impl Iterator<Item = &Agent> {
+        self.index.leaving.iter().filter_map(|id| self.agents.get(id)).filter(|agent| {
+            let node = agent.placement.as_ref().and_then(|p| self.nodes.get(&p.node));
+            let is_up = node.is_some_and(|node| node.status == NodeStatus::Active);
+            is_up && agent.lifecycle == Lifecycle::Live
+        })
     }
 
     /// The agents that wait for their node, which was lost, or for agents to be moved again.
@@ -392,6 +406,11 @@ impl State {
     /// Stores an agent that is known, without touching its placement.
     pub(crate) fn put_agent(&mut self, agent: Agent) {
         self.changed.insert(Key::Agent(agent.id.clone()));
+        if agent.placement.as_ref().is_some_and(|placement| placement.evicting) {
+            self.index.leaving.insert(agent.id.clone());
+        } else {
+            self.index.leaving.remove(&agent.id);
+        }
         self.agents.insert(agent.id.clone(), agent);
     }
 

@@ -113,7 +113,7 @@ async fn run(raft: Node, mut queue: mpsc::Receiver<Job>) {
         let count = fits.count().max(1);
         let (mut replies, mut commands) = (Vec::with_capacity(count), Vec::with_capacity(count));
         raft.read(|state| {
-            let (planner, provision) = (Planner::new(state), Provision::new(state));
+            let (planner, provision) = (Planner::beside_moves(state), Provision::new(state));
             let mut draft = Draft { planner, provision };
             let (at, end) = (clock::now(), Instant::now() + BUILDING_MAX);
             let mut jobs = waiting.drain(..count);

@@ -134,13 +134,13 @@ impl Leader {
             if placement.node != node || agent.generation != *generation || !awaited {
                 return None;
             }
-            let mut planner = plan::Planner::new(state);
+            let mut planner = plan::Planner::beside_moves(state);
             Some(Operation::ConfirmStopped(ConfirmStopped {
                 agent: id.clone(),
                 generation: *generation,
                 node,
                 epoch: state.nodes().get(&node)?.epoch,
-                next: planner.choose_towards(placement.next, &id.fleet, &agent.spec),
+                next: planner.arrive(agent),
             }))
         })
     }

@@ -290,7 +290,7 @@ impl World {
     fn users(&mut self) {
         if self.chance(60) {
             let name = self.rng.random_range(0..20);
-            let mut planner = Planner::new(&self.state);
+            let mut planner = Planner::beside_moves(&self.state);
             let spec = AgentSpec {
                 runtime: exec(),
                 config: String::new(),

@@ -213,7 +213,12 @@ async fn move_to(client: &Client, agent: &str, to: Option<&str>, wait: Wait) -> 
         Ok(Err(format!("{} {}", short(now.state().as_str_name()), now.state_message)))
     };
     let now = wait_for(wait.timeout, &format!("agent {agent} has not moved"), look).await?;
-    eprintln!("agent {agent} is on {}", now.placement.unwrap_or_default().node_display_name);
+    let placement = now.placement.unwrap_or_default();
+    let there = placement.node_display_name;
+    if let Some(to) = to.filter(|to| **to != there && placement.node != format!("nodes/{to}")) {
+        bail!("agent {agent} went to {there}: there was no room on {to} any more");
+    }
+    eprintln!("agent {agent} is on {there}");
     Ok(())
 }
 

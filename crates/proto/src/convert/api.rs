@@ -195,6 +195,10 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
         core::PendingReason::NoFitNode => {
             "no open node keeps strict agents; `fleet-cluster node get` says why".into()
         }
+        core::PendingReason::RoomKept => {
+            "it is placed in a moment, unless what room there is, is kept for agents on their way"
+                .into()
+        }
         core::PendingReason::MovesPaused => {
             "its node was lost, and agents are not moved now".into()
         }

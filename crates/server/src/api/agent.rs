@@ -5,10 +5,9 @@ use std::{ops::Bound, pin::Pin, slice};
 use fleet_client::connect_node;
 use fleet_core::{
     Admission, AgentDraft, AgentSpec, Cause, CreateAgents, DeleteAgent, Desired, EvictAgents,
-    Eviction, Operation, PendingReason, Rejection, RestartAgent, SetAgentDesired, State, Wants,
-    check_create,
+    Eviction, Lifecycle, NodeStatus, Operation, PendingReason, Rejection, RestartAgent,
+    SetAgentDesired, State, Wants, check_create,
     explain::{Verdict, explain},
-    open,
     plan::{Planner, why_pending},
     provision::Provision,
 };
@@ -165,7 +164,7 @@ impl Api {
         plan: impl FnOnce(&mut Planner<'_>) -> CreateAgents,
     ) -> Result<Vec<Agent>, Status> {
         let rehearsed = self.read(|state| {
-            let op = plan(&mut Planner::new(state));
+            let op = plan(&mut Planner::beside_moves(state));
             let drafts = op.agents.iter().map(|draft| (&op.fleet, draft));
             check_create(state, &op)
                 .and_then(|()| Provision::new(state).admit(drafts, op.admission))
@@ -238,10 +237,7 @@ pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) ->
         }
     });
     let why = || match why_pending(state, fleet, &draft.spec) {
-        // As things are a node has room: what is planned before it takes that.
-        PendingReason::NoNode if state.nodes().values().any(open) => {
-            "no node has room for it beside the agents before it".into()
-        }
+        PendingReason::RoomKept => "no node has room for it beside the agents before it".into(),
         reason => convert::pending(reason, &draft.spec),
     };
     Agent {
@@ -253,39 +249,60 @@ pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) ->
     }
 }
 
-/// How an agent would be moved; none when there is no such agent. Refused when it would not get
-/// there: it would stop for nothing.
-fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Option<Result<Eviction, Status>> {
-    let agent = state.agents().get(id)?;
+/// How an agent would be moved. Refused when it would not get there: it would stop for nothing.
+fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Result<Eviction, Status> {
+    let unknown = || from_rejection(&Rejection::AgentUnknown(id.clone()));
+    let agent = state.agents().get(id).ok_or_else(unknown)?;
     let refuse = |reason, message: String| {
         let name = resource::agent(id);
         Err(status(Code::FailedPrecondition, reason, message, &[("agent", &name)]))
     };
+    let called = |id| state.nodes().get(&id).map_or_else(String::new, |node| node.name.to_string());
+    if agent.lifecycle == Lifecycle::Deleting {
+        return Err(from_rejection(&Rejection::AgentDeleting(id.clone())));
+    }
     let Some(placement) = &agent.placement else {
-        return Some(refuse("AGENT_NOT_PLACED", format!("agent {id} has no placement")));
+        return refuse("AGENT_NOT_PLACED", format!("agent {id} has no placement"));
     };
-    let verdicts = explain(state, agent);
-    let suits = |verdict: &Verdict| matches!(verdict, Verdict::Suits { .. });
+    let from = called(placement.node);
+    let eviction = Eviction { agent: id.clone(), generation: agent.generation, to };
+    if placement.evicting && to.is_some() && placement.next != to {
+        let next = placement.next.map_or("another node".into(), called);
+        let message = format!("agent {id} is leaving {from} for {next}; move it once it is there");
+        return refuse("AGENT_LEAVING", message);
+    }
+    if placement.evicting {
+        return Ok(eviction);
+    }
+    if state.nodes().get(&placement.node).is_none_or(|node| node.status != NodeStatus::Active) {
+        let message = format!(
+            "its node {from} is out of reach, so nobody can say that agent {id} has stopped; bring \
+             it back, or power it off and run `fleet-cluster node confirm-dead {from}`"
+        );
+        return refuse("NODE_NOT_ACTIVE", message);
+    }
+    let mut planner = Planner::away_from(state, placement.node, id);
     let Some(to) = to else {
-        let to = Planner::without(state, placement.node).choose(&id.fleet, &agent.spec);
-        let eviction = |to| Ok(Eviction { agent: id.clone(), generation: agent.generation, to });
         let message = format!("no other node suits agent {id}; `agent explain` says why");
-        return Some(match to {
-            Some(_) => eviction(to),
+        return match planner.choose(&id.fleet, &agent.spec) {
             None => refuse("NOWHERE_TO_GO", message),
-        });
+            to => Ok(Eviction { to, ..eviction }),
+        };
     };
-    let verdict = verdicts.into_iter().find(|(node, _)| *node == to).map(|(_, verdict)| verdict);
-    Some(match verdict {
-        Some(verdict) if suits(&verdict) => {
-            Ok(Eviction { agent: id.clone(), generation: agent.generation, to: Some(to) })
-        }
-        Some(verdict) => {
-            let NodeVerdict { reason, message, .. } = shown(state, agent, to, &verdict);
-            refuse("NODE_DOES_NOT_SUIT", format!("node {to} does not suit: {reason}: {message}"))
-        }
-        None => Err(from_rejection(&Rejection::NodeUnknown(to))),
-    })
+    let mut verdicts = explain(state, agent).into_iter();
+    let Some((_, verdict)) = verdicts.find(|(node, _)| *node == to) else {
+        return Err(from_rejection(&Rejection::NodeUnknown(to)));
+    };
+    if !matches!(verdict, Verdict::Suits { .. }) {
+        let NodeVerdict { reason, message, .. } = shown(state, agent, to, &verdict);
+        let message = format!("node {} does not suit: {reason}: {message}", called(to));
+        return refuse("NODE_DOES_NOT_SUIT", message);
+    }
+    if !planner.take_if_suits(to, &id.fleet, &agent.spec) {
+        let why = "its room is kept for agents on their way there";
+        return refuse("NODE_DOES_NOT_SUIT", format!("node {} does not suit: {why}", called(to)));
+    }
+    Ok(eviction)
 }
 
 #[tonic::async_trait]
@@ -415,9 +432,7 @@ impl AgentService for Api {
         if self.is_done(&request.request_id, &request).await? {
             return Ok(Response::new(MoveAgentResponse { agent: Some(self.agent(id).await?) }));
         }
-        let found = self.read(|state| movable(state, &id, to)).await?;
-        let eviction =
-            found.ok_or_else(|| from_rejection(&Rejection::AgentUnknown(id.clone())))??;
+        let eviction = self.read(|state| movable(state, &id, to)).await??;
         let evict = EvictAgents { agents: vec![eviction], cause: Cause::Operator };
         self.change(&request.request_id, &request, Operation::EvictAgents(evict)).await?;
         Ok(Response::new(MoveAgentResponse { agent: Some(self.agent(id).await?) }))

@@ -33,7 +33,7 @@ impl Api {
         let mut fleets = fleets.collect::<Result<Vec<_>, _>>()?;
         let admission = super::agent::admission(request.allow_overcommit);
         self.raft.read(|state| {
-            let mut planner = Planner::new(state);
+            let mut planner = Planner::beside_moves(state);
             for (fleet, drafts) in &mut fleets {
                 for draft in drafts {
                     draft.node = planner.choose(fleet, &draft.spec);

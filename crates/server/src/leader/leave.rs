@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    Agent, EvictAgents, Operation, State, open,
+    Agent, EvictAgents, Evidence, Operation, Schedulable, State, open,
     rebalance::{self, Arriving},
 };
 use fleet_proto::v1::agent::State as Seen;
@@ -26,11 +26,26 @@ const CALM: Duration = Duration::from_secs(60);
 /// not hold up the others for good.
 const ARRIVING_MAX: Duration = Duration::from_secs(600);
 
-/// The agents this leader asked to leave, until they are up elsewhere.
-#[derive(Default)]
+/// The agents that were asked to leave, until they are up elsewhere.
 struct Moved(Vec<(AgentId, NodeId, Instant)>);
 
 impl Moved {
+    /// What a leader before may have begun: the agents that left nodes that are drained. Those that
+    /// are up are forgotten once their nodes say so.
+    fn found(state: &State) -> Self {
+        let now = Instant::now();
+        let drained = |id: &NodeId| {
+            let node = state.nodes().get(id);
+            node.is_some_and(|node| node.schedulable == Schedulable::Draining)
+        };
+        let moved = state.agents().values().filter_map(|agent| {
+            let (node, _) = agent.former.filter(|(node, _)| drained(node))?;
+            let evidence = agent.placement.as_ref().map_or(&agent.evidence, |it| &it.evidence);
+            (*evidence == Evidence::ConfirmedEmpty).then(|| (agent.id.clone(), node, now))
+        });
+        Self(moved.collect())
+    }
+
     fn note(&mut self, state: &State, evict: &EvictAgents) {
         let agents = evict.agents.iter().filter_map(|eviction| state.agents().get(&eviction.agent));
         let left = agents.filter_map(|a| Some((a.id.clone(), a.placement.as_ref()?.node)));
@@ -68,7 +83,7 @@ fn scene(state: &State) -> Vec<(u64, u64)> {
 
 pub(super) async fn run(leader: Leader) {
     let mut index = leader.raft.applied_index();
-    let mut moved = Moved::default();
+    let mut moved = leader.raft.read(Moved::found);
     let (mut seen, mut since) = (leader.raft.read(scene), Instant::now());
     loop {
         index.mark_unchanged();
@@ -99,5 +114,54 @@ pub(super) async fn run(leader: Leader) {
         }
         tokio::time::sleep(pause).await;
         leader.applied(&mut index, LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fleet_core::{
+        Command, InitCluster, NodeAddress, Record, SetSchedulable, apply, rebalance::Arriving,
+    };
+    use fleet_types::{Generation, LeaseProfile, Timestamp};
+
+    use super::*;
+    use crate::testing::agent;
+
+    #[test]
+    fn a_new_leader_counts_what_the_last_one_moved() {
+        let (node, at) = (NodeId(1), String::new);
+        let init = InitCluster {
+            cluster: "00112233445566aa".parse().unwrap(),
+            profile: LeaseProfile::Fast,
+            node,
+            name: "n1".parse().unwrap(),
+            address: NodeAddress { api: at(), peer: at(), lease: at() },
+            storage: at(),
+        };
+        let drain = SetSchedulable { node, schedulable: Schedulable::Draining, drain: None };
+        let mut state = State::default();
+        let operations = [Operation::InitCluster(init), Operation::SetSchedulable(drain)];
+        for (index, operation) in (1..).zip(operations) {
+            let command = Command { at: Timestamp(1), request: None, operation };
+            apply(&mut state, index, &command).unwrap();
+        }
+        let left = |number, evidence, from| Agent {
+            former: Some((NodeId(from), Generation(1))),
+            evidence,
+            ..agent(number)
+        };
+        let agents = [
+            left(1, Evidence::ConfirmedEmpty, 1),
+            left(2, Evidence::LeaseExpired { waited_ms: 1 }, 1),
+            left(3, Evidence::ConfirmedEmpty, 2),
+            agent(4),
+        ];
+        let records: Vec<Record> = state.records().collect();
+        let state = State::restore(records.into_iter().chain(agents.map(Record::Agent)));
+        let observed = Arc::new(Observed::default());
+        let arriving = Moved::found(&state).arriving(&state, &observed);
+        assert_eq!(arriving, Arriving::from([(node, 1)]));
     }
 }

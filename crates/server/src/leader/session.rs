@@ -246,14 +246,13 @@ impl Session {
                 let agent = state.agents().get(&id)?;
                 let placement = agent.placement.as_ref().filter(|p| p.node == self.node)?;
                 let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
-                let next = placement.next;
-                (stopping && is_stopped(observation, agent))
-                    .then(|| (agent.generation, agent.spec.clone(), next))
+                (stopping && is_stopped(observation, agent)).then_some(agent.generation)
             });
-            let Some((generation, spec, next)) = awaited else { continue };
+            let Some(generation) = awaited else { continue };
             let (node, epoch) = (self.node, self.epoch);
             let build: crate::proposer::Build = Box::new(move |draft| {
-                let next = draft.planner.choose_towards(next, &id.fleet, &spec);
+                let leaving = draft.planner.state().agents().get(&id);
+                let next = leaving.and_then(|agent| draft.planner.arrive(agent));
                 let agent = id;
                 let confirm = ConfirmStopped { agent, generation, node, epoch, next };
                 Ok(Operation::ConfirmStopped(confirm))

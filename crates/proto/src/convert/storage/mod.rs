@@ -84,7 +84,8 @@ coded!(put_pending, get_pending, core::PendingReason, "pending reason",
     3 => core::PendingReason::NoPorts, 4 => core::PendingReason::MovesPaused,
     5 => core::PendingReason::NoFitNode, 6 => core::PendingReason::NoLabels,
     7 => core::PendingReason::NoMemory, 8 => core::PendingReason::NoCpu,
-    9 => core::PendingReason::OldRuntime, 10 => core::PendingReason::NotApart);
+    9 => core::PendingReason::OldRuntime, 10 => core::PendingReason::NotApart,
+    11 => core::PendingReason::RoomKept);
 coded!(put_cause, get_cause, core::Cause, "cause",
     1 => core::Cause::Operator, 2 => core::Cause::Drain, 3 => core::Cause::Rebalance,
     4 => core::Cause::UnfitNode, 5 => core::Cause::PortsTaken);
