@@ -84,6 +84,29 @@ fn agents_may_drain_for_longer_than_a_lease_lasts() {
 }
 
 #[test]
+fn an_agent_drains_on_under_the_daemons_that_come_meanwhile() {
+    let mut cluster = Cluster::formed(1, "default");
+    cluster.ok(&["fleet", "create", "f"]);
+    let drained = cluster.shared().join("drained");
+    let wait = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 1; done";
+    let drain = format!("{wait}; echo yes > {}", drained.display());
+    let script = format!("trap '{drain}; exit 0' TERM; while :; do sleep 0.1; done");
+    cluster.ok(&["agent", "create", "f/a", "--runtime", "exec", "--", "/bin/sh", "-c", &script]);
+    cluster.ok(&["agent", "stop", "f/a", "--no-wait"]);
+    let stops = |cluster: &Cluster| {
+        let said = cluster.cli(&["agent", "get", "f/a", "-o", "json", "--patience", "2"]);
+        said.out.contains("STATE_STOPPING").then_some(())
+    };
+    // The second is told of it no more, by a leader that knows of nothing that runs.
+    for _ in 0..2 {
+        until(10, "it drains", || stops(&cluster));
+        cluster.end(1, "KILL");
+        cluster.start(1);
+    }
+    until(20, "it has drained", || drained.exists().then_some(()));
+}
+
+#[test]
 fn how_an_agent_ended_is_learnt_by_the_next_daemon() {
     let mut cluster = Cluster::formed(1, "default");
     cluster.ok(&["fleet", "create", "f"]);

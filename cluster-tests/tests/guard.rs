@@ -34,14 +34,18 @@ impl Guards {
 
     /// Of the programs that lie beside another.
     fn beside(binary: &Path, mutant: Option<&'static str>) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let name = directory.path().file_name().expect("a name");
-        let group = cgroup_root().join("fleet-guard-test").join(name);
-        let within = || {
+        Self::within(binary, || {
             let mut command = Command::new("env");
             command.args(mutant.map(|mutant| format!("FLEET_MUTANT={mutant}")));
             command
-        };
+        })
+    }
+
+    /// Of the programs that lie beside another, started by what `within` makes.
+    fn within(binary: &Path, within: impl Fn() -> Command) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = directory.path().file_name().expect("a name");
+        let group = cgroup_root().join("fleet-guard-test").join(name);
         let keepers = Keeper::start_all(within, binary, directory.path(), &group);
         Self { keepers, directory, group }
     }
@@ -89,6 +93,50 @@ impl Asking {
 fn boot_ms() -> u64 {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock"));
     u64::try_from(now.as_millis()).expect("not that long")
+}
+
+#[test]
+fn a_renewal_that_is_forged_old_or_replayed_is_refused() {
+    let guards = Guards::start(None);
+    let mut asking = guards.connect();
+    let held = asking.take_lease(3_000, Duration::ZERO).held.expect("a lease");
+    let begin = |asking: &mut Asking| asking.ask("begin").replace("nonce ", "");
+    let (used, other) = (begin(&mut asking), begin(&mut asking));
+    let forged = used.parse::<u64>().expect("a number") ^ 1;
+    let granted = asking.ask(&format!("grant {used} 1 3000"));
+    let now = granted.parse::<Status>().expect("a status").held.expect("a lease");
+    assert!(now.deadline_ms >= held.deadline_ms);
+    for (why, request) in [
+        ("forged", format!("grant {forged} 1 9000")),
+        ("replayed", format!("grant {used} 1 9000")),
+        ("of another epoch", format!("grant {other} 2 9000")),
+        ("of a nonce spent on a refusal", format!("grant {other} 1 9000")),
+        ("too long", format!("grant {} 1 60000", begin(&mut asking))),
+        ("shortening", format!("grant {} 1 1000", begin(&mut asking))),
+        ("no number", "grant x 1 9000".into()),
+        ("no request", "give me all".into()),
+    ] {
+        let answer = asking.ask(&request);
+        assert!(answer.starts_with("refused "), "{why}: {answer}");
+    }
+    let status: Status = asking.ask("status").parse().expect("a status");
+    assert_eq!(status.held, Some(now));
+}
+
+#[test]
+fn a_guard_that_can_have_no_namespace_says_so() {
+    let guards = Guards::within(&binary(), || {
+        let mut command = Command::new("setpriv");
+        command.arg("--bounding-set=-sys_admin");
+        command
+    });
+    let mut asking = guards.connect();
+    let status: Status = asking.ask("status").parse().expect("a status");
+    assert!(status.unfit.is_some_and(|why| why.contains("namespace")), "it says nothing of it");
+    assert!(asking.take_lease(3_000, Duration::ZERO).held.is_some(), "others may run there");
+    let whole = Guards::start(None);
+    let status: Status = whole.connect().ask("status").parse().expect("a status");
+    assert!(!status.unfit.is_some_and(|why| why.contains("namespace")));
 }
 
 /// Whether a lease whose grant was long under way ends when it should by its request.

@@ -92,7 +92,7 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     ends.add(Signal::SIGALRM);
     ends.thread_unblock()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    let lacks = take_priority();
+    let mut lacks = take_priority();
     let (lease, init) = match start {
         Start::Fresh => {
             let directory = options.socket.parent().unwrap_or(Path::new("/run"));
@@ -110,6 +110,11 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     };
     let killer = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
     let timer = Timer::new(clock(), SigEvent::new(killer))?;
+    if !has_namespace() {
+        // The next guard ends them, once it is there.
+        let why = "there is no namespace that ends with it, so agents outlive it".to_owned();
+        lacks.unfit = Some(lacks.unfit.into_iter().chain([why]).collect::<Vec<_>>().join(", "));
+    }
     let (book, _init) = (Book::with(lease), init);
     let mut guard = Guard { options, timer, book, lacks };
     if let Some(held) = lease {
@@ -159,15 +164,24 @@ fn take_priority() -> Lacks {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         degraded.push(format!("not spared when memory runs out: {error}"));
     }
-    if fs::read_to_string(CLOCK).is_ok_and(|clock| clock.trim() == BLIND_CLOCK) {
-        unfit.push(format!("the clock {BLIND_CLOCK} does not see a pause of the machine"));
-    }
     let said = |kind: &str, why: Vec<String>| {
         let why = (!why.is_empty()).then(|| why.join(", "))?;
         eprintln!("fleet-guard: {kind}: {why}");
         Some(why)
     };
     Lacks { degraded: said("degraded", degraded), unfit: said("unfit for strict agents", unfit) }
+}
+
+/// What the clock lacks. The kernel may turn to another at any time.
+fn clock_lacks() -> Option<String> {
+    let blind = fs::read_to_string(CLOCK).is_ok_and(|clock| clock.trim() == BLIND_CLOCK);
+    blind.then(|| format!("the clock {BLIND_CLOCK} does not see a pause of the machine"))
+}
+
+/// Whether init, once it is started, is the first of a namespace that ends with it.
+fn has_namespace() -> bool {
+    let namespace = |of| fs::read_link(format!("/proc/self/ns/{of}")).ok();
+    planted(Mutant::NoPidNamespace) || namespace("pid") != namespace("pid_for_children")
 }
 
 /// Kills what an earlier guard's init may have left, until nothing runs.
@@ -184,8 +198,10 @@ fn empty(group: &Path) -> io::Result<()> {
 }
 
 fn start_init(options: &Options) -> io::Result<Child> {
-    if !planted(Mutant::NoPidNamespace) {
-        unshare(CloneFlags::CLONE_NEWPID)?;
+    if !planted(Mutant::NoPidNamespace)
+        && let Err(error) = unshare(CloneFlags::CLONE_NEWPID)
+    {
+        eprintln!("fleet-guard: no namespace for agents: {error}");
     }
     let program = std::env::current_exe()?.with_file_name("fleet-init");
     let mut init = Command::new(program)
@@ -216,7 +232,9 @@ impl Guard {
 
     fn status(&self) -> String {
         let Lacks { degraded, unfit } = &self.lacks;
-        let (degraded, unfit) = (degraded.clone(), unfit.clone());
+        let unfit: Vec<String> = unfit.iter().cloned().chain(clock_lacks()).collect();
+        let unfit = (!unfit.is_empty()).then(|| unfit.join(", "));
+        let degraded = degraded.clone();
         Status { held: self.book.lease, degraded, unfit }.to_string()
     }
 

@@ -8,7 +8,7 @@ use fleet_proto::{
     v1::agent::State as Reported,
 };
 use fleet_runtime::clock::boot_ms;
-use fleet_supervision::{Action, Event, Exit, Life, State};
+use fleet_supervision::{Action, Event, Exit, Life, Policy, State};
 use fleet_types::AgentId;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -20,12 +20,17 @@ use crate::{
     probe,
     provision::{Plan, Refusal, block},
     runtimes::{PolicyTable, Probe, ProbeKind},
-    start::{Start, empty, launch, waited},
+    start::{Launched, Start, empty, launch, waited},
     start_key::StartKey,
 };
 
 /// SIGKILL.
 const KILL: i32 = 9;
+/// What a shell returns when SIGKILL ended its command.
+const KILLED_BELOW: i32 = 128 + KILL;
+/// How long after the end of a process that nobody told of its lease may be announced to be over: its
+/// guard is looked at once a second.
+const GUARD_MISSED: Duration = Duration::from_secs(3);
 /// When a log that just was too large is looked at again.
 const FLOOD_CHECK: Duration = Duration::from_millis(50);
 
@@ -83,7 +88,7 @@ pub(crate) struct Task {
     place: Option<Place>,
     /// Whether what was launched last is its repair.
     repair: bool,
-    launching: Pending<Result<(Child, Arc<Plan>), Refusal>>,
+    launching: Pending<Result<Launched, Refusal>>,
     emptying: Pending<()>,
     probing: Pending<Result<(), String>>,
     /// Whether what was launched last was asked if it is ready.
@@ -111,14 +116,9 @@ impl Task {
         assignment: Assignment,
         adopted: Option<(StartKey, Child)>,
     ) -> Self {
-        let definition = host.site.definition(&assignment);
-        let policy = definition.map_or_else(
-            |_| PolicyTable::default().policy(None),
-            |d| d.policy.policy(d.repair.as_ref()),
-        );
-        let (history, past) = host.histories.of(&id, &assignment);
-        let life = Life::resume(policy, past);
-        let starts = adopted.as_ref().map_or(0, |(key, _)| key.start);
+        let (history, past, starts) = host.histories.of(&id, &assignment);
+        let life = Life::resume(policy(&host, &assignment), past);
+        let starts = adopted.as_ref().map_or(starts, |(key, _)| key.start);
         let watch = LogWatch::new(&log);
         let outdated = adopted.as_ref().is_some_and(|(key, _)| key.restarts != assignment.restarts);
         Self {
@@ -183,7 +183,7 @@ impl Task {
                     Some(Event::Permit)
                 }
                 launched = finished(&mut self.launching) => Some(self.launched(launched)),
-                exit = exited(&mut self.child) => Some(self.exited(exit)),
+                exit = exited(&mut self.child, &self.kept) => Some(self.exited(exit)),
                 () = finished(&mut self.emptying) => Some(Event::Emptied),
                 ready = finished(&mut self.probing) => Some(match ready {
                     Ok(()) => Event::ProbeOk,
@@ -287,6 +287,10 @@ impl Task {
             (true, true) => self.on(Event::Restart),
             (true, false) => self.on(Event::Want),
         }
+        if old.uid != self.assignment.uid {
+            self.life.follow(policy(&self.host, &self.assignment));
+            self.log = self.host.log(&self.id);
+        }
     }
 
     fn on(&mut self, event: Event) {
@@ -304,7 +308,7 @@ impl Task {
 
     /// Keeps what is held against it.
     fn remember(&mut self) {
-        if let Err(error) = self.history.keep(self.life.past(), &self.assignment) {
+        if let Err(error) = self.history.keep(self.life.past(), self.starts, &self.assignment) {
             tracing::warn!(agent = %self.id, %error, "how often it ended is not kept");
         }
     }
@@ -365,10 +369,10 @@ impl Task {
         self.plan = Some(plan);
     }
 
-    fn launched(&mut self, launched: Result<(Child, Arc<Plan>), Refusal>) -> Event {
+    fn launched(&mut self, launched: Result<Launched, Refusal>) -> Event {
         match launched {
-            Ok((child, plan)) => {
-                self.memory_kills = self.kept.limiter.memory_kills(&group_name(&self.id));
+            Ok(Launched { child, plan, memory_kills }) => {
+                self.memory_kills = memory_kills;
                 self.child = Some(child);
                 self.asked = false;
                 self.take_plan(plan);
@@ -392,7 +396,8 @@ impl Task {
         }
         let kills = self.kept.limiter.memory_kills(&group_name(&self.id));
         Event::Exited(match signal_or_code(exit) {
-            Ok(KILL) if kills > self.memory_kills => Exit::MemoryLimit,
+            // Where the kernel ends one process of the group, a shell says so of what it ran.
+            Ok(KILL) | Err(KILLED_BELOW) if kills > self.memory_kills => Exit::MemoryLimit,
             Ok(signal) => Exit::Signal(signal),
             Err(code) => Exit::Code(code),
         })
@@ -548,11 +553,10 @@ impl Task {
 
     /// Everything was killed; what is left is to collect the process.
     async fn fenced(&mut self) {
-        if let Some((child, _)) = match self.launching.take() {
-            Some(launching) => launching.await.ok(),
-            None => None,
-        } {
-            self.child = Some(child);
+        if let Some(launching) = self.launching.take()
+            && let Ok(launched) = launching.await
+        {
+            self.child = Some(launched.child);
         }
         // Unless it was launched under the next guard meanwhile.
         empty(&self.group).await;
@@ -578,9 +582,26 @@ async fn sleep(due: Option<Duration>) {
     }
 }
 
-async fn exited(child: &mut Option<Child>) -> std::process::ExitStatus {
-    match child {
-        Some(child) => child.wait().await,
-        None => std::future::pending().await,
+/// Waits for the end of a process. One that ended with its guard did not end by itself: the lease is
+/// over, and its task is about to end.
+async fn exited(child: &mut Option<Child>, kept: &Kept) -> std::process::ExitStatus {
+    let Some(child) = child else { return std::future::pending().await };
+    let status = child.wait().await;
+    if !child.was_told_of() {
+        let mut lease = kept.guard.watch();
+        let over = lease.wait_for(Option::is_none);
+        if tokio::time::timeout(GUARD_MISSED, over).await.is_ok() {
+            return std::future::pending().await;
+        }
     }
+    status
+}
+
+/// How an agent is supervised.
+fn policy(host: &Shared, assignment: &Assignment) -> Policy {
+    let definition = host.site.definition(assignment);
+    definition.map_or_else(
+        |_| PolicyTable::default().policy(None),
+        |definition| definition.policy.policy(definition.repair.as_ref()),
+    )
 }

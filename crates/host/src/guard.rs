@@ -83,8 +83,15 @@ impl Shared {
         let old = known.is_some();
         let answered = self.ask_over(known, request);
         let (stream, answer) = match answered {
-            // The guard may have been replaced since; the one there now answers for itself.
-            Err(_) if old => self.ask_over(None, request)?,
+            // The guard may have been replaced since; the one there now answers for itself. What it
+            // is granted while the end of the last one is not known would hide that.
+            Err(_) if old => {
+                let (stream, status) = self.ask_over(None, "status")?;
+                if self.held(&status).is_none() && self.current().is_some() {
+                    return Err(io::Error::other("it died, and its agents with it"));
+                }
+                self.ask_over(Some(stream), request)?
+            }
             other => other?,
         };
         *held = Some(stream);
@@ -148,7 +155,7 @@ impl Shared {
         Ok(Some((held, lease)))
     }
 
-    /// Waits for the end of the lease that was announced.
+    /// Waits for the end of the lease that was announced, or until the guard may have died.
     fn await_end(&self) {
         let mut lease = self.lease.lock().expect("no holder panics");
         loop {
@@ -162,7 +169,11 @@ impl Shared {
                 continue;
             }
             let waited = self.lease_changed.wait_timeout(lease, left.min(SLEEP_MAX));
-            lease = waited.expect("no holder panics").0;
+            let (now, waited) = waited.expect("no holder panics");
+            if waited.timed_out() && now.is_some() {
+                return;
+            }
+            lease = now;
         }
     }
 
@@ -175,6 +186,7 @@ impl Shared {
             match self.ask("status") {
                 Ok(answer) if self.held(&answer).is_none() => {
                     tracing::warn!(%class, "the lease is over: its agents on this node were ended");
+                    self.hold(None);
                     self.announced.send_replace(None);
                     said.clear();
                 }

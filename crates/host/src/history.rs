@@ -23,7 +23,12 @@ struct Stored {
     tries: u32,
     repaired: bool,
     repairing: bool,
+    #[serde(default)]
+    ready: bool,
     parked: Option<String>,
+    /// How often it was started.
+    #[serde(default)]
+    starts: u32,
 }
 
 /// Where the pasts of all agents of a node are kept.
@@ -39,7 +44,7 @@ pub(crate) struct Histories {
 pub(crate) struct History {
     path: PathBuf,
     boot: String,
-    kept: Past,
+    kept: (Past, u32),
 }
 
 impl Histories {
@@ -57,8 +62,9 @@ impl Histories {
         }
     }
 
-    /// The history of an agent, and what of it holds against `assignment`.
-    pub(crate) fn of(&self, id: &AgentId, assignment: &Assignment) -> (History, Past) {
+    /// The history of an agent, what of it holds against `assignment`, and how often that was
+    /// started.
+    pub(crate) fn of(&self, id: &AgentId, assignment: &Assignment) -> (History, Past, u32) {
         let path = self.directory.join(id.fleet.as_str()).join(id.agent.as_str());
         let stored = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let same = |stored: &Stored| {
@@ -66,30 +72,40 @@ impl Histories {
                 && (&stored.boot, stored.generation, stored.restarts)
                     == (&self.boot, assignment.generation, assignment.restarts)
         };
-        let past = stored.filter(same).map(|stored| Past {
-            crashes_ms: stored.crashes_ms,
-            tries: stored.tries,
-            repaired: stored.repaired,
-            repairing: stored.repairing,
-            parked: stored.parked,
+        let kept = stored.filter(same).map(|stored: Stored| {
+            let past = Past {
+                crashes_ms: stored.crashes_ms,
+                tries: stored.tries,
+                repaired: stored.repaired,
+                repairing: stored.repairing,
+                ready: stored.ready,
+                parked: stored.parked,
+            };
+            (past, stored.starts)
         });
-        let kept = past.clone().unwrap_or_default();
-        (History { path, boot: self.boot.clone(), kept }, past.unwrap_or_default())
+        let kept = kept.unwrap_or_default();
+        let (past, starts) = kept.clone();
+        (History { path, boot: self.boot.clone(), kept }, past, starts)
     }
 }
 
 impl History {
-    /// Keeps a past, if it is another one.
-    pub(crate) fn keep(&mut self, past: Past, assignment: &Assignment) -> io::Result<()> {
-        if past == self.kept {
+    /// Keeps a past after so many starts, if it is another one.
+    pub(crate) fn keep(
+        &mut self,
+        past: Past,
+        starts: u32,
+        assignment: &Assignment,
+    ) -> io::Result<()> {
+        let kept = (past.clone(), starts);
+        if kept == self.kept {
             return Ok(());
         }
         if past == Past::default() {
             self.forget()?;
-            self.kept = past;
+            self.kept = kept;
             return Ok(());
         }
-        let kept = past.clone();
         let stored = Stored {
             boot: self.boot.clone(),
             uid: assignment.uid,
@@ -99,7 +115,9 @@ impl History {
             tries: past.tries,
             repaired: past.repaired,
             repairing: past.repairing,
+            ready: past.ready,
             parked: past.parked,
+            starts,
         };
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory)?;
@@ -134,11 +152,13 @@ mod tests {
         };
         let id: AgentId = "f/a".parse().unwrap();
         let assignment = Assignment { uid: 7, generation: 3, restarts: 1, ..Assignment::default() };
-        let (mut history, past) = histories("b").of(&id, &assignment);
+        let (mut history, past, starts) = histories("b").of(&id, &assignment);
+        assert_eq!(starts, 0);
         assert_eq!(past, Past::default());
         let parked = Past { tries: 2, parked: Some("why".into()), ..Past::default() };
-        history.keep(parked.clone(), &assignment).unwrap();
-        assert_eq!(histories("b").of(&id, &assignment).1, parked);
+        history.keep(parked.clone(), 5, &assignment).unwrap();
+        let (_, past, starts) = histories("b").of(&id, &assignment);
+        assert_eq!((past, starts), (parked.clone(), 5));
         assert_eq!(histories("c").of(&id, &assignment).1, Past::default());
         for (uid, generation, restarts) in [(7, 4, 1), (7, 3, 2), (8, 3, 1)] {
             let other = Assignment { uid, generation, restarts, ..Assignment::default() };
@@ -148,8 +168,8 @@ mod tests {
         assert_eq!(histories("b").of(&id, &assignment).1, parked);
         histories("c").sweep();
         assert_eq!(histories("b").of(&id, &assignment).1, Past::default());
-        history.keep(Past { tries: 3, ..Past::default() }, &assignment).unwrap();
-        history.keep(Past::default(), &assignment).unwrap();
+        history.keep(Past { tries: 3, ..Past::default() }, 6, &assignment).unwrap();
+        history.keep(Past::default(), 6, &assignment).unwrap();
         assert_eq!(histories("b").of(&id, &assignment).1, Past::default());
     }
 }

@@ -25,15 +25,18 @@ use tokio::{
         watch,
     },
     task::JoinSet,
+    time::Instant,
 };
 
 use crate::{
+    adoption::{self, Adoption},
     agent::{Order, Task},
     governor::Governor,
     guard::Guard,
     history::Histories,
     ledger::Ledger,
     log_watch::Pace,
+    old_logs,
     provision::{Site, port_block},
     quarantine::Quarantine,
     runtimes::Runtimes,
@@ -42,6 +45,8 @@ use crate::{
 
 /// Orders an agent's task may have waiting.
 const ORDERS_WAITING_MAX: usize = 64;
+/// How often logs of agents that left are looked for; the first time when what runs is long known.
+const OLD_LOGS: Duration = Duration::from_secs(24 * 3_600);
 /// Observations a slow watcher may fall behind before it is sent everything again.
 const OBSERVATIONS_BUFFERED: usize = 4_096;
 
@@ -83,6 +88,14 @@ pub struct Kept {
     pub group: Group,
 }
 
+impl Kept {
+    /// Takes away what agents left that ended while no daemon was there.
+    fn remove_empty_groups(&self) {
+        self.group.remove_empty();
+        self.limiter.remove_empty();
+    }
+}
+
 /// What agents' tasks share.
 pub(crate) struct Shared {
     pub(crate) site: Site,
@@ -90,6 +103,16 @@ pub(crate) struct Shared {
     pub(crate) observed: Observed,
     pub(crate) pace: Pace,
     pub(crate) histories: Histories,
+    logs: PathBuf,
+    log_bytes_max: u64,
+}
+
+impl Shared {
+    /// The log of an agent.
+    pub(crate) fn log(&self, id: &AgentId) -> LogFile {
+        let path = self.logs.join(id.fleet.as_str()).join(format!("{}.log", id.agent));
+        LogFile::new(path, self.log_bytes_max)
+    }
 }
 
 /// What is observed of every agent, and who wants to know.
@@ -197,10 +220,26 @@ struct Running {
 struct State {
     epoch: Epoch,
     told: AssignRequest,
+    /// What was told last of agents that are not told of any more and may not have stopped yet.
+    leaving: Vec<Assignment>,
     ledger: Ledger,
     agents: BTreeMap<AgentId, Running>,
     /// By class.
     tasks: [JoinSet<()>; AgentClass::ALL.len()],
+}
+
+impl State {
+    /// What was told last of agents that `told` does not name and that have not gone.
+    fn leaving(&self, told: &AssignRequest) -> Vec<Assignment> {
+        let named: BTreeSet<(&str, &str)> =
+            told.put.iter().map(|it| (it.fleet.as_str(), it.agent.as_str())).collect();
+        let known = self.told.put.iter().chain(&self.leaving);
+        let left = known.filter(|it| !named.contains(&(it.fleet.as_str(), it.agent.as_str())));
+        let runs = |it: &&Assignment| {
+            parse_agent(&it.fleet, &it.agent).is_ok_and(|id| self.agents.contains_key(&id))
+        };
+        left.filter(runs).cloned().collect()
+    }
 }
 
 /// A handle to the host. Clones share it.
@@ -209,8 +248,6 @@ pub struct Host {
     shared: Arc<Shared>,
     state: Arc<Mutex<State>>,
     kept: Arc<[Arc<Kept>; AgentClass::ALL.len()]>,
-    logs: PathBuf,
-    log_bytes_max: u64,
     members: watch::Sender<Vec<Member>>,
     quarantine: Arc<Quarantine>,
     role: watch::Sender<Role>,
@@ -259,7 +296,7 @@ impl Host {
     /// # Errors
     /// When the ledger cannot be read or the guard is not there.
     pub async fn open(options: HostOptions) -> Result<Self, AssignError> {
-        let (ledger, told) = Ledger::open(&options.data_dir.join("host"))?;
+        let (ledger, told, leaving) = Ledger::open(&options.data_dir.join("host"))?;
         let (changes, _) = broadcast::channel(OBSERVATIONS_BUFFERED);
         let histories =
             Histories { directory: options.data_dir.join("history"), boot: options.boot_id };
@@ -277,15 +314,15 @@ impl Host {
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
             pace: Pace::new(),
             histories,
+            logs: options.data_dir.join("logs"),
+            log_bytes_max: options.log_bytes_max,
         });
         let (agents, tasks) = (BTreeMap::new(), Default::default());
-        let state = State { epoch: Epoch(0), told, ledger, agents, tasks };
+        let state = State { epoch: Epoch(0), told, leaving, ledger, agents, tasks };
         let host = Self {
             shared,
             state: Arc::new(Mutex::new(state)),
             kept: Arc::new(options.kept.map(Arc::new)),
-            logs: options.data_dir.join("logs"),
-            log_bytes_max: options.log_bytes_max,
             members: watch::channel(options.members).0,
             quarantine: Arc::new(Quarantine::start()),
             role: watch::channel(Role::Unspecified).0,
@@ -296,7 +333,26 @@ impl Host {
                 tokio::spawn(host.clone().restart_when_ended(class));
             }
         }
+        tokio::spawn(host.clone().remove_old_logs());
         Ok(host)
+    }
+
+    /// Never returns.
+    async fn remove_old_logs(self) {
+        let mut period = tokio::time::interval_at(Instant::now() + OLD_LOGS, OLD_LOGS);
+        loop {
+            period.tick().await;
+            let host = self.clone();
+            let removed = tokio::task::spawn_blocking(move || {
+                let here = |agent: &AgentId| {
+                    host.state.lock().expect("no holder panics").agents.contains_key(agent)
+                };
+                old_logs::remove(&host.shared.logs, here)
+            });
+            if let Ok(Err(error)) = removed.await {
+                tracing::warn!(%error, "old logs are not removed");
+            }
+        }
     }
 
     fn kept(&self, class: AgentClass) -> &Arc<Kept> {
@@ -307,13 +363,19 @@ impl Host {
     /// lasts; what runs and was not told is ended.
     async fn adopt(&self, of: AgentClass) -> Result<(), AssignError> {
         let kept = self.kept(of);
-        let Some(lease) = kept.guard.current() else { return Ok(()) };
+        let Some(lease) = kept.guard.current() else {
+            kept.remove_empty_groups();
+            return Ok(());
+        };
         let found = kept.launcher.found().await?;
+        kept.remove_empty_groups();
         let mut state = self.state.lock().expect("no holder panics");
-        let mut told = BTreeMap::new();
+        let (mut told, mut leaving) = (BTreeMap::new(), Vec::new());
         // What outlasts the node's lease is told under later epochs than it was started.
         if state.told.epoch == lease.epoch.0 || of > AgentClass::Strict {
-            for assignment in state.told.put.iter().filter(|told| class(told) == of) {
+            let of_class = |told: &&Assignment| class(told) == of;
+            leaving.extend(state.leaving.iter().filter(of_class).cloned());
+            for assignment in state.told.put.iter().filter(of_class).chain(&leaving) {
                 let id = parse_agent(&assignment.fleet, &assignment.agent)
                     .map_err(|e| AssignError::Malformed(e.to_string()))?;
                 told.insert(id, assignment.clone());
@@ -322,20 +384,18 @@ impl Host {
         if of == AgentClass::Strict {
             state.epoch = lease.epoch;
         }
-        let mut adopted: BTreeMap<AgentId, (StartKey, Child)> = BTreeMap::new();
-        for child in found {
-            match child.key().parse::<StartKey>() {
-                // Of two starts the later is the one that may run.
-                Ok(key) if told.get(&key.agent).is_some_and(|told| key.is_of(told)) => {
-                    let older = adopted.get(&key.agent).is_some_and(|(k, _)| k.start > key.start);
-                    if !older {
-                        adopted.insert(key.agent.clone(), (key, child));
-                    }
-                }
-                Ok(key) => self.agent_group(of, &key.agent)?.kill()?,
-                Err(()) => tracing::error!(key = child.key(), "init runs what nobody started"),
+        let found = found.into_iter().filter_map(|child| match child.key().parse::<StartKey>() {
+            Ok(key) => Some((key, child)),
+            Err(()) => {
+                tracing::error!(key = child.key(), "init runs what nobody started");
+                None
             }
+        });
+        let Adoption { mut adopted, strays, over } = adoption::sort(found, &told);
+        for agent in strays {
+            self.agent_group(of, &agent)?.kill()?;
         }
+        over.iter().for_each(|child| kept.launcher.forget(child));
         for (id, assignment) in told {
             let child = adopted.remove(&id);
             let group = self.agent_group(of, &id)?;
@@ -350,7 +410,15 @@ impl Host {
                 tracing::error!(agent = %id, %error, "it could not send for long: started anew");
                 group.kill()?;
             }
-            self.start_task(&mut state, id, assignment, child)?;
+            let is_leaving = leaving.contains(&assignment);
+            if is_leaving && child.is_none() {
+                group.kill()?;
+                continue;
+            }
+            self.start_task(&mut state, id.clone(), assignment, child)?;
+            if is_leaving && let Some(running) = state.agents.get_mut(&id) {
+                running.removed = running.orders.try_send(Order::Remove).is_ok();
+            }
         }
         Ok(())
     }
@@ -401,8 +469,7 @@ impl Host {
 
     /// The log of an agent.
     pub fn log(&self, id: &AgentId) -> LogFile {
-        let path = self.logs.join(id.fleet.as_str()).join(format!("{}.log", id.agent));
-        LogFile::new(path, self.log_bytes_max)
+        self.shared.log(id)
     }
 
     /// Begins a new epoch. Nothing of an earlier one may run; see [`Host::fenced`].
@@ -454,6 +521,7 @@ impl Host {
             self.quarantine.keep(blocks.collect());
         }
         let told = fold(&state.told, request);
+        let leaving = state.leaving(&told);
         let (mut wanted, mut outdated) = (BTreeMap::new(), BTreeSet::new());
         for assignment in &told.put {
             let id = parse_agent(&assignment.fleet, &assignment.agent)
@@ -464,8 +532,8 @@ impl Host {
                 outdated.insert(id);
             }
         }
-        state.ledger.write(&told)?;
-        state.told = told;
+        state.ledger.write(&told, &leaving)?;
+        (state.told, state.leaving) = (told, leaving);
         // A task is kept until it has reported its agent gone, so that an agent that comes back
         // meanwhile meets the same task, never a second one.
         state.agents.retain(|id, running| {

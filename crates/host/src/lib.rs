@@ -6,6 +6,7 @@
 //! guard has seen to it that nothing runs: the host registers for a new epoch and waits to be told.
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod agent;
 pub mod disk;
 pub mod egress;
@@ -16,6 +17,7 @@ mod host;
 pub mod lease;
 mod ledger;
 mod log_watch;
+mod old_logs;
 pub mod overlay;
 mod probe;
 mod provision;

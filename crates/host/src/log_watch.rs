@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use fleet_process::{LogFile, read_from, tail};
+use fleet_process::{LogFile, READ_BYTES_MAX, read_from, tail};
 use tokio::time::Instant;
 
 /// Most of a line that is passed on, in characters.
@@ -70,8 +70,10 @@ impl LogWatch {
         }
         let (bytes, next) = read_from(log.path(), self.position).ok()?;
         self.read = next;
-        // A line that is not complete is looked at once it is.
-        let rest = bytes.iter().rev().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        // A line that is not complete is looked at once it is, unless it is longer than is read.
+        let end = bytes.iter().rev().position(|byte| *byte == b'\n');
+        let cut = bytes.len() as u64 == READ_BYTES_MAX;
+        let rest = end.unwrap_or(if cut { 0 } else { bytes.len() });
         self.position = next - rest as u64;
         let new = String::from_utf8_lossy(&bytes[..bytes.len() - rest]);
         let line = new.lines().find(|line| texts.iter().any(|text| line.contains(text)))?;

@@ -71,12 +71,20 @@ pub(crate) struct Start {
     pub(crate) log: LogFile,
 }
 
+/// What was started.
+pub(crate) struct Launched {
+    pub(crate) child: Child,
+    pub(crate) plan: Arc<Plan>,
+    /// Kills for its memory limit before it.
+    pub(crate) memory_kills: u64,
+}
+
 /// Prepares and starts an agent.
 pub(crate) async fn launch(
     host: Arc<Shared>,
     kept: Arc<Kept>,
     start: Start,
-) -> Result<(Child, Arc<Plan>), Refusal> {
+) -> Result<Launched, Refusal> {
     let Start { id, assignment, number, repair, group, log } = start;
     let passing = |why: String| Refusal { why, fatal: false, ports_taken: None };
     // There is mostly nothing in it, and no need to look.
@@ -122,7 +130,8 @@ pub(crate) async fn launch(
     let limited = limited.map_err(|e| passing(format!("limiting it: {e}")))?;
     launch.groups = limited;
     launch.lease = LeaseCheck { status: kept.guard.status_file(), epoch: lease.epoch.0 };
+    let memory_kills = kept.limiter.memory_kills(&group_name(&key.agent));
     let child = kept.launcher.launch(&key.to_string(), &launch, &log, &group).await;
     let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
-    Ok((child, Arc::new(plan)))
+    Ok(Launched { child, plan: Arc::new(plan), memory_kills })
 }

@@ -38,6 +38,15 @@ pub struct Group {
     path: PathBuf,
 }
 
+/// Removes the directories in a group's directory that are empty groups. The kernel keeps others.
+pub(crate) fn remove_empty(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 fn populated(events: &str) -> bool {
     events.lines().any(|line| line == "populated 1")
 }
@@ -130,6 +139,11 @@ impl Group {
         let length = rustix::io::pread(events.as_fd(), &mut buffer, 0)
             .map_err(|e| self.error()(e.into()))?;
         Ok(!populated(&String::from_utf8_lossy(&buffer[..length])))
+    }
+
+    /// Removes the groups in it that are empty.
+    pub fn remove_empty(&self) {
+        remove_empty(&self.path);
     }
 
     /// Removes it; it must be empty.

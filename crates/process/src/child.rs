@@ -241,6 +241,16 @@ impl Child {
         }
     }
 
+    /// Whether it ran when this daemon first heard of it.
+    pub fn was_running(&self) -> bool {
+        self.pidfd.is_some()
+    }
+
+    /// Whether init said how it ended; after [`Child::wait`].
+    pub fn was_told_of(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// Waits for its end. Cancelling loses nothing.
     pub async fn wait(&mut self) -> ExitStatus {
         if let Some(exit) = &mut self.exit {
@@ -250,7 +260,7 @@ impl Child {
         if self.status.is_none() {
             self.ended().await;
         }
-        ExitStatus::from_raw(*self.status.get_or_insert(KILLED))
+        ExitStatus::from_raw(self.status.unwrap_or(KILLED))
     }
 
     /// Waits for its end where nobody says how it ended: init has ended and it with it, or init cut

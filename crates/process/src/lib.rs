@@ -23,7 +23,7 @@ pub use egress_lease::EgressLease;
 pub use fleet_init::LAUNCH_FAILED;
 pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, serve};
 pub use limits::Limiter;
-pub use logs::{LogFile, read_from, tail};
+pub use logs::{LogFile, READ_BYTES_MAX, read_from, tail};
 pub use ports::{Holder, holders, unused};
 pub use sandbox::{Confinement, lacking};
 pub use usage::{disk_usage, walk};

@@ -8,6 +8,8 @@ use std::{
 
 use fleet_types::ResourceLimits;
 
+use crate::cgroup::remove_empty;
+
 /// The period of processor quotas, in microseconds; the kernel's default.
 const PERIOD_US: u64 = 100_000;
 
@@ -90,11 +92,17 @@ impl Limiter {
     pub fn set(&self, group: &str, limits: &ResourceLimits) -> io::Result<Vec<PathBuf>> {
         let asked = [limits.memory_bytes, limits.processes.into(), limits.cpu_millis.into()];
         let mut further = Vec::new();
-        for (controller, value) in asked.into_iter().enumerate().filter(|(_, value)| *value > 0) {
+        for (controller, value) in asked.into_iter().enumerate() {
             let Some(directory) = self.directory(controller, group) else { continue };
-            fs::create_dir_all(&directory)?;
             let two = self.places[controller] == Place::Two;
+            // Groups share the processor, and so do processes in none: it must be in one.
+            let shares = CONTROLLERS[controller] == "cpu" && !two;
+            if value == 0 && !shares {
+                continue;
+            }
+            fs::create_dir_all(&directory)?;
             match (CONTROLLERS[controller], two) {
+                _ if value == 0 => {}
                 ("memory", true) => {
                     write(&directory.join("memory.max"), value)?;
                     write(&directory.join("memory.oom.group"), 1)?;
@@ -131,6 +139,17 @@ impl Limiter {
         let events = fs::read_to_string(events).unwrap_or_default();
         let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Takes away all version 1 groups that are empty.
+    pub fn remove_empty(&self) {
+        for controller in 0..CONTROLLERS.len() {
+            if let (Place::One(_), Some(directory)) =
+                (&self.places[controller], self.directory(controller, ""))
+            {
+                remove_empty(&directory);
+            }
+        }
     }
 
     /// Takes the version 1 groups of `group` away; nothing may run in them.

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Most bytes read at once: enough for thousands of lines, little enough for one message.
-const READ_BYTES_MAX: u64 = 1 << 20;
+pub const READ_BYTES_MAX: u64 = 1 << 20;
 
 /// An agent's log file. It belongs to root: the agent can write to it, not replace it.
 #[derive(Clone, Debug)]

@@ -294,7 +294,7 @@ impl Daemon {
         let mut peer = RoutesBuilder::default();
         peer.add_service(
             AgentHostServiceServer::new(HostService::new(host.clone()))
-                .max_decoding_message_size(16 * limits::MESSAGE_BYTES_MAX),
+                .max_decoding_message_size(limits::ASSIGNMENT_BYTES_MAX),
         );
         let proposer = voting.map(|voting| voting.proposer.clone());
         let office = voting.map(|voting| Office {

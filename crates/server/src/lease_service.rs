@@ -115,18 +115,22 @@ impl LeaseService for Service {
             return answer.map_err(|_| Status::deadline_exceeded("the leader did not answer"))?;
         }
         self.confirm(raft).await?;
-        let current = raft.read(|state| {
-            let node = state.nodes().get(&node)?;
-            let active = node.epoch == epoch && node.status == NodeStatus::Active;
-            active.then(|| node.hold.filter(|hold| !hold.ending))
-        });
-        let Some(hold) = current else {
+        let hold_now = || {
+            raft.read(|state| {
+                let node = state.nodes().get(&node)?;
+                let active = node.epoch == epoch && node.status == NodeStatus::Active;
+                active.then(|| node.hold.filter(|hold| !hold.ending))
+            })
+        };
+        let Some(hold) = hold_now() else {
             let message = format!("epoch {epoch} of node {node} is over; register again");
             return Err(status(Code::FailedPrecondition, "LEASE_REFUSED", message, &[]));
         };
         if !self.leases.grant(node, epoch, receipt_ms, hold.is_some()) {
             return Err(not_leader());
         }
+        // A hold ends once no long lease is known: it may have ended before this one was.
+        let hold = hold.filter(|_| hold_now() == Some(hold));
         let lease_ms = hold.map_or(self.timing.lease_ms, |hold| hold.lease_ms);
         Ok(Response::new(RenewResponse { nonce, epoch: epoch.0, lease_ms }))
     }

@@ -100,7 +100,7 @@ impl RegistrationService for Service {
         let report = report(request)?;
         let op = RegisterNode { node, storage, held, report };
         let _registering = self.leases.registering(node);
-        // A machine that was removed, or the copy of one, asks for ever: not one entry for each try.
+        // A machine that was removed, or a copy of one, asks for ever: not in an entry each.
         let build: Build = Box::new(move |draft| {
             check_register(draft.planner.state(), &op)?;
             Ok(Operation::RegisterNode(op))

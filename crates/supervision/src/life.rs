@@ -148,6 +148,8 @@ pub struct Past {
     pub repaired: bool,
     /// Whether what runs is its repair.
     pub repairing: bool,
+    /// Whether what runs has been ready.
+    pub ready: bool,
     /// Why it is parked, if it is.
     pub parked: Option<String>,
 }
@@ -169,6 +171,8 @@ pub struct Life {
     repair: bool,
     /// Whether the repair was tried since the last healthy run.
     repaired: bool,
+    /// Whether what is going to be adopted was ready before.
+    was_ready: bool,
     tries: u32,
     crashes_ms: VecDeque<u64>,
     message: String,
@@ -189,6 +193,7 @@ impl Life {
             outdated: false,
             repair: false,
             repaired: false,
+            was_ready: false,
             tries: 0,
             crashes_ms: VecDeque::new(),
             message: String::new(),
@@ -200,6 +205,7 @@ impl Life {
         let mut life = Self::new(policy);
         life.crashes_ms = past.crashes_ms.into();
         (life.tries, life.repaired, life.repair) = (past.tries, past.repaired, past.repairing);
+        life.was_ready = past.ready;
         if let Some(why) = past.parked {
             (life.state, life.message) = (State::CrashLooping, why);
         }
@@ -209,13 +215,21 @@ impl Life {
     /// What is held against it; the default when nothing is.
     pub fn past(&self) -> Past {
         let parked = self.state == State::CrashLooping;
+        let due = self.repair && matches!(self.state, State::Waiting | State::Launching);
         Past {
             crashes_ms: self.crashes_ms.iter().copied().collect(),
             tries: self.tries,
-            repaired: self.repaired,
+            repaired: self.repaired && !due,
             repairing: self.state == State::Repairing,
+            ready: matches!(self.state, State::Ready | State::Unready),
             parked: parked.then(|| self.message.clone()),
         }
+    }
+
+    /// Goes on by another policy, of an agent that takes the place of this one. What is told to end
+    /// may take as long as it could before.
+    pub fn follow(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
     /// Where it is.
@@ -331,6 +345,9 @@ impl Life {
             Event::Adopted => {
                 if matches!(self.state, State::Stopped | State::CrashLooping) {
                     self.begin(now_ms);
+                    if self.was_ready && self.state == State::Starting {
+                        self.become_ready(now_ms);
+                    }
                 }
             }
             Event::LaunchFailed { why, fatal } => {
@@ -423,6 +440,8 @@ impl Life {
         }
         let cure = if fatal { Cure::None } else { Cure::Restart };
         let told = self.next == Next::Stop || self.outdated;
+        // A repair that did not run is due still.
+        self.repaired &= !self.repair;
         let next = if told { self.next } else { self.crashed(cure, now_ms) };
         self.message = why;
         self.empty(next, now_ms, actions);
@@ -433,17 +452,21 @@ impl Life {
         match self.state {
             State::Starting => {
                 self.release(actions);
-                self.message.clear();
-                self.enter(State::Ready, now_ms);
-                if self.tries > 0 || self.repaired || !self.crashes_ms.is_empty() {
-                    self.deadline_ms = Some(now_ms + self.policy.healthy_after_ms);
-                }
+                self.become_ready(now_ms);
             }
             State::Unready => {
                 self.message.clear();
                 self.state = State::Ready;
             }
             _ => {}
+        }
+    }
+
+    fn become_ready(&mut self, now_ms: u64) {
+        self.message.clear();
+        self.enter(State::Ready, now_ms);
+        if self.tries > 0 || self.repaired || !self.crashes_ms.is_empty() {
+            self.deadline_ms = Some(now_ms + self.policy.healthy_after_ms);
         }
     }
 

@@ -85,6 +85,53 @@ fn who_comes_back_holds_against_it_what_was_held_before() {
 }
 
 #[test]
+fn what_was_ready_is_not_started_again_for_a_slow_answer_to_who_comes_back() {
+    let mut life = started();
+    let mut slow = again(&life);
+    slow.on(Event::Adopted, 3, 0);
+    assert_eq!((slow.state(), slow.deadline()), (State::Starting, Some(1_003)));
+    life.on(Event::ProbeOk, 3, 0);
+    for n in 4..6 {
+        life.on(Event::ProbeFailed { why: "slow".into() }, n, 0);
+    }
+    assert_eq!(life.state(), State::Unready);
+    life = again(&life);
+    life.on(Event::Adopted, 7, 0);
+    assert_eq!((life.state(), life.deadline()), (State::Ready, None));
+}
+
+#[test]
+fn a_repair_that_did_not_run_is_due_still() {
+    let broken = |life: &mut Life, now| {
+        life.on(Event::Exited(Exit::Code(78)), now, 0);
+        life.on(Event::Emptied, now, 0);
+    };
+    let mut life = started();
+    broken(&mut life, 3);
+    // The daemon ends while the repair waits for its turn.
+    life = again(&life);
+    life.on(Event::Want, 4, 0);
+    life.on(Event::Permit, 5, 0);
+    life.on(Event::Launched, 6, 0);
+    broken(&mut life, 7);
+    assert_eq!(life.on(Event::Permit, 8, 0), [Action::Repair]);
+    life.on(Event::LaunchFailed { why: "no memory".into(), fatal: false }, 9, 0);
+    life.on(Event::Emptied, 10, 0);
+    life.on(Event::Time, 2_000, 0);
+    life.on(Event::Permit, 2_001, 0);
+    life.on(Event::Launched, 2_002, 0);
+    broken(&mut life, 2_003);
+    assert_eq!(life.on(Event::Permit, 2_004, 0), [Action::Repair]);
+    life.on(Event::Launched, 2_005, 0);
+    life.on(Event::Exited(Exit::Code(0)), 2_006, 0);
+    life.on(Event::Emptied, 2_007, 0);
+    life.on(Event::Permit, 2_008, 0);
+    life.on(Event::Launched, 2_009, 0);
+    broken(&mut life, 2_010);
+    assert_eq!(life.state(), State::CrashLooping, "once it ran it is not tried again");
+}
+
+#[test]
 fn a_healthy_run_is_forgiven_while_it_lasts() {
     let mut life = started();
     life.on(Event::Exited(Exit::Code(78)), 3, 0);
@@ -99,7 +146,7 @@ fn a_healthy_run_is_forgiven_while_it_lasts() {
     assert!(life.past().repaired);
     assert_eq!(life.deadline(), Some(10_011));
     life.on(Event::Time, 10_011, 0);
-    assert_eq!(life.past(), Past::default());
+    assert_eq!(life.past(), Past { ready: true, ..Past::default() });
 }
 
 #[test]

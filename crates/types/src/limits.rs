@@ -26,6 +26,9 @@ pub const BATCH_COMMANDS_MAX: usize = 1_024;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Largest message any of the gRPC services accepts, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest message by which a host is told of all its agents, in bytes: of 4,000 with the largest
+/// spec there may be.
+pub const ASSIGNMENT_BYTES_MAX: usize = 1 << 30;
 /// Largest piece of a snapshot in one message, in bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 /// Most nodes of one cluster.
