@@ -7,6 +7,7 @@ mod commands;
 mod exit;
 mod output;
 mod session;
+mod unique;
 
 use std::{process::ExitCode, time::Duration};
 

@@ -5,7 +5,7 @@ use fleet_types::{Epoch, FleetName, NodeId, Revision};
 use crate::{
     command::{Admission, AgentDraft, Command, CreateAgents, Operation, RegisterNode},
     commands,
-    record::Role,
+    record::{Agent, Role, Wants},
     rejection::Rejection,
     state::State,
 };
@@ -60,6 +60,19 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
 /// The [`Rejection`] that registering it would end in.
 pub fn check_register(state: &State, op: &RegisterNode) -> Result<(), Rejection> {
     commands::register_node::check(state, op)
+}
+
+/// Whether saying that something else listens on an agent's ports would change anything.
+pub fn is_helped_by_other_ports(state: &State, agent: &Agent) -> bool {
+    commands::quarantine_ports::helps(state, agent)
+}
+
+/// Whether agents could want this.
+///
+/// # Errors
+/// The [`Rejection`] that making a fleet that wants it would end in.
+pub fn check_wants(wants: &Wants) -> Result<(), Rejection> {
+    commands::create_agents::check_wants(wants)
 }
 
 /// Whether agents could be made now; changes nothing.

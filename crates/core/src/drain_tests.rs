@@ -107,6 +107,44 @@ fn who_cannot_have_other_ports_where_it_is_leaves_as_others_do() {
     apply(&mut state, 2_002, &command(taken)).unwrap();
     let placement = state.agents()[&id].placement.clone().unwrap();
     assert!(placement.node == node && placement.evicting, "it may run by now");
+    let stopped = ConfirmStopped { agent: id, generation, node, epoch, next: Some(nodes[0]) };
+    apply(&mut state, 2_003, &command(Operation::ConfirmStopped(stopped))).unwrap();
+    let causes: Vec<_> = state.quarantined(node).map(|kept| kept.cause.clone()).collect();
+    assert_eq!(causes, [QuarantineCause::Foreign("pid 7".into())], "who listens is not forgotten");
+}
+
+#[test]
+fn a_pinned_agent_whose_ports_are_taken_stays_where_it_is() {
+    let size = Size { ports: 399, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size, size]);
+    let node = nodes[1];
+    let spec = AgentSpec { class: AgentClass::Pinned, ..asking(PLAIN) };
+    create(&mut state, 2_000, fleet(0), "a", Some(node), spec, Admission::Unchecked).unwrap();
+    let agent: AgentId = format!("{}/a", fleet(0)).parse().unwrap();
+    assert!(is_helped_by_other_ports(&state, &state.agents()[&agent]), "it gets others there");
+    let set = SetSchedulable { node, schedulable: Schedulable::Cordoned, drain: None };
+    apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+    assert!(!is_helped_by_other_ports(&state, &state.agents()[&agent]));
+    let (epoch, generation) = (state.nodes()[&node].epoch, state.agents()[&agent].generation);
+    let (before, by) = (state.agents()[&agent].clone(), "pid 7".to_owned());
+    let taken = QuarantinePorts { agent: agent.clone(), generation, node, epoch, by };
+    apply(&mut state, 2_002, &command(Operation::QuarantinePorts(taken))).unwrap();
+    assert_eq!(state.agents()[&agent], before);
+}
+
+#[test]
+fn what_is_down_is_not_drained() {
+    let size = Size { ports: 399, memory_gib: 64, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size, size]);
+    let node = nodes[1];
+    let spec = AgentSpec { class: AgentClass::Pinned, ..asking(PLAIN) };
+    create(&mut state, 2_000, fleet(0), "a", Some(node), spec, Admission::Unchecked).unwrap();
+    lose(&mut state, node);
+    let set = |node| SetSchedulable { node, schedulable: Schedulable::Draining, drain: None };
+    let refused = apply(&mut state, 2_001, &command(Operation::SetSchedulable(set(node))));
+    assert_eq!(refused, Err(Rejection::NodeNotActive(node)));
+    let empty = apply(&mut state, 2_001, &command(Operation::SetSchedulable(set(nodes[0]))));
+    assert!(empty.is_ok());
 }
 
 #[test]

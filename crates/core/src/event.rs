@@ -36,6 +36,8 @@ pub enum Cause {
     UnfitNode,
     /// Something else listens on its ports, and its node has no others.
     PortsTaken,
+    /// Its node is drained, and the time that agents had to leave it is over.
+    DrainOverdue,
 }
 
 /// Why a vote is given or taken. All but the first are the leader's own reasons.
@@ -102,7 +104,10 @@ pub enum What {
         schedulable: Schedulable,
     },
     /// The node was removed.
-    NodeRemoved,
+    NodeRemoved {
+        /// What it was called; empty where that was not kept yet.
+        name: String,
+    },
     /// The node's vote was given or taken.
     RoleChanged {
         /// What it became.

@@ -31,6 +31,9 @@ pub enum Verdict {
         agents: usize,
         /// How full it is.
         load: Load,
+        /// How many agents of its fleet are under the node's value of the label that it is spread by,
+        /// if it is.
+        of_fleet: Option<usize>,
     },
     /// It cannot run here, and this is all that stands in the way.
     Hindered(Vec<Obstacle>),
@@ -85,9 +88,17 @@ fn verdict(state: &State, agent: &Agent, node: &Node) -> Verdict {
     }
     let obstacles = obstacles(state, agent, node);
     if obstacles.is_empty() {
-        return Verdict::Suits { agents, load };
+        return Verdict::Suits { agents, load, of_fleet: of_fleet(state, agent, node) };
     }
     Verdict::Hindered(obstacles)
+}
+
+/// How many agents of the fleet of one that is spread are under a node's value of the label.
+fn of_fleet(state: &State, agent: &Agent, node: &Node) -> Option<usize> {
+    let key = agent.spec.wants.spread_by.as_deref()?;
+    let label = node.report.as_ref()?.labels.pair(key)?;
+    let whereabouts = &state.index().whereabouts;
+    Some(whereabouts.count_under(&agent.id.fleet, label))
 }
 
 /// All that keeps a node from having an agent.
@@ -146,7 +157,7 @@ pub struct Loss {
 
 /// What would become of the agents of `node` if it were lost now, in the order they are placed.
 pub fn loss(state: &State, node: NodeId) -> Vec<Loss> {
-    plan::losses(state, node, AgentClass::Sticky)
+    plan::losses_in_turn(state, node)
         .into_iter()
         .map(|(agent, to)| Loss {
             agent: agent.id.clone(),

@@ -44,7 +44,10 @@ mod together;
 pub mod voters;
 mod whereabouts;
 
-pub use apply::{Outcome, apply, check_create, check_drafts, check_register};
+pub use apply::{
+    Outcome, apply, check_create, check_drafts, check_register, check_wants,
+    is_helped_by_other_ports,
+};
 pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,

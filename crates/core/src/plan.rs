@@ -149,20 +149,36 @@ pub fn replacements(state: &State, node: NodeId, reach: AgentClass) -> Vec<(Agen
 }
 
 /// All agents of `node` that are not being deleted, and those that wait for it since it was lost, in
-/// the order they are placed if it is lost, each with where it would go; nowhere when it fits nowhere, or is of a class after `reach`.
-pub(crate) fn losses(
+/// the order they are placed if all up to class `reach` are placed at once, each with where it would
+/// go; nowhere when it fits nowhere, or is of a class after that.
+fn losses(state: &State, node: NodeId, reach: AgentClass) -> Vec<(&Agent, Option<NodeId>)> {
+    placed_without(state, node, reach, first_come(lost_with(state, node)))
+}
+
+/// As [`losses`], in the order they are placed as their classes' times are over.
+pub(crate) fn losses_in_turn(state: &State, node: NodeId) -> Vec<(&Agent, Option<NodeId>)> {
+    let mut agents: Vec<&Agent> = first_come(lost_with(state, node)).collect();
+    agents.sort_by_key(|agent| agent.spec.class);
+    placed_without(state, node, AgentClass::Sticky, agents.into_iter())
+}
+
+fn lost_with(state: &State, node: NodeId) -> impl Iterator<Item = &Agent> {
+    let placed = state.placed_on(node).filter_map(|id| state.agents().get(id));
+    let agents = placed.filter(|agent| agent.lifecycle == Lifecycle::Live);
+    agents.chain(state.held_for(node))
+}
+
+fn placed_without<'a>(
     state: &State,
     node: NodeId,
     reach: AgentClass,
-) -> Vec<(&Agent, Option<NodeId>)> {
+    agents: impl Iterator<Item = &'a Agent>,
+) -> Vec<(&'a Agent, Option<NodeId>)> {
     let mut planner = Planner::without(state, node);
-    let placed = state.placed_on(node).filter_map(|id| state.agents().get(id));
-    let agents = placed.filter(|agent| agent.lifecycle == Lifecycle::Live);
-    let agents = agents.chain(state.held_for(node));
     let mut place = |agent: &Agent| {
         (agent.spec.class <= reach).then(|| planner.choose(&agent.id.fleet, &agent.spec))
     };
-    first_come(agents).map(|agent| (agent, place(agent).flatten())).collect()
+    agents.map(|agent| (agent, place(agent).flatten())).collect()
 }
 
 /// Where agents without a placement can go now; at most `limit` of them. `silent` as for [`moves`].

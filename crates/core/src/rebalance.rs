@@ -70,15 +70,14 @@ pub fn drains(state: &State, now: Timestamp, arriving: &Arriving) -> Vec<EvictAg
         return Vec::new();
     }
     let mut planner = Planner::beside_moves(state);
-    let agents = draining.into_iter().map(|node| {
+    let evictions = draining.into_iter().map(|node| {
         let arriving = arriving.get(&node.id).copied().unwrap_or(0);
         drain(&mut planner, node, now, arriving)
     });
-    let agents = agents.filter(|agents| !agents.is_empty());
-    agents.map(|agents| EvictAgents { agents, cause: Cause::Drain }).collect()
+    evictions.filter(|evict| !evict.agents.is_empty()).collect()
 }
 
-fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize) -> Vec<Eviction> {
+fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize) -> EvictAgents {
     let state = planner.state();
     let pace = node.drain.unwrap_or_default();
     let agents = state.placed_on(node.id).filter_map(|id| state.agents().get(id));
@@ -86,19 +85,20 @@ fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize
         agents.filter(|a| a.lifecycle == Lifecycle::Live).partition(|agent| leaving(agent));
     let late = pace.deadline.is_some_and(|deadline| deadline <= now);
     if late {
-        return staying
-            .into_iter()
-            .map(|agent| eviction(agent, None))
-            .take(EVICTIONS_MAX)
-            .collect();
+        let agents = staying.into_iter().map(|agent| eviction(agent, None));
+        return EvictAgents {
+            agents: agents.take(EVICTIONS_MAX).collect(),
+            cause: Cause::DrainOverdue,
+        };
     }
     let most = if pace.moves_max == 0 { usize::MAX } else { pace.moves_max as usize };
     let free = most.saturating_sub(going.len() + arriving).min(EVICTIONS_MAX);
-    plan::first_come(staying.into_iter())
+    let agents = plan::first_come(staying.into_iter())
         .filter_map(|agent| Some((agent, planner.choose(&agent.id.fleet, &agent.spec)?)))
         .take(free)
         .map(|(agent, to)| eviction(agent, Some(to)))
-        .collect()
+        .collect();
+    EvictAgents { agents, cause: Cause::Drain }
 }
 
 /// The difference between the fullest and the emptiest node that takes agents.

@@ -1,6 +1,6 @@
 //! The records of the state machine. Each carries the revision of its last change.
 
-use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 
 use fleet_types::{
     AgentClass, AgentId, ClusterId, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
@@ -370,6 +370,8 @@ pub struct Placement {
     pub evicting: bool,
     /// Where it should go then, if there is room.
     pub next: Option<NodeId>,
+    /// Who else listens on its ports, in words, if that is why.
+    pub taken_by: Option<Box<str>>,
     /// What allowed this placement.
     pub evidence: Evidence,
     /// When it was placed.

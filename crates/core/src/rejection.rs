@@ -94,7 +94,7 @@ pub enum Rejection {
         lost: NodeId,
     },
     /// What is asked for contradicts itself.
-    Contradiction(&'static str),
+    Contradiction(String),
     /// The node's agents have no other node to go to.
     NowhereToGo(NodeId),
     /// Too few voters that are up would be left.
@@ -358,7 +358,7 @@ impl fmt::Display for Rejection {
                  node {lost} were lost: add a node, delete agents, or call with \
                  --allow-overcommit (allow_overcommit)"
             ),
-            R::Contradiction(why) => write!(f, "no node can ever suit the agent: {why}"),
+            R::Contradiction(why) => write!(f, "no node can ever suit that: {why}"),
             R::NowhereToGo(node) => write!(
                 f,
                 "no other node is up and takes agents, so those of node {node} have nowhere to go; \

@@ -2,6 +2,7 @@
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
+    string::String,
     vec::Vec,
 };
 
@@ -206,7 +207,7 @@ impl State {
 
     /// The agents that go elsewhere once the node they were asked to leave says that they left; that
     /// node is up.
-    pub(crate) fn on_the_move(&self) -> impl Iterator<Item = &Agent> {
+    pub fn on_the_move(&self) -> impl Iterator<Item = &Agent> {
         self.index.leaving.iter().filter_map(|id| self.agents.get(id)).filter(|agent| {
             let node = agent.placement.as_ref().and_then(|p| self.nodes.get(&p.node));
             let is_up = node.is_some_and(|node| node.status == NodeStatus::Active);
@@ -234,9 +235,13 @@ impl State {
 
     /// Whether it is known that an agent, in one of its starts, said that it runs twice.
     pub fn told_of_double_run(&self, agent: &AgentId, generation: Generation, start: u32) -> bool {
-        self.events.values().rev().any(|event| match &event.what {
+        let of_agent = self.events.values().rev().filter(|it| it.agent.as_ref() == Some(agent));
+        // What comes before a deletion is of another one of that name.
+        let mut since =
+            of_agent.map(|event| &event.what).take_while(|it| **it != What::AgentDeleted);
+        since.any(|what| match what {
             What::AgentRunsTwice { generation: of, start: in_start, .. } => {
-                event.agent.as_ref() == Some(agent) && (*of, *in_start) == (generation, start)
+                (*of, *in_start) == (generation, start)
             }
             _ => false,
         })
@@ -466,8 +471,9 @@ impl State {
         let (node, block) = self.find_place(node, agent)?;
         agent.generation = agent.generation.next();
         let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
-        let (evicting, next, placed) = (false, None, now.at);
-        agent.placement = Some(Placement { node, block, evicting, next, evidence, placed });
+        let (evicting, next, taken_by, placed) = (false, None, None, now.at);
+        agent.placement =
+            Some(Placement { node, block, evicting, next, taken_by, evidence, placed });
         agent.pending = None;
         if let Some(node) = self.nodes.get(&node) {
             self.index.place(&agent.id, &agent.spec, node);
@@ -505,17 +511,6 @@ impl State {
     /// Takes an agent's placement away, recording why nothing of it runs. Its ports are kept from
     /// others until its node says that nothing uses them.
     pub(crate) fn unplace(&mut self, id: &AgentId, evidence: Evidence, now: Moment) {
-        self.unplace_for(id, evidence, QuarantineCause::Freed, now);
-    }
-
-    /// As [`State::unplace`]; its ports are kept from others for another reason.
-    pub(crate) fn unplace_for(
-        &mut self,
-        id: &AgentId,
-        evidence: Evidence,
-        cause: QuarantineCause,
-        now: Moment,
-    ) {
         let Some(agent) = self.agents.get_mut(id) else { return };
         let Some(placement) = agent.placement.take() else { return };
         agent.evidence = evidence;
@@ -525,6 +520,15 @@ impl State {
             self.index.unplace(agent, node, placement.block);
         }
         self.changed.insert(Key::Agent(id.clone()));
+        let cause = match placement.taken_by {
+            None => QuarantineCause::Freed,
+            Some(by) => {
+                let (block, by) = (placement.block, String::from(by));
+                let what = What::PortsQuarantined { block, by: by.clone() };
+                self.tell(now, Some(placement.node), Some(id.clone()), what);
+                QuarantineCause::Foreign(by)
+            }
+        };
         self.quarantine(placement.node, placement.block, cause, now);
     }
 

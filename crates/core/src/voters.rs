@@ -63,11 +63,9 @@ fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
 }
 
 /// Refuses to give one more node a vote where as many that are up have one as the policy says: the
-/// leader would take one again. One whose vote an operator took may be given it all the same: from
-/// then on the leader chooses among it and others.
+/// leader would take one again, likely the new one's.
 pub fn check_promotion(state: &State, node: NodeId) -> Result<(), Rejection> {
-    let wanted = state.require_node(node)?;
-    let is_new = wanted.role != Role::Voter && wanted.may_vote;
+    let is_new = state.require_node(node)?.role != Role::Voter;
     let voters = state.nodes().values().filter(|node| node.role == Role::Voter && up(node)).count();
     let limit = state.placement_policy().voters;
     if is_new && voters >= usize::from(limit) {
@@ -194,6 +192,19 @@ mod tests {
         assert_eq!(settle(&mut state), [(nodes[3], Role::Voter), (nodes[2], Role::Worker)]);
         fence(&mut state, nodes[1]);
         assert_eq!(settle(&mut state), [(nodes[4], Role::Voter), (nodes[1], Role::Worker)]);
+    }
+
+    #[test]
+    fn no_more_are_given_a_vote_than_may_have_one() {
+        let (mut state, nodes) = cluster(4);
+        // By a worker's token, or an operator's word.
+        let demote = |node| SetRole { node, role: Role::Worker, cause: RoleCause::Operator };
+        apply(&mut state, 3_000, &command(Operation::SetRole(demote(nodes[3])))).unwrap();
+        let (node, voters, limit) = (nodes[3], 3, 3);
+        let refused = Rejection::EnoughVoters { node, voters, limit };
+        assert_eq!(check_promotion(&state, node), Err(refused));
+        apply(&mut state, 3_001, &command(Operation::SetRole(demote(nodes[1])))).unwrap();
+        assert_eq!(check_promotion(&state, node), Ok(()));
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn happenings() -> Vec<core::What> {
         What::NodeRegistered { epoch: Epoch(4) },
         What::NodeFenced { evidence, agents: 7 },
         What::NodeScheduling { schedulable: core::Schedulable::Cordoned },
-        What::NodeRemoved,
+        What::NodeRemoved { name: "n3".into() },
         What::RoleChanged { role: core::Role::Voter, cause: core::RoleCause::VoterGone },
         What::NodeHeld { lease_ms: 30_000 },
         What::HoldEnded,
@@ -132,6 +132,7 @@ fn records() -> Vec<core::Record> {
         block: PortBlock { base: 10_240, size: 16 },
         evicting: true,
         next: Some(NodeId(6)),
+        taken_by: Some("nginx".into()),
         evidence: core::Evidence::LeaseExpired { waited_ms: 6_701 },
         placed: Timestamp(9),
     };

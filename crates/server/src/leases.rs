@@ -89,7 +89,7 @@ fn timing_of(node: &Node, timing: &LeaseTiming) -> LeaseTiming {
 }
 
 /// How long a leader waits before it takes agents of `class` on a node to be gone.
-fn wait_ms(class: AgentClass, node: &Node, timing: &LeaseTiming) -> Option<u64> {
+pub fn wait_ms(class: AgentClass, node: &Node, timing: &LeaseTiming) -> Option<u64> {
     match class {
         AgentClass::Strict => class.fence_after_ms(&timing_of(node, timing)),
         _ => class.fence_after_ms(timing),
@@ -164,17 +164,17 @@ impl Leases {
         self.with(|table| table.heard_ms.get(&node).map(|at| now.saturating_sub(*at)))
     }
 
-    /// How many registered nodes were not heard for half of W, and may be lost.
-    pub fn feared_lost(&self, state: &State, timing: &LeaseTiming) -> usize {
+    /// The registered nodes that were not heard for half of W, and may be lost.
+    pub fn feared_lost(&self, state: &State, timing: &LeaseTiming) -> Vec<NodeId> {
         let now = raw_ms();
         self.with(|table| {
-            let Some(term) = table.term else { return 0 };
+            let Some(term) = table.term else { return Vec::new() };
             let active = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
             let feared = active.filter(|node| {
                 let wait = timing_of(node, timing).fence_after_ms();
                 term.waited_ms(&table.heard_ms, node.id, now) >= wait / 2
             });
-            feared.count()
+            feared.map(|node| node.id).collect()
         })
     }
 

@@ -257,7 +257,8 @@ pub enum Node {
         /// How many agents may be on the move at once; 0 for all
         #[arg(long, default_value_t = 8, value_name = "COUNT")]
         at_once: u32,
-        /// After this long all leave, even if no other node has room, e.g. 30m [default: never]
+        /// After this long all leave, even if no other node has room, e.g. 30m [default: never]; the
+        /// timeout counts from then
         #[arg(long, value_parser = span, value_name = "TIME")]
         deadline: Option<u64>,
         /// How to wait.

@@ -19,6 +19,7 @@ use crate::{
     commands::{events, placement::requests},
     output::{age, columns, print, short},
     session::{client, read_text, request_id, wait_for},
+    unique::unique,
 };
 
 /// `fleets/demo/agents/a1` as `demo/a1`.
@@ -148,9 +149,9 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         runtime: args.runtime,
         config_json: config_json.unwrap_or_default(),
         command: args.command,
-        environment: args.environment.into_iter().collect(),
+        environment: unique("--env", args.environment)?,
         ports: args.ports,
-        labels: args.labels.into_iter().collect(),
+        labels: unique("--label", args.labels)?,
         limits: Some(v1::ResourceLimits {
             memory_bytes: args.memory,
             cpu_millis: args.cpus,
@@ -162,7 +163,7 @@ async fn create(global: &Global, client: &Client, args: CreateAgent) -> Result<(
         class: fleet_proto::convert::api::class(args.class).into(),
         priority: args.priority,
         requests: requests(&args.wants),
-        node_labels: args.wants.node_labels.into_iter().collect(),
+        node_labels: unique("--on", args.wants.node_labels)?,
         runtime_version: args.wants.runtime_version,
         apart: args.wants.apart,
         spread_by: args.wants.spread_by,

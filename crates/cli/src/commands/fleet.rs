@@ -14,6 +14,7 @@ use crate::{
     commands::placement::requests,
     output::{age, columns, last, print},
     session::{client, read_text, request_id},
+    unique::unique,
 };
 
 fn table(fleets: &[v1::Fleet]) -> String {
@@ -48,9 +49,9 @@ pub async fn run(global: &Global, command: Fleet) -> Result<ExitCode> {
             let config_json = config_file.map(|path| read_text(&path)).transpose()?;
             let fleet = v1::Fleet {
                 config_json: config_json.unwrap_or_default(),
-                labels: labels.into_iter().collect(),
+                labels: unique("--label", labels)?,
                 requests: requests(&wants),
-                node_labels: wants.node_labels.into_iter().collect(),
+                node_labels: unique("--on", wants.node_labels)?,
                 runtime_version: wants.runtime_version,
                 apart: wants.apart,
                 spread_by: wants.spread_by,

@@ -22,12 +22,14 @@ use crate::{
     exit,
     output::{columns, print_json},
     session::{client, read_text, request_id},
+    unique,
 };
 
 /// The file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(deserialize_with = "unique::map")]
     fleets: BTreeMap<String, FleetEntry>,
 }
 
@@ -37,6 +39,7 @@ struct File {
 struct Wants {
     memory_bytes: u64,
     cpu_millis: u64,
+    #[serde(deserialize_with = "unique::map")]
     node_labels: BTreeMap<String, String>,
     runtime_version: String,
     apart: bool,
@@ -47,10 +50,12 @@ struct Wants {
 #[serde(deny_unknown_fields, default)]
 struct FleetEntry {
     config: Map<String, Value>,
+    #[serde(deserialize_with = "unique::map")]
     labels: BTreeMap<String, String>,
     wants: Wants,
     ports: u32,
     priority: i32,
+    #[serde(deserialize_with = "unique::map")]
     agents: BTreeMap<String, AgentEntry>,
 }
 
@@ -73,9 +78,9 @@ struct AgentEntry {
     config: Map<String, Value>,
     #[serde(default)]
     command: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique::map")]
     environment: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique::map")]
     labels: BTreeMap<String, String>,
     #[serde(default)]
     ports: u32,

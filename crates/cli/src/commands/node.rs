@@ -144,10 +144,18 @@ async fn drain(
             eprintln!("node {node}: {} agents are left, {} of them leave", now.0, now.1);
         }
         let stuck = now.1 == 0;
-        let why = if stuck { "; no other node has room for them, see `agent explain`" } else { "" };
+        let why = match stuck {
+            true => {
+                "; none leaves now: no other node has room for them, see `agent explain`, or those \
+                 that left are not up yet"
+            }
+            false => "",
+        };
         Ok(Err(format!("{} agents are left{why}", now.0)))
     };
-    wait_for(wait.timeout, &format!("node {node} is not drained"), look).await
+    // At a deadline the last are told to stop, which takes as long as without one.
+    wait_for(wait.timeout + deadline.unwrap_or(0), &format!("node {node} is not drained"), look)
+        .await
 }
 
 async fn plan_loss(global: &Global, client: &Client, node: &str) -> Result<()> {
@@ -160,9 +168,11 @@ async fn plan_loss(global: &Global, client: &Client, node: &str) -> Result<()> {
     print(global.output, "PlanNodeLossResponse", &answer, |_| {
         let rows = answer.losses.iter().map(|loss| {
             let agent = loss.agent.trim_start_matches("fleets/").replace("/agents/", "/");
-            let after =
-                loss.after.map_or_else(|| "-".into(), |after| format!("{} s", after.seconds));
-            let ready = loss.ready_after.map(|ready| format!("about {} s", ready.seconds));
+            let tenths = |after: prost_types::Duration| {
+                format!("{:.1} s", after.seconds as f64 + f64::from(after.nanos) / 1e9)
+            };
+            let after = loss.after.map_or_else(|| "-".into(), tenths);
+            let ready = loss.ready_after.map(|ready| format!("about {}", tenths(ready)));
             let ready = ready.unwrap_or_else(|| "-".into());
             vec![agent, loss.node_display_name.clone(), after, ready, loss.message.clone()]
         });

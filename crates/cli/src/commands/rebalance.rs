@@ -7,6 +7,7 @@ use fleet_proto::v1::{
     AgentMove, PlanRebalanceRequest, StartRebalanceRequest,
     cluster_service_client::ClusterServiceClient,
 };
+use fleet_types::limits::EVICTIONS_MAX;
 
 use crate::{
     args::{Global, Rebalance},
@@ -35,7 +36,8 @@ pub async fn run(global: &Global, command: Rebalance) -> Result<ExitCode> {
             .await?;
         print(global.output, "PlanRebalanceResponse", &plan, |_| {
             let (count, imbalance) = (plan.moves.len(), plan.imbalance_percent);
-            let summary = format!("{count} moves are worth it; imbalance {imbalance} %");
+            let most = if count == EVICTIONS_MAX { " or more" } else { "" };
+            let summary = format!("{count}{most} moves are worth it; imbalance {imbalance} %");
             if count == 0 { summary } else { format!("{}\n\n{summary}", table(&plan.moves)) }
         })?;
         return Ok(ExitCode::SUCCESS);

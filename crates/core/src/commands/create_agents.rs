@@ -1,7 +1,7 @@
 //! Makes any number of agents and places them, in one entry. One that has no room waits as
 //! pending, with the reason.
 
-use alloc::{collections::BTreeSet, sync::Arc};
+use alloc::{collections::BTreeSet, format, sync::Arc};
 
 use fleet_types::{
     AgentId, FleetName, Generation, Revision, Timestamp,
@@ -92,13 +92,18 @@ fn check(draft: &AgentDraft) -> Result<(), Rejection> {
     }
     draft.spec.limits.check().map_err(Rejection::Limits)?;
     check_wants(&draft.spec.wants)?;
-    let (asked, most) = (draft.spec.wants.requests.memory_bytes, draft.spec.limits.memory_bytes);
-    if most > 0 && asked > most {
-        return Err(Rejection::Contradiction("it asks for more memory than it may use"));
-    }
-    let (asked, most) = (draft.spec.wants.requests.cpu_millis, draft.spec.limits.cpu_millis);
-    if most > 0 && asked > most.into() {
-        return Err(Rejection::Contradiction("it asks for more of a core than it may use"));
+    let (requests, limits) = (draft.spec.wants.requests, &draft.spec.limits);
+    for (field, asked, most) in [
+        ("memory_bytes", requests.memory_bytes, limits.memory_bytes),
+        ("cpu_millis", requests.cpu_millis, limits.cpu_millis.into()),
+    ] {
+        if most > 0 && asked > most {
+            return Err(Rejection::Contradiction(format!(
+                "agent {} asks for {asked} {field} and may use {most}: lower its requests, which \
+                 are its fleet's or its runtime's where it states none, or raise its limits",
+                draft.name
+            )));
+        }
     }
     Ok(())
 }
@@ -113,9 +118,8 @@ pub(crate) fn check_block(ports: u16) -> Result<(), Rejection> {
 pub(crate) fn check_wants(wants: &Wants) -> Result<(), Rejection> {
     wants.requests.check().map_err(Rejection::Limits)?;
     if wants.spread_by.as_ref().is_some_and(|key| wants.node_labels.get(key).is_some()) {
-        return Err(Rejection::Contradiction(
-            "it is spread by a label of which it asks for one value",
-        ));
+        let why = "agents are spread by a label of which they ask for one value";
+        return Err(Rejection::Contradiction(why.into()));
     }
     Ok(())
 }

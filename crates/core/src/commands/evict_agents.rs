@@ -58,7 +58,7 @@ pub(crate) fn keep(state: &mut State, id: &AgentId, now: Moment) {
         return;
     }
     let node = placement.node;
-    (placement.evicting, placement.next) = (false, None);
+    (placement.evicting, placement.next, placement.taken_by) = (false, None, None);
     agent.revision = now.revision;
     state.put_agent(agent);
     state.tell(now, Some(node), Some(id.clone()), What::AgentKept);

@@ -1,5 +1,7 @@
 //! Forgets a node for good. Its number is never used again.
 
+use alloc::string::ToString;
+
 use fleet_types::{Revision, Timestamp};
 
 use crate::{
@@ -28,7 +30,8 @@ pub(crate) fn apply(
     if node.status == NodeStatus::Active {
         return Err(Rejection::NodeActive(op.node));
     }
+    let name = node.name.to_string();
     state.remove_node(op.node);
-    state.tell(Moment { at, revision }, Some(op.node), None, What::NodeRemoved);
+    state.tell(Moment { at, revision }, Some(op.node), None, What::NodeRemoved { name });
     Ok(Outcome::Done(revision))
 }

@@ -12,7 +12,7 @@ use crate::{
     commands::evict_agents,
     event::{Cause, What},
     index::open,
-    record::{Agent, Schedulable},
+    record::{Agent, NodeStatus, Schedulable},
     state::Moment,
 };
 
@@ -28,6 +28,10 @@ pub(crate) fn apply(
     let others = state.nodes().values().any(|other| other.id != op.node && open(other));
     if draining && !others && state.placed_on(op.node).len() > 0 {
         return Err(Rejection::NowhereToGo(op.node));
+    }
+    // Nobody says that what it has was stopped.
+    if draining && node.status != NodeStatus::Active && state.placed_on(op.node).len() > 0 {
+        return Err(Rejection::NodeNotActive(op.node));
     }
     let drained = node.schedulable == Schedulable::Draining;
     let unfit = node.report.as_ref().is_some_and(|report| !report.unfit.is_empty());

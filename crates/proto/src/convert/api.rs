@@ -177,13 +177,17 @@ pub fn pending(reason: core::PendingReason, spec: &core::AgentSpec) -> String {
     match reason {
         core::PendingReason::NoNode => "no node is up and open for placements".into(),
         core::PendingReason::NoRuntime => format!("no open node has runtime {}", spec.runtime),
-        core::PendingReason::NoPorts => format!("no open node has {} free ports", spec.ports),
+        core::PendingReason::NoPorts => {
+            format!("no open node that suits it has {} free ports in one block", spec.ports)
+        }
         core::PendingReason::NoLabels => format!("no open node has {}", node_labels(spec)),
         core::PendingReason::NoMemory => {
-            format!("no open node has {} left", memory(spec.wants.requests.memory_bytes))
+            let asked = memory(spec.wants.requests.memory_bytes);
+            format!("no open node that suits it has room: the least full has not {asked} left")
         }
         core::PendingReason::NoCpu => {
-            format!("no open node has {} left", cores(spec.wants.requests.cpu_millis))
+            let asked = cores(spec.wants.requests.cpu_millis);
+            format!("no open node that suits it has room: the least full has not {asked} left")
         }
         core::PendingReason::OldRuntime => {
             let version = placement::version(&spec.wants);

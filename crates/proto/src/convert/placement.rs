@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fleet_core::{
-    Cause, FULL, Load, Node, PlacementPolicy, Quarantine, QuarantineCause, RoleCause, Room,
-    Schedulable, State, Wants, What,
+    Cause, FULL, Load, Node, PendingReason, PlacementPolicy, Quarantine, QuarantineCause,
+    RoleCause, Room, Schedulable, State, Wants, What,
     admission::{Dimension, Headroom},
     rebalance::Move,
 };
@@ -100,20 +100,31 @@ pub fn policy(policy: PlacementPolicy) -> v1::PlacementPolicy {
     }
 }
 
-/// Reads how agents are placed. What is too large for its type is as wrong as what is too large.
+/// Reads how agents are placed.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` when a label's key is malformed.
+/// `INVALID_ARGUMENT` when a label's key is malformed, or a number is too large for its type: others
+/// are refused where they are to count.
 pub fn parse_policy(policy: v1::PlacementPolicy) -> Result<PlacementPolicy, Status> {
-    let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    let too_large = |reason, field: &str, value: u32| {
+        let field = format!("placement_policy.{field}");
+        invalid_field(reason, &field, &value.to_string(), "is too large")
+    };
+    let percent = |field, value: u32| {
+        u16::try_from(value).map_err(|_| too_large("OVERCOMMIT_PERCENT_INVALID", field, value))
+    };
+    let moves = policy.moves_at_once;
+    let voters = policy.voters;
     let voters_spread_by =
         label_key("placement_policy.voters_spread_by", &policy.voters_spread_by)?;
     Ok(PlacementPolicy {
-        memory_percent: narrow(policy.memory_percent),
-        cpu_percent: narrow(policy.cpu_percent),
+        memory_percent: percent("memory_percent", policy.memory_percent)?,
+        cpu_percent: percent("cpu_percent", policy.cpu_percent)?,
         rebalance: policy.rebalance,
-        moves_max: narrow(policy.moves_at_once),
-        voters: u8::try_from(policy.voters).unwrap_or(u8::MAX),
+        moves_max: u16::try_from(moves)
+            .map_err(|_| too_large("REBALANCE_MOVES_INVALID", "moves_at_once", moves))?,
+        voters: u8::try_from(voters)
+            .map_err(|_| too_large("VOTER_COUNT_INVALID", "voters", voters))?,
         voters_spread_by,
     })
 }
@@ -145,7 +156,8 @@ pub fn headroom(room: Headroom) -> v1::Headroom {
 }
 
 fn node_name(state: &State, id: NodeId) -> String {
-    state.nodes().get(&id).map_or_else(String::new, |node| node.name.to_string())
+    let removed = || format!("{id} (removed)");
+    state.nodes().get(&id).map_or_else(removed, |node| node.name.to_string())
 }
 
 /// A move, as the API writes it.
@@ -226,20 +238,38 @@ fn cause(cause: Cause) -> &'static str {
         Cause::Drain => "its node is drained",
         Cause::Rebalance => "another node has more room",
         Cause::UnfitNode => "it is strict, and its node cannot keep that",
-        Cause::PortsTaken => "something else listens on its ports, and its node has no others",
+        Cause::PortsTaken => {
+            "something else listens on its ports, and its node has no others, or takes no agents"
+        }
+        Cause::DrainOverdue => "its node is drained, and the deadline for that has passed",
+    }
+}
+
+/// Why an agent had no place, in words that need not know what it asked for: it may be no more.
+fn was_pending(reason: PendingReason) -> &'static str {
+    match reason {
+        PendingReason::NoNode => "no node was up and open for placements",
+        PendingReason::NoRuntime => "no open node had its runtime",
+        PendingReason::NoPorts => "no open node that suited it had a block of ports free for it",
+        PendingReason::NoMemory => "no open node that suited it had the memory left",
+        PendingReason::NoCpu => "no open node that suited it had the processor time left",
+        PendingReason::OldRuntime => "no open node had its runtime in the version it asks for",
+        PendingReason::NotApart => "every open node had another of its fleet",
+        PendingReason::NoLabels => "no open node had the labels it asks for",
+        PendingReason::NoFitNode => "no open node kept strict agents",
+        PendingReason::MovesPaused => "its node was lost while agents were not moved",
+        PendingReason::RoomKept => "the room for it was kept for agents on their way there",
     }
 }
 
 /// What happened, as a stable code and in words.
 fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
-    let spec = event.agent.as_ref().and_then(|id| state.agents().get(id)).map(|a| &a.spec);
     match &event.what {
         What::AgentPlaced { generation, evidence: proof } => {
             ("AGENT_PLACED", format!("placed at generation {generation}: {}", evidence(proof)))
         }
         What::AgentPending { reason } => {
-            let why = spec.map_or_else(String::new, |spec| super::api::pending(*reason, spec));
-            ("AGENT_PENDING", format!("has no place: {why}"))
+            ("AGENT_PENDING", format!("has no place: {}", was_pending(*reason)))
         }
         What::AgentEvicted { cause: why } => {
             ("AGENT_EVICTED", format!("asked to leave: {}", cause(*why)))
@@ -263,7 +293,7 @@ fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
             };
             ("NODE_SCHEDULING", what.into())
         }
-        What::NodeRemoved => ("NODE_REMOVED", "removed".into()),
+        What::NodeRemoved { name } => ("NODE_REMOVED", format!("{name} removed").trim().into()),
         What::RoleChanged { role: now, cause } => {
             ("ROLE_CHANGED", format!("made {}: {}", role_name(*now), role_cause(*cause)))
         }

@@ -500,6 +500,9 @@ pub struct PlacementRecord {
     /// Where it should go when it must stop to move; 0 for anywhere.
     #[prost(uint64, tag = "7")]
     pub next: u64,
+    /// Who else listens on its ports, if it must stop for that; else empty.
+    #[prost(string, tag = "8")]
+    pub taken_by: ::prost::alloc::string::String,
 }
 /// An agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -645,7 +648,7 @@ pub struct EventRecord {
     /// What.
     #[prost(
         oneof = "event_record::What",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
     )]
     pub what: ::core::option::Option<event_record::What>,
 }
@@ -660,7 +663,8 @@ pub mod event_record {
         /// The agent has no place, for a reason as in AgentRecord.pending.
         #[prost(uint32, tag = "11")]
         AgentPending(u32),
-        /// The agent is asked to leave: 1 operator, 2 drain, 3 rebalance, 4 unfit node, 5 ports taken.
+        /// The agent is asked to leave: 1 operator, 2 drain, 3 rebalance, 4 unfit node, 5 ports taken,
+        /// 6 a drain past its deadline.
         #[prost(uint32, tag = "12")]
         AgentEvicted(u32),
         /// The agent stays after all.
@@ -681,7 +685,7 @@ pub mod event_record {
         /// The node takes agents or not, as in NodeRecord.schedulable.
         #[prost(uint32, tag = "18")]
         NodeScheduling(u32),
-        /// The node was removed.
+        /// The node was removed; written before its name was kept.
         #[prost(bool, tag = "19")]
         NodeRemoved(bool),
         /// The node's role changed.
@@ -702,6 +706,9 @@ pub mod event_record {
         /// The node's leases are of the usual length again.
         #[prost(bool, tag = "25")]
         HoldEnded(bool),
+        /// The node of this name was removed.
+        #[prost(string, tag = "26")]
+        NodeGone(::prost::alloc::string::String),
     }
 }
 /// An agent was placed.

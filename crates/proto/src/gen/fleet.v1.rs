@@ -4879,7 +4879,7 @@ pub struct StartRebalanceRequest {
 /// Response of ClusterService.StartRebalance.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRebalanceResponse {
-    /// The moves that begin now; empty for a retry of a call that was carried out.
+    /// The moves that begin now; for a retry of a call that was carried out, those that began then.
     #[prost(message, repeated, tag = "1")]
     pub moves: ::prost::alloc::vec::Vec<AgentMove>,
 }

@@ -2,11 +2,11 @@
 
 use fleet_core::{
     Cause, MovePolicy, MoveRule, Operation, Outcome, SetMovePolicy, SetPlacementPolicy, State,
-    admission, plan, rebalance,
+    What, admission, plan, rebalance,
 };
 use fleet_proto::{
     convert::{api as convert, placement},
-    error::invalid_field,
+    error::{invalid_field, status},
     v1::{
         self, AgentMove, ClusterStatus, GetClusterStatusRequest, GetClusterStatusResponse,
         PlanRebalanceRequest, PlanRebalanceResponse, SetMovePolicyRequest, SetMovePolicyResponse,
@@ -14,9 +14,9 @@ use fleet_proto::{
         StartRebalanceResponse, cluster_service_server::ClusterService, move_policy::Rule,
     },
 };
-use fleet_types::{LeaseTiming, limits};
+use fleet_types::{LeaseTiming, NodeId, Revision, limits};
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{Api, census::Census, idempotency, problems};
 
@@ -40,15 +40,34 @@ fn parse(policy: &v1::MovePolicy) -> Result<MovePolicy, Status> {
 }
 
 impl Api {
-    /// How many nodes may be lost and are not fenced yet.
-    pub(super) fn feared_lost(&self, state: &State) -> usize {
+    /// The nodes that may be lost and are not fenced yet.
+    pub(super) fn feared_lost(&self, state: &State) -> Vec<NodeId> {
         let timing = state.cluster().map(|cluster| LeaseTiming::of(cluster.profile));
-        timing.map_or(0, |timing| self.leases.feared_lost(state, &timing))
+        timing.map(|timing| self.leases.feared_lost(state, &timing)).unwrap_or_default()
+    }
+
+    /// How many more agents may be on the move, by the policy. Any number for a retry: it begins
+    /// nothing.
+    async fn free_moves(&self, request: &StartRebalanceRequest) -> Result<usize, Status> {
+        let (most, moving) = self
+            .read(|state| (state.placement_policy().moves_max, state.on_the_move().count()))
+            .await?;
+        let free = usize::from(most).saturating_sub(moving);
+        if free == 0 && !self.is_done(&request.request_id, request).await? {
+            let message = format!(
+                "{moving} agents are on the move, and {most} may be at once \
+                 (`fleet-cluster placement set --moves-at-once`): wait for them, or say how many \
+                 more"
+            );
+            return Err(status(Code::FailedPrecondition, "ENOUGH_MOVES", message, &[]));
+        }
+        Ok(free)
     }
 
     fn status(&self, state: &State, census: Census) -> ClusterStatus {
         let cluster = state.cluster();
-        let (nodes, moves) = (state.nodes().values(), plan::moves(state, self.feared_lost(state)));
+        let moves = plan::moves(state, self.feared_lost(state).len());
+        let nodes = state.nodes().values();
         let raft = self.raft.status();
         ClusterStatus {
             cluster_id: cluster.map(|c| c.id.to_string()).unwrap_or_default(),
@@ -124,7 +143,7 @@ impl ClusterService for Api {
     ) -> Result<Response<StartRebalanceResponse>, Status> {
         let request = request.into_inner();
         let limit = match request.moves_max {
-            0 => self.read(|state| usize::from(state.placement_policy().moves_max)).await?,
+            0 => self.free_moves(&request).await?,
             some => moves_max(some)?,
         };
         let (chosen, moves) = tokio::sync::oneshot::channel();
@@ -137,10 +156,10 @@ impl ClusterService for Api {
             Ok(Operation::EvictAgents(evict))
         });
         let key = idempotency(&request.request_id, &request)?;
-        let outcome = self.proposer.commit(key, request.encoded_len(), build).await?;
-        // A retry begins nothing.
-        let repeated = matches!(outcome, Outcome::Repeated(_));
-        let moves = if repeated { Vec::new() } else { moves.await.unwrap_or_default() };
+        let moves = match self.proposer.commit(key, request.encoded_len(), build).await? {
+            Outcome::Repeated(begun) => self.raft.read(|state| begun_at(state, begun)),
+            _ => moves.await.unwrap_or_default(),
+        };
         Ok(Response::new(StartRebalanceResponse { moves }))
     }
 }
@@ -156,6 +175,20 @@ fn moves_max(asked: u32) -> Result<usize, Status> {
             Err(invalid_field("LIMIT_REACHED", "moves_max", &asked.to_string(), why))
         }
     }
+}
+
+/// The moves that an operator's call began at a revision.
+fn begun_at(state: &State, begun: Revision) -> Vec<AgentMove> {
+    let events = state.events().values().rev().take_while(|event| event.revision >= begun);
+    let evicted = What::AgentEvicted { cause: Cause::Operator };
+    let of_call = events.filter(|event| event.revision == begun && event.what == evicted);
+    let moves = of_call.filter_map(|event| {
+        let agent = event.agent.clone()?;
+        let placement = state.agents().get(&agent)?.placement.as_ref()?;
+        let to = if placement.evicting { placement.next? } else { placement.node };
+        Some(rebalance::Move { agent, from: event.node?, to })
+    });
+    shown(state, &moves.collect::<Vec<_>>())
 }
 
 fn shown(state: &State, moves: &[rebalance::Move]) -> Vec<AgentMove> {

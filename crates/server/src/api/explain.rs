@@ -1,14 +1,15 @@
 //! What nodes are to an agent, in words: why it is there, what stands in the way, and what to do.
 
 use fleet_core::{
-    Agent, AgentSpec, FULL, Lack, Node, NodeStatus, PendingReason, State,
+    Agent, AgentSpec, FULL, Lack, Node, NodeStatus, PendingReason, Room, State,
     explain::{Obstacle, Verdict, remedies},
+    plan::waits_for,
 };
 use fleet_proto::{
     convert::api as convert,
     v1::{NodeVerdict, Remedy},
 };
-use fleet_types::NodeId;
+use fleet_types::{NodeId, Resources};
 
 /// Its stable code.
 fn reason(obstacle: Obstacle) -> &'static str {
@@ -69,12 +70,28 @@ fn why(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String {
     }
 }
 
-/// What takes it away.
-fn way_out(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String {
+/// How a node gets room that it lacks, which may be more than it has.
+fn free(missing: &str, is_too_small: bool) -> String {
+    if is_too_small {
+        "ask for less, or promise more than it has (`fleet-cluster placement set`)".into()
+    } else {
+        format!("free {missing}, or promise more (`fleet-cluster placement set`)")
+    }
+}
+
+/// What takes it away. `limit` is all that the node may promise.
+fn way_out(
+    node: Option<&Node>,
+    limit: Option<Resources>,
+    spec: &AgentSpec,
+    obstacle: Obstacle,
+) -> String {
     let name = node.map(|node| node.name.to_string()).unwrap_or_default();
     let asked = spec.wants.requests;
     match obstacle {
-        Obstacle::NotUp(_) => "bring it back: systemctl start fleet-guard fleet-cluster".into(),
+        Obstacle::NotUp(_) => {
+            "bring it back: `systemctl start fleet-cluster` on it starts its guards, too".into()
+        }
         Obstacle::NotOpen(_) => format!("`fleet-cluster node uncordon {name}`"),
         Obstacle::NoRuntime => format!("install runtime {}", spec.runtime),
         Obstacle::NoLabels => format!("give it {} in its config", convert::node_labels(spec)),
@@ -89,11 +106,11 @@ fn way_out(node: Option<&Node>, spec: &AgentSpec, obstacle: Obstacle) -> String 
         }
         Obstacle::NoRoom(Lack::Memory(left)) => {
             let missing = convert::memory(asked.memory_bytes.saturating_sub(left));
-            format!("free {missing}, or promise more (`fleet-cluster placement set`)")
+            free(&missing, limit.is_some_and(|it| it.memory_bytes < asked.memory_bytes))
         }
         Obstacle::NoRoom(Lack::Cpu(left)) => {
             let missing = convert::cores(asked.cpu_millis.saturating_sub(left));
-            format!("free {missing}, or promise more (`fleet-cluster placement set`)")
+            free(&missing, limit.is_some_and(|it| it.cpu_millis < asked.cpu_millis))
         }
     }
 }
@@ -119,8 +136,16 @@ pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict)
             let message = format!("it is here, beside {agents} agents, {full} % full: {why}");
             (true, "PLACED", message)
         }
-        Verdict::Suits { agents, load } => {
-            let (full, why) = (load * 100 / FULL, "of nodes that suit, the least full is taken");
+        Verdict::Suits { agents, load, of_fleet } => {
+            let full = load * 100 / FULL;
+            let least_full = "of nodes that suit, the least full is taken";
+            let why = match (of_fleet, &agent.spec.wants.spread_by) {
+                (Some(count), Some(key)) => {
+                    let under = format!("{count} agents of its fleet are under this {key}");
+                    format!("{under}: where the fewest are, {least_full}")
+                }
+                _ => least_full.into(),
+            };
             let message =
                 format!("it could run here, beside {agents} agents, {full} % full; {why}");
             (true, "SUITS", message)
@@ -148,7 +173,8 @@ pub(super) fn help(state: &State, agent: &Agent) -> Vec<Remedy> {
     let remedy = |(id, obstacles): (NodeId, Vec<Obstacle>)| {
         let node = state.nodes().get(&id);
         let name = node.map(|node| node.name.to_string()).unwrap_or_default();
-        let steps = obstacles.iter().map(|o| way_out(node, &agent.spec, *o));
+        let limit = state.room(id).map(Room::limit);
+        let steps = obstacles.iter().map(|o| way_out(node, limit, &agent.spec, *o));
         Remedy {
             node: format!("nodes/{id}"),
             reasons: obstacles.iter().map(|o| reason(*o).into()).collect(),
@@ -160,9 +186,16 @@ pub(super) fn help(state: &State, agent: &Agent) -> Vec<Remedy> {
         let reasons = vec![reason.into()];
         Remedy { reasons, message, ..Remedy::default() }
     };
-    if agent.pending == Some(PendingReason::MovesPaused) {
-        let what = "bring its node back, or `fleet-cluster moves always` to place it elsewhere";
-        return vec![general("MOVES_PAUSED", what.into())];
+    match waits_for(state, agent) {
+        Some(PendingReason::MovesPaused) => {
+            let what = "bring its node back, or `fleet-cluster moves always` to place it elsewhere";
+            return vec![general("MOVES_PAUSED", what.into())];
+        }
+        Some(PendingReason::RoomKept) => {
+            let what = "wait until agents on their way have arrived, or join another node with";
+            return vec![general("ROOM_KEPT", format!("{what} {}", needs(&agent.spec)))];
+        }
+        _ => {}
     }
     let mut all: Vec<Remedy> = remedies(state, agent).into_iter().map(remedy).collect();
     if !all.is_empty() || state.nodes().is_empty() {

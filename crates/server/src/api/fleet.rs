@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use fleet_core::{CreateFleet, DeleteFleet, Operation, Rejection, State, Wants};
+use fleet_core::{CreateFleet, DeleteFleet, Operation, Rejection, State, Wants, check_wants};
 use fleet_proto::{
     convert::{
         api as convert,
@@ -16,7 +16,7 @@ use fleet_proto::{
         fleet_service_server::FleetService,
     },
 };
-use fleet_types::FleetName;
+use fleet_types::{FleetName, Labels};
 use tonic::{Request, Response, Status};
 
 use super::Api;
@@ -32,14 +32,18 @@ pub(super) struct Gives {
 
 impl Gives {
     /// What a fleet would give that is to be made.
-    pub(super) fn parse(fleet: Fleet) -> Result<Self, Status> {
+    pub(super) fn parse(fleet: Fleet) -> Result<(Self, Labels), Status> {
+        let labels = convert::parse_labels("fleet.labels", fleet.labels.clone())?;
         convert::check_priority("fleet.priority", fleet.priority)?;
-        Ok(Self {
-            wants: placement::parse_wants("fleet", &Stated::from(&fleet))?,
+        let wants = placement::parse_wants("fleet", &Stated::from(&fleet))?;
+        check_wants(&wants).map_err(|rejection| from_rejection(&rejection))?;
+        let gives = Self {
+            wants,
             ports: convert::parse_ports("fleet.ports", fleet.ports)?,
             priority: fleet.priority,
             config: convert::parse_config("fleet.config_json", fleet.config_json)?,
-        })
+        };
+        Ok((gives, labels))
     }
 
     /// What a fleet gives; none when there is no such fleet.
@@ -70,8 +74,7 @@ impl FleetService for Api {
         let name: FleetName =
             id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
         let fleet = request.fleet.clone().unwrap_or_default();
-        let labels = convert::parse_labels("fleet.labels", fleet.labels.clone())?;
-        let Gives { config, wants, ports, priority } = Gives::parse(fleet)?;
+        let (Gives { config, wants, ports, priority }, labels) = Gives::parse(fleet)?;
         let fleet = name.clone();
         let create = CreateFleet { fleet, config, labels, wants, ports, priority };
         let operation = Operation::CreateFleet(create);

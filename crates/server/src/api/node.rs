@@ -29,7 +29,7 @@ use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::{Api, idempotency};
-use crate::leader::Pace;
+use crate::{leader::Pace, leases::wait_ms};
 
 /// Renewals a node may have missed and still be taken for alive.
 const HEARD: u64 = 2;
@@ -110,7 +110,8 @@ fn losses(state: &State, node: NodeId, pace: impl Fn(NodeId) -> Option<Pace>) ->
     let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
     let shown = |loss: explain::Loss| {
         let to = loss.to.and_then(|to| state.nodes().get(&to));
-        let after = loss.class.fence_after_ms(&timing);
+        let lost = state.nodes().get(&node);
+        let after = lost.and_then(|lost| wait_ms(loss.class, lost, &timing));
         let ready_after = to.zip(after).and_then(|(to, after)| {
             let Pace { at_once, start_ms } = pace(to.id)?;
             if !loss.starts {
@@ -274,8 +275,11 @@ impl NodeService for Api {
         let node = self.node_id(&request.into_inner().name).await?;
         Ok(Response::new(self.raft.read(|state| {
             let up = |node: &fleet_core::Node| node.status == NodeStatus::Active;
-            let lost = usize::from(state.nodes().get(&node).is_some_and(up));
-            let moves_paused = !plan::moves(state, self.feared_lost(state) + lost);
+            let mut lost = self.feared_lost(state);
+            if state.nodes().get(&node).is_some_and(up) && !lost.contains(&node) {
+                lost.push(node);
+            }
+            let moves_paused = !plan::moves(state, lost.len());
             let losses = losses(state, node, |node| self.observed.pace(node));
             PlanNodeLossResponse { losses, moves_paused }
         })))
@@ -335,10 +339,20 @@ impl NodeService for Api {
         let node = self.node_id(&request.name).await?;
         let known = self.raft.read(|state| {
             let profile = state.cluster()?.profile;
-            Some((state.nodes().get(&node)?.epoch, LeaseTiming::of(profile).renew_ms))
+            Some((state.nodes().get(&node)?.clone(), LeaseTiming::of(profile).renew_ms))
         });
         let unknown = || from_rejection(&Rejection::NodeUnknown(node));
-        let (epoch, renew_ms) = known.ok_or_else(unknown)?;
+        let (fleet_core::Node { epoch, status: up, name, .. }, renew_ms) =
+            known.ok_or_else(unknown)?;
+        if up == NodeStatus::Joining {
+            let message = format!(
+                "node {name} has never been up, so nothing runs on it; `fleet-cluster node remove \
+                 {name}` forgets it"
+            );
+            let number = node.to_string();
+            let about = [("node", number.as_str())];
+            return Err(status(Code::FailedPrecondition, "NODE_NOT_ACTIVE", message, &about));
+        }
         if let Some(age_ms) = self.leases.age_ms(node).filter(|age| *age < HEARD * renew_ms) {
             let message = format!(
                 "node {node} renewed its lease {age_ms} ms ago, so its machine has power; \

@@ -60,7 +60,7 @@ impl Api {
             id.parse().map_err(|e| invalid_field("INVALID_NAME", "fleet_id", id, e))?;
         let gives = match self.raft.read(|state| Gives::of(state, &name)) {
             Some(gives) => gives,
-            None => Gives::parse(planned.fleet.unwrap_or_default())?,
+            None => Gives::parse(planned.fleet.unwrap_or_default())?.0,
         };
         let wanted = planned.requests.into_iter().map(|one| self.parse(one, &gives));
         let wanted = wanted.collect::<Result<Vec<_>, Status>>()?;

@@ -40,7 +40,7 @@ async fn fence(leader: &Leader, silent: Silent) {
     loop {
         let evidence = Evidence::LeaseExpired { waited_ms };
         let (fence, agents) = leader.raft.read(|state| {
-            let feared = leader.leases.feared_lost(state, &leader.timing);
+            let feared = leader.leases.feared_lost(state, &leader.timing).len();
             (plan::fence(state, node, epoch, evidence, reach, feared), state.placed_on(node).len())
         });
         let paused = fence.paused;

@@ -21,7 +21,7 @@ pub(super) async fn run(leader: Leader) {
         let moves = leader.raft.read(|state| match state.unplaced().next() {
             Some(_) => {
                 let feared = leader.leases.feared_lost(state, &leader.timing);
-                plan::placements(state, MOVES_MAX, feared)
+                plan::placements(state, MOVES_MAX, feared.len())
             }
             None => Vec::new(),
         });

@@ -9,7 +9,7 @@ use std::{
 use fleet_client::connect_node;
 use fleet_core::{
     Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, ReleasePorts,
-    ReportDoubleRun, Role, State,
+    ReportDoubleRun, Role, State, is_helped_by_other_ports,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -78,7 +78,7 @@ impl Session {
     async fn talk(&mut self, channel: Channel) -> Result<(), Status> {
         let mut client = AgentHostServiceClient::new(channel)
             .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(16 * limits::MESSAGE_BYTES_MAX);
+            .max_encoding_message_size(limits::ASSIGNMENT_BYTES_MAX);
         // What is posted from here on may be in everything already; what was before is.
         self.mail.take();
         self.members.mark_unchanged();
@@ -271,9 +271,9 @@ impl Session {
             let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
             let current = self.leader.raft.read(|state| {
                 let agent = state.agents().get(&id)?;
-                let placement = agent.placement.as_ref().filter(|p| !p.evicting)?;
-                let here = placement.node == self.node;
-                (here && is_of(observation, agent)).then_some(agent.generation)
+                let here = agent.placement.as_ref()?.node == self.node;
+                let helps = here && is_helped_by_other_ports(state, agent);
+                (helps && is_of(observation, agent)).then_some(agent.generation)
             });
             let Some(generation) = current else { continue };
             let (node, epoch, by) = (self.node, self.epoch, observation.ports_taken.clone());

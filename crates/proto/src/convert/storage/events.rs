@@ -24,7 +24,7 @@ pub(super) fn put_event(e: &Event) -> wire::EventRecord {
             agents: *agents,
         }),
         What::NodeScheduling { schedulable } => Wire::NodeScheduling(put_schedulable(*schedulable)),
-        What::NodeRemoved => Wire::NodeRemoved(true),
+        What::NodeRemoved { name } => Wire::NodeGone(name.clone()),
         What::RoleChanged { role, cause } => Wire::RoleChanged(wire::RoleChanged {
             role: put_role(*role),
             cause: put_role_cause(*cause),
@@ -81,7 +81,8 @@ pub(super) fn get_event(e: wire::EventRecord) -> Result<Event> {
             What::NodeFenced { evidence: get_evidence(w.evidence)?, agents: w.agents }
         }
         Wire::NodeScheduling(s) => What::NodeScheduling { schedulable: get_schedulable(s)? },
-        Wire::NodeRemoved(_) => What::NodeRemoved,
+        Wire::NodeRemoved(_) => What::NodeRemoved { name: String::new() },
+        Wire::NodeGone(name) => What::NodeRemoved { name },
         Wire::RoleChanged(w) => {
             let role = get_role(w.role)?;
             What::RoleChanged { role, cause: role_cause(w.cause, role, w.automatic)? }

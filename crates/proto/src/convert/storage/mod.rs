@@ -88,7 +88,8 @@ coded!(put_pending, get_pending, core::PendingReason, "pending reason",
     11 => core::PendingReason::RoomKept);
 coded!(put_cause, get_cause, core::Cause, "cause",
     1 => core::Cause::Operator, 2 => core::Cause::Drain, 3 => core::Cause::Rebalance,
-    4 => core::Cause::UnfitNode, 5 => core::Cause::PortsTaken);
+    4 => core::Cause::UnfitNode, 5 => core::Cause::PortsTaken,
+    6 => core::Cause::DrainOverdue);
 coded!(put_role_cause, get_role_cause, core::RoleCause, "role cause",
     1 => core::RoleCause::Operator, 2 => core::RoleCause::VoterGone, 3 => core::RoleCause::Gone,
     4 => core::RoleCause::TooFew, 5 => core::RoleCause::TooMany, 6 => core::RoleCause::Spread);

@@ -266,6 +266,7 @@ fn put_agent(a: &core::Agent) -> wire::AgentRecord {
             evidence: Some(put_evidence(&p.evidence)),
             placed_ms: p.placed.0,
             next: p.next.map_or(0, |node| node.0),
+            taken_by: p.taken_by.as_deref().unwrap_or_default().into(),
         }),
         pending: a.pending.map_or(0, put_pending),
         evidence: Some(put_evidence(&a.evidence)),
@@ -285,6 +286,7 @@ fn get_agent(a: wire::AgentRecord) -> Result<core::Agent> {
             block: block(p.port_base, p.port_size)?,
             evicting: p.evicting,
             next: some_node(p.next),
+            taken_by: Some(p.taken_by).filter(|by| !by.is_empty()).map(Into::into),
             evidence: get_evidence(p.evidence)?,
             placed: Timestamp(p.placed_ms),
         })
