@@ -133,7 +133,12 @@ fn a_guard_that_can_have_no_namespace_says_so() {
     let mut asking = guards.connect();
     let status: Status = asking.ask("status").parse().expect("a status");
     assert!(status.unfit.is_some_and(|why| why.contains("namespace")), "it says nothing of it");
-    assert!(asking.take_lease(3_000, Duration::ZERO).held.is_some(), "others may run there");
+    assert!(asking.take_lease(3_000, Duration::ZERO).held.is_some(), "pinned ones may run there");
+    let sticky = UnixStream::connect(guards.directory.path().join("sticky/socket"));
+    let mut sticky = Asking(BufReader::new(sticky.expect("a guard")));
+    let nonce = sticky.ask("begin").replace("nonce ", "");
+    let answer = sticky.ask(&format!("grant {nonce} 1 3000"));
+    assert!(answer.starts_with("refused"), "they would outlive their lease: {answer}");
     let whole = Guards::start(None);
     let status: Status = whole.connect().ask("status").parse().expect("a status");
     assert!(!status.unfit.is_some_and(|why| why.contains("namespace")));

@@ -110,11 +110,7 @@ pub(crate) fn run(options: Options, start: Start) -> io::Result<()> {
     };
     let killer = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
     let timer = Timer::new(clock(), SigEvent::new(killer))?;
-    if !has_namespace() {
-        // The next guard ends them, once it is there.
-        let why = "there is no namespace that ends with it, so agents outlive it".to_owned();
-        lacks.unfit = Some(lacks.unfit.into_iter().chain([why]).collect::<Vec<_>>().join(", "));
-    }
+    lacks.ends_agents = has_namespace();
     let (book, _init) = (Book::with(lease), init);
     let mut guard = Guard { options, timer, book, lacks };
     if let Some(held) = lease {
@@ -146,6 +142,8 @@ struct Lacks {
     degraded: Option<String>,
     /// Without this it may be late by any time.
     unfit: Option<String>,
+    /// Whether agents end with it; else the next guard ends them, once it is there.
+    ends_agents: bool,
 }
 
 /// Memory that is never paged out, and a priority no ordinary process has; what could not be had.
@@ -169,7 +167,8 @@ fn take_priority() -> Lacks {
         eprintln!("fleet-guard: {kind}: {why}");
         Some(why)
     };
-    Lacks { degraded: said("degraded", degraded), unfit: said("unfit for strict agents", unfit) }
+    let (degraded, unfit) = (said("degraded", degraded), said("unfit for strict agents", unfit));
+    Lacks { degraded, unfit, ends_agents: true }
 }
 
 /// What the clock lacks. The kernel may turn to another at any time.
@@ -231,8 +230,10 @@ impl Guard {
     }
 
     fn status(&self) -> String {
-        let Lacks { degraded, unfit } = &self.lacks;
-        let unfit: Vec<String> = unfit.iter().cloned().chain(clock_lacks()).collect();
+        let Lacks { degraded, unfit, ends_agents } = &self.lacks;
+        let outlived = (!ends_agents).then(|| "no namespace of agents ends with it".into());
+        let unfit: Vec<String> =
+            unfit.iter().cloned().chain(clock_lacks()).chain(outlived).collect();
         let unfit = (!unfit.is_empty()).then(|| unfit.join(", "));
         let degraded = degraded.clone();
         Status { held: self.book.lease, degraded, unfit }.to_string()
@@ -265,6 +266,10 @@ impl Guard {
                     return Ok("refused not a number".into());
                 };
                 let class = self.options.class;
+                // Of strict ones none is placed here, and pinned ones are placed nowhere else.
+                if class == AgentClass::Sticky && !self.lacks.ends_agents {
+                    return Ok("refused: agents would outlive their lease".into());
+                }
                 match self.book.grant(nonce, epoch, lease_ms, boot_ms(), class) {
                     Err(why) => format!("refused {why}"),
                     Ok(held) => {

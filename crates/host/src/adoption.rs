@@ -24,7 +24,7 @@ impl Found for Child {
 pub(crate) struct Adoption<F> {
     /// Of each agent that was told the start that runs, or the last.
     pub(crate) adopted: BTreeMap<AgentId, (StartKey, F)>,
-    /// Agents with processes that nobody was told of: what runs of them is ended.
+    /// Agents with processes beside those: all that runs of them is ended.
     pub(crate) strays: Vec<AgentId>,
     /// What has ended and is of no use: init need not know it any more. It must not: a later
     /// daemon would take it for what its agent became.

@@ -28,8 +28,8 @@ use crate::{
 const KILL: i32 = 9;
 /// What a shell returns when SIGKILL ended its command.
 const KILLED_BELOW: i32 = 128 + KILL;
-/// How long after the end of a process that nobody told of its lease may be announced to be over: its
-/// guard is looked at once a second.
+/// How soon after the end of a guard its agents' tasks are ended, at most: it is looked at once a
+/// second.
 const GUARD_MISSED: Duration = Duration::from_secs(3);
 /// When a log that just was too large is looked at again.
 const FLOOD_CHECK: Duration = Duration::from_millis(50);
@@ -90,6 +90,8 @@ pub(crate) struct Task {
     repair: bool,
     launching: Pending<Result<Launched, Refusal>>,
     emptying: Pending<()>,
+    /// An end that nobody told of.
+    ending: Pending<Exit>,
     probing: Pending<Result<(), String>>,
     /// Whether what was launched last was asked if it is ready.
     asked: bool,
@@ -98,7 +100,7 @@ pub(crate) struct Task {
     /// What its HOME took up when it was last looked at, in bytes; 0 before.
     home_bytes: u64,
     /// Looking at it.
-    measuring: Pending<u64>,
+    measuring: Pending<Option<u64>>,
     watch: LogWatch,
     /// The line that says that another copy of its session is live.
     double_run: String,
@@ -142,6 +144,7 @@ impl Task {
             repair: false,
             launching: None,
             emptying: None,
+            ending: None,
             probing: None,
             asked: false,
             asking_life: None,
@@ -183,16 +186,15 @@ impl Task {
                     Some(Event::Permit)
                 }
                 launched = finished(&mut self.launching) => Some(self.launched(launched)),
-                exit = exited(&mut self.child, &self.kept) => Some(self.exited(exit)),
+                exit = exited(&mut self.child) => self.exited(exit),
+                exit = finished(&mut self.ending) => Some(Event::Exited(exit)),
                 () = finished(&mut self.emptying) => Some(Event::Emptied),
-                ready = finished(&mut self.probing) => Some(match ready {
-                    Ok(()) => Event::ProbeOk,
-                    Err(why) => Event::ProbeFailed { why },
-                }),
-                lives = finished(&mut self.asking_life) => Some(match lives {
-                    Ok(()) => Event::LivenessOk,
-                    Err(why) => Event::LivenessFailed { why },
-                }),
+                ready = finished(&mut self.probing) => Some(
+                    ready.map_or_else(|why| Event::ProbeFailed { why }, |()| Event::ProbeOk),
+                ),
+                lives = finished(&mut self.asking_life) => Some(
+                    lives.map_or_else(|why| Event::LivenessFailed { why }, |()| Event::LivenessOk),
+                ),
                 bytes = finished(&mut self.measuring) => self.measured(bytes),
                 () = sleep(due) => Some(Event::Time),
                 () = &mut log_check => {
@@ -206,13 +208,16 @@ impl Task {
                     None
                 }
             };
+            let news = event.is_some();
             if let Some(event) = event {
                 self.on(event);
             }
             self.remember();
             self.probe_next();
             self.measure_next();
-            self.report();
+            if news || !silent {
+                self.report();
+            }
             if silent && self.life.at_rest() {
                 if let Err(error) = self.history.forget() {
                     tracing::debug!(agent = %self.id, %error, "its history stays");
@@ -235,13 +240,9 @@ impl Task {
                 () = &mut emptied => break,
                 order = orders.recv() => order?,
             };
-            // What is held against it is of what it was before.
-            let of = |told: &Assignment| (told.uid, told.generation, told.restarts);
             match order {
-                Order::Assign(new) => {
-                    anew |= !new.run || of(&new) != of(&self.assignment);
-                    (self.assignment, self.removing) = (*new, false);
-                }
+                // What is held against it is of what it was before.
+                Order::Assign(new) => anew |= !new.run | self.take(*new),
                 Order::Remove => (self.removing, anew) = (true, true),
             }
         }
@@ -272,25 +273,30 @@ impl Task {
     }
 
     fn assign(&mut self, new: Assignment) {
-        let old = std::mem::replace(&mut self.assignment, new);
-        self.removing = false;
-        // One that had its name before had another uid.
-        let of = |assignment: &Assignment| (assignment.uid, assignment.generation);
-        let moved = of(&old) != of(&self.assignment);
-        let anew = moved || old.restarts != self.assignment.restarts;
-        if moved {
-            self.starts = 0;
-            self.ports_taken.clear();
-        }
+        let anew = self.take(new);
         match (self.assignment.run, anew) {
             (false, _) => self.on(Event::Unwant),
             (true, true) => self.on(Event::Restart),
             (true, false) => self.on(Event::Want),
         }
+    }
+
+    /// Takes in what is said of the agent; whether it is to be started anew.
+    fn take(&mut self, new: Assignment) -> bool {
+        let old = std::mem::replace(&mut self.assignment, new);
+        self.removing = false;
+        // One that had its name before had another uid.
+        let of = |assignment: &Assignment| (assignment.uid, assignment.generation);
+        let moved = of(&old) != of(&self.assignment);
+        if moved {
+            self.starts = 0;
+            self.ports_taken.clear();
+        }
         if old.uid != self.assignment.uid {
             self.life.follow(policy(&self.host, &self.assignment));
             self.log = self.host.log(&self.id);
         }
+        moved || old.restarts != self.assignment.restarts
     }
 
     fn on(&mut self, event: Event) {
@@ -390,17 +396,25 @@ impl Task {
         }
     }
 
-    fn exited(&mut self, exit: std::process::ExitStatus) -> Event {
-        if let Some(child) = self.child.take() {
-            self.kept.launcher.forget(&child);
+    fn exited(&mut self, exit: std::process::ExitStatus) -> Option<Event> {
+        let child = self.child.take();
+        child.iter().for_each(|child| self.kept.launcher.forget(child));
+        if child.is_some_and(|child| !child.was_told_of()) {
+            // It ended with its guard, most likely, and so does this task in a moment.
+            let passed = if self.removing { Duration::ZERO } else { GUARD_MISSED };
+            self.ending = Some(Box::pin(async move {
+                tokio::time::sleep(passed).await;
+                Exit::Untold
+            }));
+            return None;
         }
         let kills = self.kept.limiter.memory_kills(&group_name(&self.id));
-        Event::Exited(match signal_or_code(exit) {
+        Some(Event::Exited(match signal_or_code(exit) {
             // Where the kernel ends one process of the group, a shell says so of what it ran.
             Ok(KILL) | Err(KILLED_BELOW) if kills > self.memory_kills => Exit::MemoryLimit,
             Ok(signal) => Exit::Signal(signal),
             Err(code) => Exit::Code(code),
-        })
+        }))
     }
 
     fn ask_no_more(&mut self) {
@@ -459,11 +473,15 @@ impl Task {
         self.measuring = Some(Box::pin(async move {
             tokio::time::sleep(pause).await;
             let measured = tokio::task::spawn_blocking(move || disk_usage(&plan.home)).await;
-            measured.unwrap_or(0)
+            measured.unwrap_or(Some(0))
         }));
     }
 
-    fn measured(&mut self, bytes: u64) -> Option<Event> {
+    fn measured(&mut self, bytes: Option<u64>) -> Option<Event> {
+        let Some(bytes) = bytes else {
+            let why = "its HOME has files too deep in directories to be counted".into();
+            return Some(Event::OverLimit { why });
+        };
         self.home_bytes = bytes;
         let most = self.plan.as_ref()?.limits.home_bytes;
         let mib = |bytes: u64| bytes >> 20;
@@ -582,19 +600,11 @@ async fn sleep(due: Option<Duration>) {
     }
 }
 
-/// Waits for the end of a process. One that ended with its guard did not end by itself: the lease is
-/// over, and its task is about to end.
-async fn exited(child: &mut Option<Child>, kept: &Kept) -> std::process::ExitStatus {
-    let Some(child) = child else { return std::future::pending().await };
-    let status = child.wait().await;
-    if !child.was_told_of() {
-        let mut lease = kept.guard.watch();
-        let over = lease.wait_for(Option::is_none);
-        if tokio::time::timeout(GUARD_MISSED, over).await.is_ok() {
-            return std::future::pending().await;
-        }
+async fn exited(child: &mut Option<Child>) -> std::process::ExitStatus {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
     }
-    status
 }
 
 /// How an agent is supervised.

@@ -76,24 +76,24 @@ impl Shared {
         held.map(|held| Lease { epoch: Epoch(held.epoch), deadline_ms: held.deadline_ms })
     }
 
-    /// Makes a request and answers what the guard says.
+    /// Makes a request and answers what the guard says. One that is not the guard of before, which
+    /// died with its agents, is asked for nothing until that was announced.
     fn ask(&self, request: &str) -> io::Result<String> {
         let mut held = self.stream.lock().expect("no holder panics");
-        let known = held.take();
-        let old = known.is_some();
-        let answered = self.ask_over(known, request);
-        let (stream, answer) = match answered {
-            // The guard may have been replaced since; the one there now answers for itself. What it
-            // is granted while the end of the last one is not known would hide that.
-            Err(_) if old => {
-                let (stream, status) = self.ask_over(None, "status")?;
-                if self.held(&status).is_none() && self.current().is_some() {
-                    return Err(io::Error::other("it died, and its agents with it"));
-                }
-                self.ask_over(Some(stream), request)?
-            }
-            other => other?,
-        };
+        if let Some(stream) = held.take()
+            && let Ok((stream, answer)) = self.ask_over(Some(stream), request)
+        {
+            *held = Some(stream);
+            return Ok(answer);
+        }
+        let (stream, status) = self.ask_over(None, "status")?;
+        if self.held(&status).is_none() && self.announced.borrow().is_some() {
+            return match request {
+                "status" => Ok(status),
+                _ => Err(io::Error::other("the guard died, and its agents with it")),
+            };
+        }
+        let (stream, answer) = self.ask_over(Some(stream), request)?;
         *held = Some(stream);
         Ok(answer)
     }

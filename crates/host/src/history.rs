@@ -26,7 +26,7 @@ struct Stored {
     #[serde(default)]
     ready: bool,
     parked: Option<String>,
-    /// How often it was started.
+    /// How often it was started, when it was kept last.
     #[serde(default)]
     starts: u32,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Histories {
 pub(crate) struct History {
     path: PathBuf,
     boot: String,
-    kept: (Past, u32),
+    kept: Past,
 }
 
 impl Histories {
@@ -83,9 +83,8 @@ impl Histories {
             };
             (past, stored.starts)
         });
-        let kept = kept.unwrap_or_default();
-        let (past, starts) = kept.clone();
-        (History { path, boot: self.boot.clone(), kept }, past, starts)
+        let (past, starts) = kept.unwrap_or_default();
+        (History { path, boot: self.boot.clone(), kept: past.clone() }, past, starts)
     }
 }
 
@@ -97,15 +96,16 @@ impl History {
         starts: u32,
         assignment: &Assignment,
     ) -> io::Result<()> {
-        let kept = (past.clone(), starts);
-        if kept == self.kept {
+        // How often it was started is known of what runs, too.
+        if past == self.kept {
             return Ok(());
         }
         if past == Past::default() {
             self.forget()?;
-            self.kept = kept;
+            self.kept = past;
             return Ok(());
         }
+        let kept = past.clone();
         let stored = Stored {
             boot: self.boot.clone(),
             uid: assignment.uid,

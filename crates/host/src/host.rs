@@ -143,7 +143,7 @@ impl Observed {
     fn forget_gone(&self, id: &AgentId) -> bool {
         let key = (id.fleet.to_string(), id.agent.to_string());
         let mut all = self.all.lock().expect("no holder panics");
-        let gone = all.get(&key).is_none_or(|observation| observation.gone);
+        let gone = all.get(&key).is_some_and(|observation| observation.gone);
         if gone {
             all.remove(&key);
         }
@@ -343,13 +343,12 @@ impl Host {
         loop {
             period.tick().await;
             let host = self.clone();
-            let removed = tokio::task::spawn_blocking(move || {
-                let here = |agent: &AgentId| {
+            let removing = tokio::task::spawn_blocking(move || {
+                old_logs::remove(&host.shared.logs, |agent| {
                     host.state.lock().expect("no holder panics").agents.contains_key(agent)
-                };
-                old_logs::remove(&host.shared.logs, here)
+                });
             });
-            if let Ok(Err(error)) = removed.await {
+            if let Err(error) = removing.await {
                 tracing::warn!(%error, "old logs are not removed");
             }
         }

@@ -2,7 +2,7 @@
 //! stopped, moved or deleted is asked after that.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -13,26 +13,26 @@ use fleet_types::AgentId;
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Removes logs below `directory` of agents that are not `here` and were silent for long.
-pub(crate) fn remove(directory: &Path, here: impl Fn(&AgentId) -> bool) -> io::Result<()> {
-    let Some(oldest) = SystemTime::now().checked_sub(KEPT) else { return Ok(()) };
-    for fleet in entries(directory)? {
-        for log in entries(&fleet)? {
+pub(crate) fn remove(directory: &Path, here: impl Fn(&AgentId) -> bool) {
+    let Some(oldest) = SystemTime::now().checked_sub(KEPT) else { return };
+    for fleet in entries(directory) {
+        for log in entries(&fleet) {
             let is_here = agent(&fleet, &log).is_none_or(|agent| here(&agent));
-            if !is_here && fs::metadata(&log)?.modified()? < oldest {
-                fs::remove_file(&log)?;
-                tracing::info!(log = %log.display(), "the log of an agent that left is removed");
+            let last = fs::metadata(&log).and_then(|about| about.modified());
+            if is_here || last.is_ok_and(|last| last >= oldest) {
+                continue;
             }
+            let removed = fs::remove_file(&log);
+            tracing::info!(log = %log.display(), ?removed, "an agent left it long ago");
         }
+        // Unless there is something in it.
+        let _ = fs::remove_dir(&fleet);
     }
-    Ok(())
 }
 
-/// What is in a directory, if there is one.
-fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found?.map(|entry| Ok(entry?.path())).collect(),
-    }
+/// What is in a directory, if it is one.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Whose log it is; none for what is no log.
@@ -59,9 +59,10 @@ mod tests {
                 file.set_modified(old).unwrap();
             }
         }
-        remove(directory.path(), |agent| agent.agent.as_str() == "here").unwrap();
+        fs::write(directory.path().join("no fleet"), "").unwrap();
+        remove(directory.path(), |agent| agent.agent.as_str() == "here");
         let left = logs.map(|name| fleet.join(name).exists());
         assert_eq!(left, [true, false, false, true, true]);
-        remove(&directory.path().join("none"), |_| false).unwrap();
+        remove(&directory.path().join("none"), |_| false);
     }
 }

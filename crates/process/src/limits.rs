@@ -102,7 +102,8 @@ impl Limiter {
             }
             fs::create_dir_all(&directory)?;
             match (CONTROLLERS[controller], two) {
-                _ if value == 0 => {}
+                // Another of its name may have had one.
+                _ if value == 0 => only_if_there(&directory.join("cpu.cfs_quota_us"), -1)?,
                 ("memory", true) => {
                     write(&directory.join("memory.max"), value)?;
                     write(&directory.join("memory.oom.group"), 1)?;

@@ -16,15 +16,27 @@ use walkdir::WalkDir;
 /// Unit of `st_blocks`, whatever the file system's own block size is. See `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
 
+/// How many paths as long as the kernel takes may follow one another: each takes its place on the
+/// stack, and some descriptors.
+const PATHS_MAX: usize = 32;
+
 /// Calls `each` for `root` and all below it on its file system, what a directory holds before the
 /// directory itself, and with the error for what cannot be read or made `each` fail. A path may not
 /// be the file's usual one: where that is longer than the kernel takes (`PATH_MAX`), which whoever
-/// writes there can bring about, it begins at a descriptor.
+/// writes there can bring about, it begins at a descriptor; up to [`PATHS_MAX`] times such a path.
 ///
 /// # Errors
 /// Those `each` makes of an error.
 pub fn walk(
     root: &Path,
+    each: &mut dyn FnMut(io::Result<&Path>) -> io::Result<()>,
+) -> io::Result<()> {
+    walk_from(root, PATHS_MAX, each)
+}
+
+fn walk_from(
+    root: &Path,
+    paths_left: usize,
     each: &mut dyn FnMut(io::Result<&Path>) -> io::Result<()>,
 ) -> io::Result<()> {
     for entry in WalkDir::new(root).contents_first(true).same_file_system(true) {
@@ -35,12 +47,12 @@ pub fn walk(
             },
             Err(error) => (error.path().unwrap_or(root).to_owned(), error.into()),
         };
-        if error.kind() != io::ErrorKind::InvalidFilename {
+        if !is_too_deep(&error) || paths_left == 0 {
             each(Err(error))?;
             continue;
         }
         match shorten(&path) {
-            Ok((_directory, path)) => walk(&path, each)?,
+            Ok((_directory, path)) => walk_from(&path, paths_left - 1, each)?,
             Err(error) => each(Err(error))?,
         }
     }
@@ -56,18 +68,23 @@ fn shorten(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((directory, Path::new(&path).join(name)))
 }
 
+fn is_too_deep(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidFilename
+}
+
 /// Bytes that the files below `directory` take up on its file system. What goes away meanwhile, or
-/// cannot be read, takes up nothing.
-pub fn disk_usage(directory: &Path) -> u64 {
+/// cannot be read, takes up nothing; none when some lie too deep to be counted.
+pub fn disk_usage(directory: &Path) -> Option<u64> {
     let mut bytes = 0;
-    let counted = walk(directory, &mut |path| {
-        if let Ok(path) = path {
+    let counted = walk(directory, &mut |path| match path {
+        Ok(path) => {
             bytes += fs::symlink_metadata(path)?.blocks() * BLOCK_BYTES;
+            Ok(())
         }
-        Ok(())
+        Err(error) if is_too_deep(&error) => Err(error),
+        Err(_) => Ok(()),
     });
-    debug_assert!(counted.is_ok(), "what cannot be read is passed over");
-    bytes
+    counted.ok().map(|()| bytes)
 }
 
 #[cfg(test)]
@@ -78,14 +95,14 @@ mod tests {
     #[test]
     fn counts_what_lies_below_and_follows_no_link() {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let empty = disk_usage(dir.path());
+        let empty = disk_usage(dir.path()).unwrap();
         fs::create_dir(dir.path().join("a")).unwrap();
         fs::write(dir.path().join("a/b"), vec![1; 1 << 20]).unwrap();
         fs::write(elsewhere.path().join("c"), vec![1; 1 << 20]).unwrap();
         symlink(elsewhere.path(), dir.path().join("link")).unwrap();
-        let more = disk_usage(dir.path()) - empty;
+        let more = disk_usage(dir.path()).unwrap() - empty;
         assert!((1 << 20..(1 << 20) + 65_536).contains(&more), "{more}");
-        assert_eq!(disk_usage(&dir.path().join("nothing")), 0);
+        assert_eq!(disk_usage(&dir.path().join("nothing")), Some(0));
     }
 
     /// Makes directories in each other, longer together than a path may be, by moving what was made
@@ -102,10 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_lies_too_deep() {
+    fn what_lies_deeper_than_a_path_is_counted_up_to_some_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        bury(dir.path(), 25 * PATHS_MAX);
+        assert_eq!(disk_usage(dir.path()), None);
         let dir = tempfile::tempdir().unwrap();
         bury(dir.path(), 50);
-        assert!(disk_usage(dir.path()) >= 1 << 20);
+        assert!(disk_usage(dir.path()).unwrap() >= 1 << 20);
         let mut found = Vec::new();
         walk(dir.path(), &mut |path| {
             let path = path?;

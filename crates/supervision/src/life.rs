@@ -13,6 +13,8 @@ pub enum Exit {
     Signal(i32),
     /// The kernel ended it, for its memory limit.
     MemoryLimit,
+    /// Nobody is left who could tell: it ended with its guard, most likely.
+    Untold,
 }
 
 impl core::fmt::Display for Exit {
@@ -20,6 +22,7 @@ impl core::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Untold => f.write_str("a status that nobody was left to tell"),
             Self::MemoryLimit => f.write_str("a kill by the kernel: its memory limit is reached"),
         }
     }
@@ -226,8 +229,7 @@ impl Life {
         }
     }
 
-    /// Goes on by another policy, of an agent that takes the place of this one. What is told to end
-    /// may take as long as it could before.
+    /// Goes on by another policy: of an agent that takes the place of this one.
     pub fn follow(&mut self, policy: Policy) {
         self.policy = policy;
     }
@@ -515,7 +517,9 @@ impl Life {
                     _ => Cure::Restart,
                 };
                 self.message = format!("ended by itself with {exit}");
-                let next = self.crashed(cure, now_ms);
+                // It is not held against it.
+                let untold = exit == Exit::Untold;
+                let next = if untold { Next::Start } else { self.crashed(cure, now_ms) };
                 self.empty(next, now_ms, actions);
             }
             // Whatever it could do is done: the next start tells.

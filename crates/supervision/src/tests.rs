@@ -101,6 +101,15 @@ fn what_was_ready_is_not_started_again_for_a_slow_answer_to_who_comes_back() {
 }
 
 #[test]
+fn an_end_that_nobody_told_of_is_not_held_against_it() {
+    let mut life = started();
+    life.on(Event::ProbeOk, 3, 0);
+    assert_eq!(life.on(Event::Exited(Exit::Untold), 4, 0), [Action::Kill]);
+    assert_eq!(life.on(Event::Emptied, 5, 0), [Action::AskPermit]);
+    assert_eq!(life.past(), Past::default());
+}
+
+#[test]
 fn a_repair_that_did_not_run_is_due_still() {
     let broken = |life: &mut Life, now| {
         life.on(Event::Exited(Exit::Code(78)), now, 0);
