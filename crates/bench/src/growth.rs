@@ -25,6 +25,10 @@ const LOST_AGENTS: usize = 1_000;
 /// Agents of a fleet that is spread by a label of which each node has a value of its own.
 const SPREAD_AGENTS: usize = 100;
 
+fn address() -> NodeAddress {
+    NodeAddress { api: "a:1".into(), peer: "a:2".into(), lease: "a:3".into() }
+}
+
 /// A state and the log index it is at.
 pub(crate) struct Grown {
     pub(crate) state: State,
@@ -47,7 +51,6 @@ impl Grown {
 
     fn with_reports(nodes: u64, report: impl Fn(usize) -> Result<NodeReport>) -> Result<Self> {
         let mut grown = Self { state: State::default(), index: 0 };
-        let address = || NodeAddress { api: "a:1".into(), peer: "a:2".into(), lease: "a:3".into() };
         grown.apply(Operation::InitCluster(InitCluster {
             cluster: "0123456789abcdef".parse()?,
             profile: LeaseProfile::Default,
@@ -57,14 +60,7 @@ impl Grown {
             storage: "s1".into(),
         }))?;
         for n in 2..=nodes {
-            let (token, secret_sha256): (TokenId, _) = (format!("{n:012x}").parse()?, [1; 32]);
-            let (role, ttl_ms, uses) = (Role::Worker, 1_000, 1);
-            let made = CreateToken { token: token.clone(), secret_sha256, role, ttl_ms, uses };
-            grown.apply(Operation::CreateToken(made))?;
-            let (name, storage) = (format!("n{n}").parse()?, format!("s{n}"));
-            let address = address();
-            let admit = AdmitNode { token, secret_sha256, name, address, storage };
-            grown.apply(Operation::AdmitNode(admit))?;
+            grown.admit(n)?;
         }
         let known: Vec<(NodeId, String)> =
             grown.state.nodes().values().map(|node| (node.id, node.storage.clone())).collect();
@@ -80,6 +76,17 @@ impl Grown {
             grown.apply(Operation::CreateFleet(made))?;
         }
         Ok(grown)
+    }
+
+    /// Lets the node with a number of its own in.
+    pub(crate) fn admit(&mut self, n: u64) -> Result<()> {
+        let (token, secret_sha256): (TokenId, _) = (format!("{n:012x}").parse()?, [1; 32]);
+        let (role, ttl_ms, uses) = (Role::Worker, 1_000, 1);
+        let made = CreateToken { token: token.clone(), secret_sha256, role, ttl_ms, uses };
+        self.apply(Operation::CreateToken(made))?;
+        let (name, storage) = (format!("n{n}").parse()?, format!("s{n}"));
+        let address = address();
+        self.apply(Operation::AdmitNode(AdmitNode { token, secret_sha256, name, address, storage }))
     }
 
     pub(crate) fn create(&mut self, first: usize, nodes: Vec<Option<NodeId>>) -> Result<()> {
@@ -133,6 +140,7 @@ pub(crate) fn report(n: usize) -> Result<NodeReport> {
         boot: "boot".into(),
         degraded: Vec::new(),
         unfit: Vec::new(),
+        rules: fleet_core::RULES,
     })
 }
 

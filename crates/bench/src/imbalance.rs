@@ -17,6 +17,8 @@ use crate::growth::{Grown, fleet, report, spec};
 const SIZES: [u64; 3] = [10, 100, 1_000];
 const AGENTS_A_NODE: usize = 100;
 const CHANGES: usize = 1_000;
+/// One in so many losses is a join instead.
+const JOINS: u32 = 10;
 const SEED: u64 = 1;
 /// Moves of one plan.
 const MOVES: usize = 1_000;
@@ -33,23 +35,30 @@ fn stopped(grown: &mut Grown, agent: AgentId, next: Option<NodeId>) -> Result<()
     grown.apply(Operation::ConfirmStopped(ConfirmStopped { agent, generation, node, epoch, next }))
 }
 
-/// One change: a node lost, a node back, agents made, an agent deleted.
-fn change(grown: &mut Grown, nodes: &[NodeId], made: usize, random: &mut StdRng) -> Result<()> {
+fn register(grown: &mut Grown, node: NodeId) -> Result<()> {
+    let storage = grown.state.nodes()[&node].storage.clone();
+    let report = report(usize::try_from(node.0)? - 1)?;
+    grown.apply(Operation::RegisterNode(RegisterNode { node, storage, held: None, report }))
+}
+
+/// One change: a node more, a node lost, a node back, an agent made, an agent deleted.
+fn change(grown: &mut Grown, made: usize, random: &mut StdRng) -> Result<()> {
+    let nodes: Vec<NodeId> = grown.state.nodes().keys().copied().collect();
     let node = *nodes.choose(random).expect("there are nodes");
     let up = nodes.iter().filter(|node| status(grown, **node) == NodeStatus::Active).count();
     match (random.random_range(0..10), status(grown, node)) {
+        (0, NodeStatus::Active) if random.random_ratio(1, JOINS) => {
+            grown.admit(u64::try_from(made)?)?;
+            let (last, _) = grown.state.nodes().last_key_value().expect("there are nodes");
+            register(grown, *last)?;
+        }
         (0, NodeStatus::Active) if up > 2 => {
             let epoch = grown.state.nodes()[&node].epoch;
             let evidence = Evidence::ConfirmedEmpty;
             let fence = plan::fence(&grown.state, node, epoch, evidence, AgentClass::Strict, 0);
             grown.apply(Operation::FenceNode(fence))?;
         }
-        (0 | 1, NodeStatus::Fenced) => {
-            let storage = grown.state.nodes()[&node].storage.clone();
-            let report = report(usize::try_from(node.0)? - 1)?;
-            let register = RegisterNode { node, storage, held: None, report };
-            grown.apply(Operation::RegisterNode(register))?;
-        }
+        (0 | 1, NodeStatus::Fenced) => register(grown, node)?,
         (0..=5, _) => {
             let to = Planner::new(&grown.state).choose(&fleet(), &spec());
             grown.create(made, vec![to])?;
@@ -108,16 +117,16 @@ pub(crate) fn run() -> Result<()> {
     let percent = |load: Load| load as f64 * 100.0 / FULL as f64;
     for count in SIZES {
         let mut grown = Grown::with_nodes(count)?;
-        let nodes: Vec<NodeId> = grown.state.nodes().keys().copied().collect();
-        for (n, _) in nodes.iter().enumerate() {
+        for n in 0..usize::try_from(count)? {
             let mut planner = Planner::new(&grown.state);
             let to = (0..AGENTS_A_NODE).map(|_| planner.choose(&fleet(), &spec())).collect();
             grown.create(n * AGENTS_A_NODE, to)?;
         }
         let (first, mut random) = (grown.state.agents().len(), StdRng::seed_from_u64(SEED));
         for n in 0..CHANGES {
-            change(&mut grown, &nodes, first + n, &mut random)?;
+            change(&mut grown, first + n, &mut random)?;
         }
+        let nodes: Vec<NodeId> = grown.state.nodes().keys().copied().collect();
         for node in &nodes {
             let blocks = grown.state.quarantined(*node).map(|kept| kept.block).collect();
             let epoch = grown.state.nodes()[node].epoch;
@@ -129,7 +138,8 @@ pub(crate) fn run() -> Result<()> {
         ensure!(after <= bound, "{after} is more than {bound}");
         ensure!(audit(&grown.state).is_empty(), "the state is not sound");
         println!(
-            "| {count} | {} | {:.1} | {moves} | {:.1} | {:.1} |",
+            "| {} | {} | {:.1} | {moves} | {:.1} | {:.1} |",
+            nodes.len(),
             grown.state.agents().len(),
             percent(before),
             percent(after),

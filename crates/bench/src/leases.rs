@@ -149,6 +149,7 @@ impl Site {
         let storage_id = format!("{number:032x}");
         let api = self.cluster.channel(self.leader)?;
         let request = JoinClusterRequest {
+            rules: fleet_core::RULES,
             token_id: token.id.to_string(),
             token_secret: hex(&token.secret),
             node_name: format!("w{number}"),

@@ -15,9 +15,11 @@ use serde::{
 pub fn unique(option: &str, pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
     let mut map = BTreeMap::new();
     for (key, value) in pairs {
-        if let Some(other) = map.insert(key.clone(), value.clone()) {
-            bail!("{option} gives {key:?} two values, {other:?} and {value:?}: give one");
+        // The values may be secrets.
+        if map.contains_key(&key) {
+            bail!("{option} gives {key:?} two values: give one");
         }
+        map.insert(key, value);
     }
     Ok(map)
 }

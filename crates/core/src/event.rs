@@ -34,7 +34,7 @@ pub enum Cause {
     Rebalance,
     /// It is strict, and its node cannot keep that.
     UnfitNode,
-    /// Something else listens on its ports, and its node has no others.
+    /// Something else listens on its ports, and its node has no others or takes no agents.
     PortsTaken,
     /// Its node is drained, and the time that agents had to leave it is over.
     DrainOverdue,

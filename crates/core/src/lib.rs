@@ -52,9 +52,9 @@ pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,
     CreateToken, DeleteAgent, DeleteFleet, EvictAgents, Eviction, FenceNode, HoldChange, HoldNode,
-    InitCluster, Operation, PlaceAgents, QuarantinePorts, RegisterNode, ReleasePorts, RemoveNode,
-    ReportDoubleRun, Request, RestartAgent, RevokeToken, SetAgentDesired, SetMovePolicy,
-    SetPlacementPolicy, SetRole, SetSchedulable,
+    InitCluster, Operation, PlaceAgents, QuarantinePorts, RULES, RegisterNode, ReleasePorts,
+    RemoveNode, ReportDoubleRun, Request, RestartAgent, RevokeToken, SetAgentDesired,
+    SetMovePolicy, SetPlacementPolicy, SetRole, SetSchedulable,
 };
 pub use event::{Cause, Event, RoleCause, What};
 pub use index::open;

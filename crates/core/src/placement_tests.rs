@@ -42,6 +42,7 @@ pub(crate) fn sized(size: Size) -> NodeReport {
         },
         labels: Labels::new([rack, host]).unwrap(),
         unfit: Vec::new(),
+        rules: RULES,
         ..report(0)
     }
 }

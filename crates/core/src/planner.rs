@@ -57,6 +57,8 @@ pub struct Planner<'a> {
     rooms: BTreeMap<NodeId, Room>,
     /// Where this plan puts agents that stand apart.
     apart: BTreeMap<FleetName, BTreeSet<NodeId>>,
+    /// Whether room is to be kept for agents on the move, but for one, and is not yet.
+    keep: Option<Option<AgentId>>,
     /// The agents on the move that room is kept for, each with where.
     expected: BTreeMap<AgentId, NodeId>,
     /// How many agents of each fleet this plan puts on each node.
@@ -151,6 +153,7 @@ impl<'a> Planner<'a> {
             without: None,
             rooms: BTreeMap::new(),
             apart: BTreeMap::new(),
+            keep: None,
             expected: BTreeMap::new(),
             planned: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -160,28 +163,30 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A planner over `state` that keeps for agents on the move what they go to: they stopped, or
-    /// will, because there was room.
+    /// A planner over `state` that keeps for agents on the move what they were to go to: they stop
+    /// because there was room. A loss is planned without: its agents run nowhere already.
     pub fn beside_moves(state: &'a State) -> Self {
-        Self::new(state).keep_for_moves(None)
+        Self { keep: Some(None), ..Self::new(state) }
     }
 
-    /// Keeps for agents on the move what they go to, but for one of them.
-    fn keep_for_moves(mut self, but_for: Option<&AgentId>) -> Self {
-        for agent in self.state.on_the_move().filter(|agent| Some(&agent.id) != but_for) {
+    /// Keeps for agents on the move what they are to go to, once that counts.
+    fn keep_for_moves(&mut self) {
+        let Some(but_for) = self.keep.take() else { return };
+        for agent in self.state.on_the_move().filter(|agent| Some(&agent.id) != but_for.as_ref()) {
             let next = agent.placement.as_ref().and_then(|placement| placement.next);
-            if let Some(to) = self.choose_towards(next, &agent.id.fleet, &agent.spec) {
+            if let Some(to) =
+                next.filter(|to| self.take_if_suits(*to, &agent.id.fleet, &agent.spec))
+            {
                 self.expected.insert(agent.id.clone(), to);
             }
         }
-        self
     }
 
     /// The node for an agent that has left the one it was on: what was kept for it, or another.
     pub fn arrive(&mut self, agent: &Agent) -> Option<NodeId> {
-        let next = agent.placement.as_ref().and_then(|placement| placement.next);
+        self.keep_for_moves();
         let kept = self.expected.remove(&agent.id);
-        kept.or_else(|| self.choose_towards(next, &agent.id.fleet, &agent.spec))
+        kept.or_else(|| self.choose(&agent.id.fleet, &agent.spec))
     }
 
     /// What it plans on.
@@ -189,9 +194,9 @@ impl<'a> Planner<'a> {
         self.state
     }
 
-    /// A planner for `agent` to move: it leaves out the node that one is on.
+    /// As [`Planner::beside_moves`], for `agent` to move: it leaves out the node that one is on.
     pub fn away_from(state: &'a State, node: NodeId, agent: &AgentId) -> Self {
-        Self::without(state, node).keep_for_moves(Some(agent))
+        Self { keep: Some(Some(agent.clone())), ..Self::without(state, node) }
     }
 
     /// A planner that leaves `node` out.
@@ -201,6 +206,7 @@ impl<'a> Planner<'a> {
 
     /// The node for one more agent, or none when no open node suits it and has the room.
     pub fn choose(&mut self, fleet: &FleetName, spec: &AgentSpec) -> Option<NodeId> {
+        self.keep_for_moves();
         let kind = self.kind(spec);
         let id = if spec.wants.apart || spec.wants.spread_by.is_some() {
             let mut among = self.take_among(kind, fleet, spec);
@@ -214,19 +220,6 @@ impl<'a> Planner<'a> {
         id
     }
 
-    /// The node for an agent that should go to `wanted`, if it suits; else another.
-    pub(crate) fn choose_towards(
-        &mut self,
-        wanted: Option<NodeId>,
-        fleet: &FleetName,
-        spec: &AgentSpec,
-    ) -> Option<NodeId> {
-        match wanted {
-            Some(id) if self.take_if_suits(id, fleet, spec) => Some(id),
-            _ => self.choose(fleet, spec),
-        }
-    }
-
     /// Whether an agent that can go nowhere could go somewhere if there were room.
     pub(crate) fn lacks_only_room(&self, fleet: &FleetName, spec: &AgentSpec) -> bool {
         listed(self.state, spec.into(), spec.wants.apart.then_some(fleet))
@@ -236,6 +229,7 @@ impl<'a> Planner<'a> {
 
     /// Whether an agent can go to a node, and then does.
     pub fn take_if_suits(&mut self, id: NodeId, fleet: &FleetName, spec: &AgentSpec) -> bool {
+        self.keep_for_moves();
         let suits = self.is_one_for(id, spec.into())
             && !(spec.wants.apart && self.is_close(id, fleet))
             && self.room(id).is_some_and(|room| room.lacks(spec).is_none());

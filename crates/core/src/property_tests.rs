@@ -55,6 +55,7 @@ pub(crate) fn report(ports: u16) -> NodeReport {
         version: "0".into(),
         boot: "b".into(),
         degraded: Vec::new(),
+        rules: RULES,
         unfit: if ports % 5 == 4 { vec!["its clock".into()] } else { Vec::new() },
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     event::Cause,
     index::open,
     plan::{self, Planner},
-    record::{Agent, AgentSpec, Desired, Lifecycle, Node, Schedulable},
+    record::{Agent, AgentSpec, Desired, Lifecycle, Node, NodeStatus, Schedulable},
     room::{Load, Room},
     spread::Fleets,
     state::State,
@@ -64,7 +64,10 @@ pub type Arriving = BTreeMap<NodeId, usize>;
 
 /// The agents that are asked to leave nodes that are drained, now.
 pub fn drains(state: &State, now: Timestamp, arriving: &Arriving) -> Vec<EvictAgents> {
-    let draining = state.nodes().values().filter(|n| n.schedulable == Schedulable::Draining);
+    // Of one that is down nobody says that an agent has left it.
+    let draining = state.nodes().values().filter(|node| {
+        node.schedulable == Schedulable::Draining && node.status == NodeStatus::Active
+    });
     let draining: Vec<&Node> = draining.collect();
     if draining.is_empty() {
         return Vec::new();

@@ -147,6 +147,8 @@ pub struct NodeReport {
     pub labels: Labels,
     /// Version of its `fleet-cluster` binary.
     pub version: String,
+    /// The newest [`RULES`](crate::RULES) it can apply commands by; 0 of builds that had none.
+    pub rules: u32,
     /// The kernel's boot id: changes when the machine restarts.
     pub boot: String,
     /// What it lacks to keep every promise; empty when nothing.
@@ -401,8 +403,8 @@ pub enum PendingReason {
     NoFitNode,
     /// Its node was lost while agents are not moved: see [`MovePolicy`].
     MovesPaused,
-    /// The room that open nodes have for it is kept for agents on their way there, or was taken by
-    /// some that are placed at the same time.
+    /// Open nodes have room for it, and it was to go to none of them: that is kept for agents on their
+    /// way there, or was not there when it was looked for.
     RoomKept,
 }
 

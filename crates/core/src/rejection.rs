@@ -106,6 +106,8 @@ pub enum Rejection {
         /// Voters left.
         voters: usize,
     },
+    /// Its build knows no rules that voters apply commands by.
+    TooOld(NodeId),
     /// As many nodes that are up vote as may.
     EnoughVoters {
         /// The node that was to vote too.
@@ -208,6 +210,7 @@ impl Rejection {
             | R::NowhereToGo(_)
             | R::QuorumAtRisk { .. }
             | R::EnoughVoters { .. }
+            | R::TooOld(_)
             | R::FleetNotEmpty(_)
             | R::AgentDeleting(_)
             | R::NotStopping(_) => Kind::FailedPrecondition,
@@ -240,6 +243,7 @@ impl Rejection {
             R::NowhereToGo(_) => "NOWHERE_TO_GO",
             R::QuorumAtRisk { .. } => "QUORUM_AT_RISK",
             R::EnoughVoters { .. } => "ENOUGH_VOTERS",
+            R::TooOld(_) => "BUILD_TOO_OLD",
             R::TokenExists(_) => "TOKEN_EXISTS",
             R::TokenUnknown => "TOKEN_UNKNOWN",
             R::TokenExpired => "TOKEN_EXPIRED",
@@ -283,7 +287,7 @@ impl Rejection {
             | R::StorageMismatch(n)
             | R::PortsInUse(n)
             | R::NodeActive(n) => n.to_string(),
-            R::NodeNotActive(n) | R::NotHeld(n) | R::StaleHold(n) => n.to_string(),
+            R::NodeNotActive(n) | R::TooOld(n) | R::NotHeld(n) | R::StaleHold(n) => n.to_string(),
             R::HoldLength(ms) => ms.to_string(),
             R::LastNode(node)
             | R::NowhereToGo(node)
@@ -368,6 +372,10 @@ impl fmt::Display for Rejection {
                 f,
                 "without the vote of node {node}, {up} of {voters} voters would be up, which is no \
                  majority; bring one back first"
+            ),
+            R::TooOld(node) => write!(
+                f,
+                "node {node} has an older version than the cluster's voters: upgrade it first"
             ),
             R::EnoughVoters { node, voters, limit } => write!(
                 f,

@@ -14,13 +14,14 @@ use fleet_types::{
 
 use crate::{
     admission::Totals,
+    command::RULES,
     event::{Event, What},
     index::Index,
     ports::BuddyAllocator,
     record::{
         Agent, Cluster, Evidence, Fleet, JoinToken, Key, Lifecycle, Node, NodeStatus,
         PendingReason, Placement, PlacementPolicy, Quarantine, QuarantineCause, Record,
-        RequestRecord,
+        RequestRecord, Role,
     },
     rejection::Rejection,
     room::Room,
@@ -245,6 +246,18 @@ impl State {
             }
             _ => false,
         })
+    }
+
+    /// The newest rules that all voters can apply commands by, those there are and those to be.
+    pub fn rules(&self) -> u32 {
+        self.rules_of(|node| node.role == Role::Voter)
+    }
+
+    /// The newest rules that some nodes, as far as they said, can apply commands by.
+    pub fn rules_of(&self, are_meant: impl Fn(&Node) -> bool) -> u32 {
+        let nodes = self.nodes.values().filter(|node| are_meant(node));
+        let rules = nodes.filter_map(|node| Some(node.report.as_ref()?.rules));
+        rules.min().unwrap_or(RULES).min(RULES)
     }
 
     /// How agents are placed.

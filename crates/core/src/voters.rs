@@ -62,13 +62,32 @@ fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
     odd.clamp(1, state.placement_policy().voters.into())
 }
 
-/// Refuses to give one more node a vote where as many that are up have one as the policy says: the
-/// leader would take one again, likely the new one's.
+/// Whether as many nodes that are up vote as the policy says: of one more the leader would take a
+/// vote again.
+pub(crate) fn are_enough(state: &State) -> bool {
+    count(state) >= usize::from(state.placement_policy().voters)
+}
+
+fn count(state: &State) -> usize {
+    state.nodes().values().filter(|node| node.role == Role::Voter && up(node)).count()
+}
+
+/// Whether a node can apply commands by some rules.
+fn knows(node: &Node, rules: u32) -> bool {
+    node.report.as_ref().is_some_and(|report| report.rules >= rules)
+}
+
+/// Refuses to give one more node a vote where enough that are up have one, or one of an older build
+/// than voters need. One that may not vote may from then on, where its token or an operator did not
+/// let it.
 pub fn check_promotion(state: &State, node: NodeId) -> Result<(), Rejection> {
-    let is_new = state.require_node(node)?.role != Role::Voter;
-    let voters = state.nodes().values().filter(|node| node.role == Role::Voter && up(node)).count();
-    let limit = state.placement_policy().voters;
-    if is_new && voters >= usize::from(limit) {
+    let wanted = state.require_node(node)?;
+    if !knows(wanted, state.rules()) {
+        return Err(Rejection::TooOld(node));
+    }
+    let is_new = wanted.role != Role::Voter && wanted.may_vote;
+    let (voters, limit) = (count(state), state.placement_policy().voters);
+    if is_new && are_enough(state) {
         return Err(Rejection::EnoughVoters { node, voters, limit });
     }
     Ok(())
@@ -95,7 +114,8 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     let change = |node: &Node, role, cause| Some(SetRole { node: node.id, role, cause });
     let least_crowded = || {
         let able = state.nodes().values().filter(|node| {
-            node.role == Role::Worker && node.may_vote && up(node) && of(node.id).steady
+            let able = node.may_vote && up(node) && of(node.id).steady;
+            node.role == Role::Worker && able && knows(node, state.rules())
         });
         able.min_by_key(|node| (crowd(node), node.id))
     };
@@ -134,6 +154,7 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
 mod tests {
     use super::*;
     use crate::{
+        placement_tests::register,
         property_tests::{command, report, with_nodes},
         *,
     };
@@ -195,16 +216,45 @@ mod tests {
     }
 
     #[test]
+    fn commands_are_applied_by_rules_that_every_voter_knows() {
+        let (mut state, nodes) = cluster(4);
+        let old = NodeReport { rules: 0, ..report(255) };
+        register(&mut state, nodes[3], old.clone());
+        assert_eq!(state.rules(), RULES, "a worker applies nothing");
+        assert_eq!(check_promotion(&state, nodes[3]), Err(Rejection::TooOld(nodes[3])));
+        fence(&mut state, nodes[2]);
+        assert_eq!(settle(&mut state), [], "nor is it given a vote");
+        register(&mut state, nodes[2], report(255));
+        register(&mut state, nodes[1], old);
+        assert_eq!(state.rules(), 0);
+        register(&mut state, nodes[1], NodeReport { rules: RULES + 1, ..report(255) });
+        assert_eq!(state.rules(), RULES);
+    }
+
+    #[test]
     fn no_more_are_given_a_vote_than_may_have_one() {
         let (mut state, nodes) = cluster(4);
-        // By a worker's token, or an operator's word.
-        let demote = |node| SetRole { node, role: Role::Worker, cause: RoleCause::Operator };
-        apply(&mut state, 3_000, &command(Operation::SetRole(demote(nodes[3])))).unwrap();
-        let (node, voters, limit) = (nodes[3], 3, 3);
-        let refused = Rejection::EnoughVoters { node, voters, limit };
-        assert_eq!(check_promotion(&state, node), Err(refused));
-        apply(&mut state, 3_001, &command(Operation::SetRole(demote(nodes[1])))).unwrap();
+        let node = nodes[3];
+        let set = |state: &mut State, node, role| {
+            let set = SetRole { node, role, cause: RoleCause::Operator };
+            apply(state, 3_000, &command(Operation::SetRole(set))).unwrap();
+        };
+        let refused = Rejection::EnoughVoters { node, voters: 3, limit: 3 };
+        assert_eq!(check_promotion(&state, node), Err(refused.clone()));
+        set(&mut state, node, Role::Worker);
+        fence(&mut state, nodes[1]);
+        assert_eq!(settle(&mut state), [], "none else may vote");
+        register(&mut state, nodes[1], report(255));
+        // It may take the place of one from now on.
         assert_eq!(check_promotion(&state, node), Ok(()));
+        set(&mut state, node, Role::Voter);
+        assert_eq!(
+            (state.nodes()[&node].role, state.nodes()[&node].may_vote),
+            (Role::Worker, true)
+        );
+        assert_eq!(check_promotion(&state, node), Err(refused));
+        fence(&mut state, nodes[1]);
+        assert_eq!(settle(&mut state), [(node, Role::Voter), (nodes[1], Role::Worker)]);
     }
 
     #[test]

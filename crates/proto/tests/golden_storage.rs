@@ -35,6 +35,7 @@ fn report() -> core::NodeReport {
         labels: labels(),
         version: "0.1.0".into(),
         boot: "boot".into(),
+        rules: 1,
         degraded: vec!["no Landlock".into()],
         unfit: vec!["its clock".into()],
     }
@@ -361,7 +362,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 fn decoded(bytes: &[u8]) -> Result<Vec<core::Command>, Malformed> {
-    decode_batch(bytes).collect()
+    decode_batch(bytes)?.1.collect()
 }
 
 #[test]
@@ -376,7 +377,8 @@ fn stored_bytes_stay_what_they_are() {
         let request =
             (number % 2 == 0).then(|| core::Request { id: "key".parse().unwrap(), fingerprint: 1 });
         let commands = vec![core::Command { at: Timestamp(7), request, operation }];
-        let bytes = encode_batch(&commands);
+        let bytes = encode_batch(core::RULES, &commands);
+        assert_eq!(decode_batch(&bytes).unwrap().0, core::RULES);
         assert_eq!(decoded(&bytes).unwrap(), commands);
         lines.push(format!("batch {}", hex(&bytes)));
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{Command, Key, Outcome, Rejection, State};
+use fleet_core::{Command, Key, Outcome, Rejection, Role, State};
 use fleet_proto::convert::storage::encode_batch;
 use fleet_types::{LeaseTiming, NodeId};
 use openraft::{
@@ -203,7 +203,11 @@ impl Node {
         &self,
         commands: &[Command],
     ) -> Result<Vec<Result<Outcome, Rejection>>, ProposeError> {
-        let batch = Batch(encode_batch(commands).into());
+        // One whose vote is taken votes until Raft has taken it out.
+        let voters = self.status().voters;
+        let vote = |node: &fleet_core::Node| node.role == Role::Voter || voters.contains(&node.id);
+        let rules = self.read(|state| state.rules_of(vote));
+        let batch = Batch(encode_batch(rules, commands).into());
         let end = Instant::now() + self.inner.patience;
         loop {
             match self.inner.raft.client_write(batch.clone()).await {

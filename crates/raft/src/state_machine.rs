@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
-use fleet_core::{Key, Record, State, apply};
+use fleet_core::{Key, RULES, Record, State, apply};
 use fleet_proto::{
     convert::storage::{decode_batch, decode_record, encode_record},
     storage as wire,
@@ -116,7 +116,14 @@ impl StateMachine {
         match entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(batch) => {
-                for command in decode_batch(&batch.0) {
+                let (rules, commands) = decode_batch(&batch.0).map_err(io::Error::other)?;
+                if rules > RULES {
+                    return Err(io::Error::other(format!(
+                        "entry {index} is applied by rules {rules}, and this build knows those up \
+                         to {RULES}: a newer one is needed here"
+                    )));
+                }
+                for command in commands {
                     let command = command.map_err(io::Error::other)?;
                     results.push(apply(&mut applied.state, index, &command));
                 }
@@ -236,5 +243,29 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         snapshot::current(&self.snapshots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_proto::convert::storage::encode_batch;
+
+    use super::*;
+    use crate::type_config::{Batch, LeaderId};
+
+    #[test]
+    fn what_a_newer_build_made_is_not_applied_by_rules_of_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        let machine =
+            StateMachine::open(store, dir.path().into(), broadcast::channel(1).0).unwrap();
+        let entry = |index, rules| Entry {
+            log_id: LogId::new(LeaderId { term: 1, node_id: 1 }, index),
+            payload: EntryPayload::Normal(Batch(encode_batch(rules, &[]).into())),
+        };
+        assert!(machine.apply_entry(entry(1, RULES)).is_ok());
+        let refused = machine.apply_entry(entry(2, RULES + 1)).err().unwrap();
+        assert!(refused.to_string().contains("a newer one is needed here"), "{refused}");
+        assert_eq!(machine.shared().read().last.unwrap().index(), 1);
     }
 }

@@ -154,6 +154,7 @@ impl Daemon {
             runtimes: available.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
             labels: labels(&own_labels),
             version: VERSION.into(),
+            rules: fleet_core::RULES,
             boot_id: boot_id(),
             held_epoch: 0,
             degraded,

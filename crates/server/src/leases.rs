@@ -258,6 +258,7 @@ mod tests {
             boot: "b".into(),
             degraded: Vec::new(),
             unfit: Vec::new(),
+            rules: fleet_core::RULES,
         };
         let register = RegisterNode { node: NODE, storage: "s1".into(), held: None, report };
         let mut state = State::default();

@@ -79,6 +79,7 @@ fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
         runtimes: runtimes.collect::<Result<_, Status>>()?,
         labels: parse_labels("labels", request.labels)?,
         version: request.version,
+        rules: request.rules,
         boot: request.boot_id,
         degraded: request.degraded,
         unfit: request.unfit,
@@ -95,6 +96,9 @@ impl RegistrationService for Service {
         caller(&request, node)?;
         let request = request.into_inner();
         let proposer = self.proposer.as_ref().ok_or_else(not_leader)?;
+        let Office { raft, .. } = self.office.as_ref().ok_or_else(not_leader)?;
+        // Who is not known here now is not known.
+        raft.linearize().await.map_err(|_| not_leader())?;
         let storage = request.storage_id.clone();
         let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
         let report = report(request)?;

@@ -154,6 +154,7 @@ pub async fn join_cluster(
             lease_address: place.address.lease.clone(),
             storage_id: storage.clone(),
             certificate_request_pem: request,
+            rules: fleet_core::RULES,
             ..JoinClusterRequest::default()
         },
     )

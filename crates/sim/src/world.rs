@@ -488,6 +488,7 @@ impl World {
             boot: "boot".into(),
             degraded: Vec::new(),
             unfit: Vec::new(),
+            rules: fleet_core::RULES,
         };
         let storage = node.storage.clone();
         self.commit(Operation::RegisterNode(RegisterNode {

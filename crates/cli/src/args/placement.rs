@@ -67,7 +67,8 @@ pub struct Rebalance {
     /// Only show which agents would move
     #[arg(long)]
     pub dry_run: bool,
-    /// Most agents to move [default: the policy's number at once; all with --dry-run]
+    /// Most agents to move [default: the policy's number at once, less those on the move; all with
+    /// --dry-run]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "COUNT")]
     pub moves: u32,
 }

@@ -217,7 +217,7 @@ async fn move_to(client: &Client, agent: &str, to: Option<&str>, wait: Wait) -> 
     let placement = now.placement.unwrap_or_default();
     let there = placement.node_display_name;
     if let Some(to) = to.filter(|to| **to != there && placement.node != format!("nodes/{to}")) {
-        bail!("agent {agent} went to {there}: there was no room on {to} any more");
+        bail!("agent {agent} went to {there}: {to} could not take it any more");
     }
     eprintln!("agent {agent} is on {there}");
     Ok(())

@@ -218,7 +218,10 @@ async fn promote(client: &Client, node: &str) -> Result<()> {
         let request = request.clone();
         async move { NodeServiceClient::new(channel).promote_node(request).await }
     });
-    call.await?;
+    match call.await?.node.unwrap_or_default().role() {
+        v1::Role::Voter => eprintln!("node {node} votes once it has caught up"),
+        _ => eprintln!("node {node} may vote: it does once one that votes is lost or demoted"),
+    }
     Ok(())
 }
 
@@ -320,7 +323,6 @@ pub async fn run(global: &Global, command: Node) -> Result<ExitCode> {
         }
         Node::Promote { node } => {
             promote(&client, &node).await?;
-            eprintln!("node {node} votes once it has caught up");
             show_votes(&client).await?;
         }
         Node::Demote { node } => {

@@ -1,5 +1,5 @@
 //! Gives a node a vote, or takes it. Raft's members follow. A node whose vote an operator took is
-//! not given one again but by an operator.
+//! not given one again but by an operator, and only once there is one to be given.
 
 use fleet_types::{NodeId, Revision, Timestamp};
 
@@ -9,7 +9,7 @@ use crate::{
     event::{RoleCause, What},
     record::{NodeStatus, Role},
     state::Moment,
-    voters::votes,
+    voters::{are_enough, votes},
 };
 
 pub(crate) fn apply(
@@ -29,14 +29,19 @@ pub(crate) fn apply(
     // What an operator says is meant to last.
     let by_operator = op.cause == RoleCause::Operator;
     let may_vote = if by_operator { op.role == Role::Voter } else { node.may_vote };
-    if (node.role, node.may_vote) == (op.role, may_vote) {
+    // It takes the place of one that is lost then.
+    let waits = by_operator && are_enough(state);
+    let role = if waits && op.role == Role::Voter { node.role } else { op.role };
+    if (node.role, node.may_vote) == (role, may_vote) {
         return Ok(Outcome::Done(revision));
     }
-    (node.role, node.may_vote) = (op.role, may_vote);
-    node.revision = revision;
+    let changes = node.role != role;
+    (node.role, node.may_vote, node.revision) = (role, may_vote, revision);
     state.put_node(node);
-    let (role, cause) = (op.role, op.cause);
-    state.tell(Moment { at, revision }, Some(op.node), None, What::RoleChanged { role, cause });
+    if changes {
+        let what = What::RoleChanged { role, cause: op.cause };
+        state.tell(Moment { at, revision }, Some(op.node), None, what);
+    }
     Ok(Outcome::Done(revision))
 }
 

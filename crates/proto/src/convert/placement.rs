@@ -258,7 +258,9 @@ fn was_pending(reason: PendingReason) -> &'static str {
         PendingReason::NoLabels => "no open node had the labels it asks for",
         PendingReason::NoFitNode => "no open node kept strict agents",
         PendingReason::MovesPaused => "its node was lost while agents were not moved",
-        PendingReason::RoomKept => "the room for it was kept for agents on their way there",
+        PendingReason::RoomKept => {
+            "the room for it was just taken, or kept for agents on their way"
+        }
     }
 }
 

@@ -236,6 +236,9 @@ pub struct RegisterRequest {
     /// What the file system of its agents' HOMEs holds, in bytes.
     #[prost(uint64, tag = "12")]
     pub disk_bytes: u64,
+    /// The newest rules it can apply commands by.
+    #[prost(uint32, tag = "13")]
+    pub rules: u32,
 }
 /// Response of RegistrationService.Register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

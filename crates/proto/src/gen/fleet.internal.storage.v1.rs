@@ -243,6 +243,9 @@ pub struct NodeReport {
     /// What the file system of its agents' HOMEs holds, in bytes; 0 is unknown.
     #[prost(uint64, tag = "10")]
     pub disk_bytes: u64,
+    /// The newest rules it can apply commands by.
+    #[prost(uint32, tag = "11")]
+    pub rules: u32,
 }
 /// Memory and processor time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -793,6 +796,9 @@ pub struct Batch {
     /// The commands.
     #[prost(message, repeated, tag = "1")]
     pub commands: ::prost::alloc::vec::Vec<Command>,
+    /// The rules they are applied by; absent is 0. Written first.
+    #[prost(uint32, tag = "2")]
+    pub rules: u32,
 }
 /// One command.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -2542,6 +2542,9 @@ pub struct JoinClusterRequest {
     /// Public key of the node, as a PEM certificate signing request. The private key never travels.
     #[prost(string, tag = "8")]
     pub certificate_request_pem: ::prost::alloc::string::String,
+    /// The newest rules by which the node's build can apply the cluster's commands.
+    #[prost(uint32, tag = "9")]
+    pub rules: u32,
 }
 /// Response of JoinService.JoinCluster.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3236,7 +3239,8 @@ pub struct PromoteNodeRequest {
 /// Response of NodeService.PromoteNode.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PromoteNodeResponse {
-    /// The node; it votes once it has caught up.
+    /// The node. As a voter it votes once it has caught up; as a worker it may vote from now on, and does
+    /// once one of those that do is lost or demoted.
     #[prost(message, optional, tag = "1")]
     pub node: ::core::option::Option<Node>,
 }
@@ -4869,7 +4873,8 @@ pub struct AgentMove {
 /// Request for ClusterService.StartRebalance.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartRebalanceRequest {
-    /// Most agents to move; 0 for as many as may be on the move at once by the policy.
+    /// Most agents to move; 0 for as many as may be on the move at once by the policy, less those that
+    /// are: FAILED_PRECONDITION when that leaves none.
     #[prost(uint32, tag = "1")]
     pub moves_max: u32,
     /// Idempotency key.

@@ -237,7 +237,9 @@ pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) ->
         }
     });
     let why = || match why_pending(state, fleet, &draft.spec) {
-        PendingReason::RoomKept => "no node has room for it beside the agents before it".into(),
+        PendingReason::RoomKept => {
+            "no node has room for it beside the agents before it, and those on their way".into()
+        }
         reason => convert::pending(reason, &draft.spec),
     };
     Agent {
@@ -283,7 +285,10 @@ fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Result<Eviction, 
     }
     let mut planner = Planner::away_from(state, placement.node, id);
     let Some(to) = to else {
-        let message = format!("no other node suits agent {id}; `agent explain` says why");
+        let message = format!(
+            "no other node suits agent {id} and has room that is not kept for others on their way; \
+             `agent explain` says why"
+        );
         return match planner.choose(&id.fleet, &agent.spec) {
             None => refuse("NOWHERE_TO_GO", message),
             to => Ok(Eviction { to, ..eviction }),

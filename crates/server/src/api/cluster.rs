@@ -46,22 +46,15 @@ impl Api {
         timing.map(|timing| self.leases.feared_lost(state, &timing)).unwrap_or_default()
     }
 
-    /// How many more agents may be on the move, by the policy. Any number for a retry: it begins
+    /// Refuses a rebalance while as many agents are on the move as the policy allows. A retry begins
     /// nothing.
-    async fn free_moves(&self, request: &StartRebalanceRequest) -> Result<usize, Status> {
-        let (most, moving) = self
-            .read(|state| (state.placement_policy().moves_max, state.on_the_move().count()))
-            .await?;
-        let free = usize::from(most).saturating_sub(moving);
-        if free == 0 && !self.is_done(&request.request_id, request).await? {
-            let message = format!(
-                "{moving} agents are on the move, and {most} may be at once \
-                 (`fleet-cluster placement set --moves-at-once`): wait for them, or say how many \
-                 more"
-            );
-            return Err(status(Code::FailedPrecondition, "ENOUGH_MOVES", message, &[]));
+    async fn check_free_moves(&self, request: &StartRebalanceRequest) -> Result<(), Status> {
+        if self.read(free_moves).await? > 0 || self.is_done(&request.request_id, request).await? {
+            return Ok(());
         }
-        Ok(free)
+        let message = "as many agents are on the move as may be at once (`fleet-cluster placement \
+                       set --moves-at-once`): wait for them, or say how many more";
+        Err(status(Code::FailedPrecondition, "ENOUGH_MOVES", message, &[]))
     }
 
     fn status(&self, state: &State, census: Census) -> ClusterStatus {
@@ -143,13 +136,16 @@ impl ClusterService for Api {
     ) -> Result<Response<StartRebalanceResponse>, Status> {
         let request = request.into_inner();
         let limit = match request.moves_max {
-            0 => self.free_moves(&request).await?,
-            some => moves_max(some)?,
+            0 => {
+                self.check_free_moves(&request).await?;
+                None
+            }
+            some => Some(moves_max(some)?),
         };
         let (chosen, moves) = tokio::sync::oneshot::channel();
         let build: crate::proposer::Build = Box::new(move |draft| {
             let state = draft.planner.state();
-            let moves = rebalance::moves(state, limit);
+            let moves = rebalance::moves(state, limit.unwrap_or_else(|| free_moves(state)));
             let evict = rebalance::carry_out(state, &moves, Cause::Operator);
             // Who hung up does not want to know.
             let _ = chosen.send(shown(state, &moves));
@@ -177,7 +173,12 @@ fn moves_max(asked: u32) -> Result<usize, Status> {
     }
 }
 
-/// The moves that an operator's call began at a revision.
+/// How many more agents may be on the move, by the policy.
+fn free_moves(state: &State) -> usize {
+    usize::from(state.placement_policy().moves_max).saturating_sub(state.on_the_move().count())
+}
+
+/// The moves that operators began at a revision.
 fn begun_at(state: &State, begun: Revision) -> Vec<AgentMove> {
     let events = state.events().values().rev().take_while(|event| event.revision >= begun);
     let evicted = What::AgentEvicted { cause: Cause::Operator };
@@ -186,7 +187,7 @@ fn begun_at(state: &State, begun: Revision) -> Vec<AgentMove> {
         let agent = event.agent.clone()?;
         let placement = state.agents().get(&agent)?.placement.as_ref()?;
         let to = if placement.evicting { placement.next? } else { placement.node };
-        Some(rebalance::Move { agent, from: event.node?, to })
+        Some(rebalance::Move { agent, from: event.node?, to }).filter(|it| it.from != it.to)
     });
     shown(state, &moves.collect::<Vec<_>>())
 }

@@ -3,12 +3,12 @@
 use fleet_core::{AdmitNode, NodeAddress, Operation, Outcome, Rejection, Role};
 use fleet_proto::{
     convert::api as convert,
-    error::{from_rejection, invalid_field, reason},
+    error::{from_rejection, invalid_field, reason, status},
     v1::{JoinClusterRequest, JoinClusterResponse, Member, join_service_server::JoinService},
 };
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::Api;
 
@@ -73,14 +73,20 @@ impl JoinService for Api {
         let request = request.into_inner();
         let admit = parse(&request)?;
         // Looked at before anything is proposed, so that guesses never reach the log.
-        let known = self
+        let (known, rules) = self
             .read(|state| {
                 let token = state.tokens().get(&admit.token);
-                token.is_some_and(|t| t.secret_sha256.ct_eq(&admit.secret_sha256).into())
+                let secret = token.map(|token| token.secret_sha256);
+                (secret.is_some_and(|it| it.ct_eq(&admit.secret_sha256).into()), state.rules())
             })
             .await?;
         if !known {
             return Err(from_rejection(&Rejection::TokenUnknown));
+        }
+        if request.rules < rules {
+            let message = "this build of fleet-cluster is older than the cluster's voters: install \
+                           their version here first";
+            return Err(status(Code::FailedPrecondition, "BUILD_TOO_OLD", message, &[]));
         }
         let name = admit.name.clone();
         let outcome = self.admit(admit).await?;

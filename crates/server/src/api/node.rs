@@ -79,7 +79,7 @@ impl Api {
         role: Role,
     ) -> Result<Option<Node>, Status> {
         let node = self.node_id(name).await?;
-        if role == Role::Voter {
+        if role == Role::Voter && !self.is_done(request_id, content).await? {
             let checked = self.read(|state| voters::check_promotion(state, node)).await?;
             checked.map_err(|rejection| from_rejection(&rejection))?;
         }

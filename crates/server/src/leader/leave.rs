@@ -30,18 +30,25 @@ const ARRIVING_MAX: Duration = Duration::from_secs(600);
 struct Moved(Vec<(AgentId, NodeId, Instant)>);
 
 impl Moved {
-    /// What a leader before may have begun: the agents that left nodes that are drained. Those that
-    /// are up are forgotten once their nodes say so.
+    /// What a leader before may have begun: the agents that leave nodes that are drained, or left
+    /// them of late or for no place yet. Those that are up are forgotten once their nodes say so.
     fn found(state: &State) -> Self {
         let now = Instant::now();
         let drained = |id: &NodeId| {
             let node = state.nodes().get(id);
             node.is_some_and(|node| node.schedulable == Schedulable::Draining)
         };
+        let late = u64::try_from(ARRIVING_MAX.as_millis()).unwrap_or(u64::MAX);
         let moved = state.agents().values().filter_map(|agent| {
+            let placement = agent.placement.as_ref();
+            if let Some(leaving) = placement.filter(|it| it.evicting && drained(&it.node)) {
+                return Some((agent.id.clone(), leaving.node, now));
+            }
             let (node, _) = agent.former.filter(|(node, _)| drained(node))?;
-            let evidence = agent.placement.as_ref().map_or(&agent.evidence, |it| &it.evidence);
-            (*evidence == Evidence::ConfirmedEmpty).then(|| (agent.id.clone(), node, now))
+            let evidence = placement.map_or(&agent.evidence, |it| &it.evidence);
+            let arrives = placement.is_none_or(|it| it.placed.plus_ms(late) > clock::now());
+            let left = arrives && *evidence == Evidence::ConfirmedEmpty;
+            left.then(|| (agent.id.clone(), node, now))
         });
         Self(moved.collect())
     }
@@ -95,9 +102,11 @@ pub(super) async fn run(leader: Leader) {
         let looking = Instant::now();
         let asked = leader.raft.read(|state| {
             let arriving = moved.arriving(state, &leader.observed);
-            let moves = calm.then(|| rebalance::automatic(state, &arriving)).flatten();
-            let drains = rebalance::drains(state, clock::now(), &arriving).into_iter();
-            let asked: Vec<EvictAgents> = drains.chain(moves).collect();
+            let mut asked = rebalance::drains(state, clock::now(), &arriving);
+            // Each knows nothing of the room that the other counts on.
+            if calm && asked.is_empty() {
+                asked.extend(rebalance::automatic(state, &arriving));
+            }
             asked.iter().for_each(|evict| moved.note(state, evict));
             asked
         });
@@ -122,9 +131,10 @@ mod tests {
     use std::sync::Arc;
 
     use fleet_core::{
-        Command, InitCluster, NodeAddress, Record, SetSchedulable, apply, rebalance::Arriving,
+        Command, InitCluster, NodeAddress, Placement, Record, SetSchedulable, apply,
+        rebalance::Arriving,
     };
-    use fleet_types::{Generation, LeaseProfile, Timestamp};
+    use fleet_types::{Generation, LeaseProfile, PortBlock, Timestamp};
 
     use super::*;
     use crate::testing::agent;
@@ -152,16 +162,30 @@ mod tests {
             evidence,
             ..agent(number)
         };
+        let at = |number, on, evicting, from, placed| {
+            let (evidence, block) = (Evidence::ConfirmedEmpty, PortBlock { base: 10_240, size: 1 });
+            let (node, next, taken_by) = (NodeId(on), None, None);
+            let placement =
+                Some(Placement { node, block, evicting, next, taken_by, evidence, placed });
+            Agent { placement, pending: None, ..left(number, Evidence::First, from) }
+        };
         let agents = [
             left(1, Evidence::ConfirmedEmpty, 1),
             left(2, Evidence::LeaseExpired { waited_ms: 1 }, 1),
             left(3, Evidence::ConfirmedEmpty, 2),
             agent(4),
+            at(5, 1, true, 2, Timestamp(1)),
+            at(6, 1, false, 2, Timestamp(1)),
+            at(7, 2, false, 1, clock::now()),
+            at(8, 2, false, 1, Timestamp(1)),
         ];
         let records: Vec<Record> = state.records().collect();
         let state = State::restore(records.into_iter().chain(agents.map(Record::Agent)));
         let observed = Arc::new(Observed::default());
-        let arriving = Moved::found(&state).arriving(&state, &observed);
-        assert_eq!(arriving, Arriving::from([(node, 1)]));
+        let mut moved = Moved::found(&state);
+        let found: Vec<String> = moved.0.iter().map(|(id, ..)| id.agent.to_string()).collect();
+        assert_eq!(found, ["a1", "a5", "a7"]);
+        let arriving = moved.arriving(&state, &observed);
+        assert_eq!(arriving, Arriving::from([(node, 2)]), "one has not left yet");
     }
 }

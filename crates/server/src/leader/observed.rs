@@ -46,6 +46,11 @@ impl Observed {
         self.agents.lock().expect("no holder panics").clear();
     }
 
+    /// Forgets what was reported of an agent that is no more.
+    pub fn forget_agent(&self, id: &AgentId) {
+        self.agents.lock().expect("no holder panics").remove(id);
+    }
+
     /// Forgets what a node reported.
     pub fn forget_node(&self, node: NodeId) {
         self.agents.lock().expect("no holder panics").retain(|_, (from, _)| *from != node);

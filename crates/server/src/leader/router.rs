@@ -149,7 +149,15 @@ impl Router {
             while let Ok(more) = changes.try_recv() {
                 keys.extend(more.iter().cloned());
             }
-            leader.raft.read(|state| self.deliver(state, &keys, &mut placed));
+            leader.raft.read(|state| {
+                self.deliver(state, &keys, &mut placed);
+                let agents = keys.iter().filter_map(|key| match key {
+                    Key::Agent(id) => Some(id),
+                    _ => None,
+                });
+                let deleted = agents.filter(|id| !state.agents().contains_key(*id));
+                deleted.for_each(|id| leader.observed.forget_agent(id));
+            });
         }
     }
 }

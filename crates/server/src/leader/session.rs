@@ -8,8 +8,8 @@ use std::{
 
 use fleet_client::connect_node;
 use fleet_core::{
-    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, ReleasePorts,
-    ReportDoubleRun, Role, State, is_helped_by_other_ports,
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, Rejection,
+    ReleasePorts, ReportDoubleRun, Role, State, is_helped_by_other_ports,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -240,26 +240,33 @@ impl Session {
 
     /// Records the stops the state waits for.
     async fn confirm(&self, observations: &[Observation]) {
-        for observation in observations.iter().filter(|observation| observation.gone) {
-            let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
+        let confirms = observations.iter().filter(|observation| observation.gone);
+        let confirms = confirms.filter_map(|observation| {
+            let id = parse_agent(&observation.fleet, &observation.agent).ok()?;
             let awaited = self.leader.raft.read(|state| {
                 let agent = state.agents().get(&id)?;
                 let placement = agent.placement.as_ref().filter(|p| p.node == self.node)?;
                 let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
                 (stopping && is_stopped(observation, agent)).then_some(agent.generation)
             });
-            let Some(generation) = awaited else { continue };
-            let (node, epoch) = (self.node, self.epoch);
+            let generation = awaited?;
+            let (node, epoch, said) = (self.node, self.epoch, observation.clone());
             let build: crate::proposer::Build = Box::new(move |draft| {
-                let leaving = draft.planner.state().agents().get(&id);
-                let next = leaving.and_then(|agent| draft.planner.arrive(agent));
-                let agent = id;
+                // It may have been told to run again since.
+                let agent = draft.planner.state().agents().get(&id);
+                let agent = agent.filter(|agent| is_stopped(&said, agent));
+                let agent = agent.ok_or(Rejection::NotStopping(id))?;
+                let moves = agent.lifecycle == Lifecycle::Live;
+                let next = moves.then(|| draft.planner.arrive(agent)).flatten();
+                let agent = agent.id.clone();
                 let confirm = ConfirmStopped { agent, generation, node, epoch, next };
                 Ok(Operation::ConfirmStopped(confirm))
             });
-            if let Err(status) =
-                self.leader.proposer.commit(None, crate::proposer::SMALL, build).await
-            {
+            Some(self.leader.proposer.commit(None, crate::proposer::SMALL, build))
+        });
+        // All in one entry, if they fit.
+        for result in futures::future::join_all(confirms).await {
+            if let Err(status) = result {
                 tracing::warn!(%status, "a confirmed stop is not recorded yet");
             }
         }

@@ -2,7 +2,10 @@
 
 use fleet_core as core;
 use fleet_types::{AgentId, Epoch, Generation, NodeId, PortBlock, Revision, Timestamp};
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{decode_varint, encode_varint},
+};
 
 use super::{records::*, *};
 use crate::storage as wire;
@@ -348,10 +351,17 @@ fn get_command(command: wire::Command) -> Result<core::Command> {
 
 /// What stands before each command of a `Batch`: field 1, with its length next.
 const COMMAND_FOLLOWS: u8 = 0x0a;
+/// What stands before its rules: field 2, a number.
+const RULES_FOLLOW: u8 = 0x10;
 
-/// The stored bytes of one log entry's commands: a `Batch`, made without holding all of it twice.
-pub fn encode_batch(commands: &[core::Command]) -> Vec<u8> {
+/// The stored bytes of one log entry's commands, to be applied by some rules: a `Batch`, made without
+/// holding all of it twice.
+pub fn encode_batch(rules: u32, commands: &[core::Command]) -> Vec<u8> {
     let mut bytes = Vec::new();
+    if rules > 0 {
+        bytes.push(RULES_FOLLOW);
+        encode_varint(rules.into(), &mut bytes);
+    }
     for command in commands {
         bytes.push(COMMAND_FOLLOWS);
         put_command(command).encode_length_delimited(&mut bytes).expect("a vector grows");
@@ -359,12 +369,19 @@ pub fn encode_batch(commands: &[core::Command]) -> Vec<u8> {
     bytes
 }
 
-/// The commands of one log entry, decoded one by one.
+/// The rules and the commands of one log entry, these decoded one by one.
 ///
 /// # Errors
 /// When the bytes are not a batch; nothing comes after an error.
-pub fn decode_batch(mut bytes: &[u8]) -> impl Iterator<Item = Result<core::Command>> + '_ {
-    std::iter::from_fn(move || {
+pub fn decode_batch(
+    mut bytes: &[u8],
+) -> Result<(u32, impl Iterator<Item = Result<core::Command>> + '_)> {
+    let mut rules = 0;
+    if let Some((&RULES_FOLLOW, rest)) = bytes.split_first() {
+        bytes = rest;
+        rules = u32::try_from(decode_varint(&mut bytes)?).map_err(|_| Malformed::Field("rules"))?;
+    }
+    let commands = std::iter::from_fn(move || {
         let (first, rest) = bytes.split_first()?;
         bytes = rest;
         let command = match *first {
@@ -377,5 +394,6 @@ pub fn decode_batch(mut bytes: &[u8]) -> impl Iterator<Item = Result<core::Comma
             bytes = &[];
         }
         Some(command)
-    })
+    });
+    Ok((rules, commands))
 }
