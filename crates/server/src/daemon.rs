@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -220,6 +220,7 @@ impl Daemon {
             authority,
             secrets,
             identity: self.identity.clone(),
+            settled: AtomicU64::new(0),
         });
         Ok(Voting { raft, proposer, api })
     }

@@ -114,7 +114,8 @@ impl Api {
             let why = format!("the call has {bytes} bytes; at most {most} can be made at once");
             return Err(invalid_field("LIMIT_REACHED", "requests", &bytes.to_string(), why));
         }
-        let gives = self.read(|state| Gives::of(state, &fleet)).await?.unwrap_or_default();
+        let gives = self.read_to_commit(|state| Gives::of(state, &fleet)).await?;
+        let gives = gives.unwrap_or_default();
         let wanted = requests.iter().map(|one| self.parse(one.clone(), &gives));
         let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
         self.check_overlays(&gives.config, &wanted)?;

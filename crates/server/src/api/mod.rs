@@ -13,7 +13,10 @@ mod plan;
 mod problems;
 mod token;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use fleet_client::Identity;
 use fleet_core::{Operation, Outcome, Request as Idempotency, State};
@@ -51,6 +54,9 @@ pub struct Api {
     pub secrets: VoterSecrets,
     /// For calling hosts.
     pub identity: Identity,
+    /// The last term in which this node, as the leader, was seen to have applied all that leaders
+    /// before it committed; 0 before the first.
+    pub settled: AtomicU64,
 }
 
 /// A call's idempotency key with the fingerprint of its content.
@@ -79,6 +85,18 @@ impl Api {
             ReadError::NotLeader { leader } => not_leader(leader),
             ReadError::NoQuorum(_) => not_leader(None),
         })
+    }
+
+    /// Reads the state for a command that this node then commits, with all that anyone was told
+    /// before: what leaders before committed is looked for once a term, and what this one commits it
+    /// applies before it answers. A leader of the past commits nothing.
+    async fn read_to_commit<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Status> {
+        let term = self.raft.status().term;
+        if self.settled.load(Ordering::Relaxed) != term {
+            self.linearize().await?;
+            self.settled.store(term, Ordering::Relaxed);
+        }
+        Ok(self.raft.read(read))
     }
 
     /// Reads the state as it is now or later, never as it was.
