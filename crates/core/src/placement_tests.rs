@@ -462,7 +462,7 @@ proptest! {
                 } else if let Err(Rejection::NoPlaceAfterLoss { lost, .. }) = admitted {
                     let mut with = state.clone();
                     create(&mut with, index, to, &name, node, spec, Admission::Unchecked).unwrap();
-                    // One that waits already may have no node left to itself then: it counts no more.
+                    // One that waits already counts no more if no node is left to itself.
                     let before = left_out(&state, lost);
                     prop_assert!(left_out(&with, lost).iter().any(|id| !before.contains(id)));
                 }
