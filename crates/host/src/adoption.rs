@@ -36,25 +36,19 @@ pub(crate) fn sort<F: Found>(
     found: impl IntoIterator<Item = (StartKey, F)>,
     told: &BTreeMap<AgentId, Assignment>,
 ) -> Adoption<F> {
-    let mut sorted = Adoption { adopted: BTreeMap::new(), strays: Vec::new(), over: Vec::new() };
-    for (key, process) in found {
-        let agent = key.agent.clone();
-        let mut unused = Some((key, process));
-        if told.get(&agent).is_some_and(|told| unused.as_ref().is_some_and(|it| it.0.is_of(told))) {
-            let rank = |(key, process): &(StartKey, F)| (process.runs(), key.start);
-            let known = sorted.adopted.remove(&agent);
-            let newer = known.as_ref().map(rank) <= unused.as_ref().map(rank);
-            let (kept, other) = if newer { (unused, known) } else { (known, unused) };
-            sorted.adopted.extend(kept.map(|kept| (agent.clone(), kept)));
-            unused = other;
-        }
-        match unused {
-            Some((_, process)) if process.runs() => sorted.strays.push(agent),
-            Some((_, process)) => sorted.over.push(process),
-            None => {}
-        }
+    let is_told = |(key, _): &(StartKey, F)| told.get(&key.agent).is_some_and(|it| key.is_of(it));
+    let (mut wanted, mut unused): (Vec<_>, Vec<_>) = found.into_iter().partition(is_told);
+    // The last of each agent is adopted.
+    wanted.sort_by_key(|(key, process)| (process.runs(), key.start));
+    let mut adopted = BTreeMap::new();
+    for (key, process) in wanted {
+        unused.extend(adopted.insert(key.agent.clone(), (key, process)));
     }
-    sorted
+    let (running, ended): (Vec<_>, Vec<_>) =
+        unused.into_iter().partition(|(_, process)| process.runs());
+    let strays = running.into_iter().map(|(key, _)| key.agent).collect();
+    let over = ended.into_iter().map(|(_, process)| process).collect();
+    Adoption { adopted, strays, over }
 }
 
 #[cfg(test)]

@@ -130,12 +130,7 @@ fn a_repair_that_did_not_run_is_due_still() {
     life.on(Event::Permit, 2_001, 0);
     life.on(Event::Launched, 2_002, 0);
     broken(&mut life, 2_003);
-    assert_eq!(life.on(Event::Permit, 2_004, 0), [Action::Repair]);
-    life.on(Event::Launched, 2_005, 0);
-    life.on(Event::Exited(Exit::Code(0)), 2_006, 0);
-    life.on(Event::Emptied, 2_007, 0);
-    life.on(Event::Permit, 2_008, 0);
-    life.on(Event::Launched, 2_009, 0);
+    runs_its_repair(&mut life, 2_004);
     broken(&mut life, 2_010);
     assert_eq!(life.state(), State::CrashLooping, "once it ran it is not tried again");
 }
@@ -143,18 +138,11 @@ fn a_repair_that_did_not_run_is_due_still() {
 #[test]
 fn a_healthy_run_is_forgiven_while_it_lasts() {
     let mut life = started();
-    life.on(Event::Exited(Exit::Code(78)), 3, 0);
-    life.on(Event::Emptied, 4, 0);
-    assert_eq!(life.on(Event::Permit, 5, 0), [Action::Repair]);
-    life.on(Event::Launched, 6, 0);
-    life.on(Event::Exited(Exit::Code(0)), 7, 0);
-    life.on(Event::Emptied, 8, 0);
-    life.on(Event::Permit, 9, 0);
-    life.on(Event::Launched, 10, 0);
-    life.on(Event::ProbeOk, 11, 0);
+    repaired(&mut life);
+    life.on(Event::ProbeOk, 13, 0);
     assert!(life.past().repaired);
-    assert_eq!(life.deadline(), Some(10_011));
-    life.on(Event::Time, 10_011, 0);
+    assert_eq!(life.deadline(), Some(10_013));
+    life.on(Event::Time, 10_013, 0);
     assert_eq!(life.past(), Past { ready: true, ..Past::default() });
 }
 
@@ -230,14 +218,19 @@ fn a_fatal_exit_code_is_parked_at_once() {
 fn repaired(life: &mut Life) {
     life.on(Event::Exited(Exit::Code(78)), 5, 0);
     assert_eq!(life.on(Event::Emptied, 6, 0), [Action::AskPermit]);
-    assert_eq!(life.on(Event::Permit, 7, 0), [Action::Repair]);
-    life.on(Event::Launched, 8, 0);
+    runs_its_repair(life, 7);
+}
+
+/// Its repair is permitted and runs, and it is launched once more.
+fn runs_its_repair(life: &mut Life, from_ms: u64) {
+    assert_eq!(life.on(Event::Permit, from_ms, 0), [Action::Repair]);
+    life.on(Event::Launched, from_ms + 1, 0);
     assert_eq!(life.state(), State::Repairing);
-    let actions = life.on(Event::Exited(Exit::Code(0)), 9, 0);
+    let actions = life.on(Event::Exited(Exit::Code(0)), from_ms + 2, 0);
     assert_eq!(actions, [Action::ReleasePermit, Action::Kill]);
-    assert_eq!(life.on(Event::Emptied, 10, 0), [Action::AskPermit]);
-    assert_eq!(life.on(Event::Permit, 11, 0), [Action::Launch]);
-    life.on(Event::Launched, 12, 0);
+    assert_eq!(life.on(Event::Emptied, from_ms + 3, 0), [Action::AskPermit]);
+    assert_eq!(life.on(Event::Permit, from_ms + 4, 0), [Action::Launch]);
+    life.on(Event::Launched, from_ms + 5, 0);
 }
 
 #[test]
