@@ -13,7 +13,8 @@ use fleet_core::{
 };
 use fleet_types::{
     AgentClass, FleetName, Labels, LeaseProfile, NodeId, PortRange, ResourceLimits, Resources,
-    Timestamp, TokenId, limits::AGENTS_PER_CALL_MAX,
+    Timestamp, TokenId,
+    limits::{AGENTS_PER_CALL_MAX, PORT_BLOCK_MAX},
 };
 
 /// (agents, nodes) of the runs.
@@ -21,6 +22,9 @@ const SIZES: [(usize, u64); 4] =
     [(2_000, 10), (10_000, 100), (100_000, 1_000), (1_000_000, 10_000)];
 /// Where a node with a thousand agents is lost: on average a hundred are on one.
 const LOST_AGENTS: usize = 1_000;
+
+/// Agents that ask for the same, so that nodes are listed by what they ask for together.
+const OF_A_KIND: usize = 16;
 
 /// Agents of a fleet that is spread by a label of which each node has a value of its own.
 const SPREAD_AGENTS: usize = 100;
@@ -279,7 +283,8 @@ fn constrained(nodes: u64) -> Result<String> {
 
 /// What a choice costs where many nodes have one thing, as many others another, as full as each
 /// other, and one that is fuller has both, in microseconds: memory and processor time; memory and a
-/// version; and, which leads astray, memory and a second label.
+/// version; memory and a second label; memory and a label, spread over racks; and, which leads astray,
+/// three things of which others have two each: memory, processor time and ports.
 fn parted(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
     let has = |n: usize, of: usize, parts: &[usize]| n == last || parts.contains(&(n % of));
@@ -296,28 +301,52 @@ fn parted(nodes: u64) -> Result<String> {
         report.runtimes.values_mut().for_each(|it| version.clone_into(it));
         Ok(report)
     };
+    let labelled = |n: usize, memory: bool, has: &[&str]| {
+        let mut report = sized(n, memory, true)?;
+        let had = report.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let more = has.iter().map(|key| ((*key).to_owned(), "yes".to_owned()));
+        report.labels = Labels::new(had.chain(more))?;
+        Ok(report)
+    };
     let labels = |n: usize| {
-        let mut report = sized(n, has(n, 3, &[0, 2]), true)?;
-        let keys = [("one", has(n, 3, &[0, 1])), ("two", has(n, 3, &[1, 2]))];
-        let keys = keys.into_iter().filter(|(_, has)| *has);
-        report.labels = Labels::new(keys.map(|(key, _)| (key.to_owned(), "yes".to_owned())))?;
+        let some: [&[_]; 3] = [&["one"], &["one", "two"], &["two"]];
+        let keys = if n == last { some[1] } else { some[n % 3] };
+        labelled(n, has(n, 3, &[0, 2]), keys)
+    };
+    let racks = |n: usize| {
+        let keys: &[_] = if has(n, 2, &[1]) { &["one"] } else { &[] };
+        labelled(n, has(n, 2, &[0]), keys)
+    };
+    let ports = |n: usize| {
+        let mut report = sized(n, has(n, 3, &[0, 1]), has(n, 3, &[1, 2]))?;
+        let ports = if has(n, 3, &[0, 2]) { 2 * PORT_BLOCK_MAX } else { PORT_BLOCK_MAX / 2 };
+        report.port_range = PortRange::new(10_240, 10_239 + ports)?;
         Ok(report)
     };
     let requests = Resources { memory_bytes: 3 << 39, cpu_millis: 3 << 15 };
     let plain = AgentSpec { wants: Wants { requests, ..Wants::default() }, ..spec() };
-    let (mut newer, mut labelled) = (plain.clone(), plain.clone());
+    let [mut newer, mut both, mut spread, mut all] = [(); 4].map(|()| plain.clone());
     newer.wants.runtime_version = Some(NEWER.parse()?);
-    labelled.wants.node_labels = labels(last)?.labels;
+    let yes = |key: &str| (key.to_owned(), "yes".to_owned());
+    both.wants.node_labels = Labels::new(["one", "two"].map(yes))?;
+    spread.wants.node_labels = Labels::new([yes("one")])?;
+    spread.wants.spread_by = Some("rack".into());
+    all.ports = PORT_BLOCK_MAX;
     let mut columns = Vec::new();
     for (mut grown, spec) in [
         (Grown::with_reports(nodes, cores)?, plain),
         (Grown::with_reports(nodes, version)?, newer),
-        (Grown::with_reports(nodes, labels)?, labelled),
+        (Grown::with_reports(nodes, labels)?, both),
+        (Grown::with_reports(nodes, racks)?, spread),
+        (Grown::with_reports(nodes, ports)?, all),
     ] {
         let chosen = |state: &State| Planner::new(state).choose(&fleet(), &spec);
         let node = chosen(&grown.state);
         grown.apply(one_agent(&fleet(), "a", &spec, node)?)?;
         ensure!(node.is_some(), "no node has both");
+        for n in 1..OF_A_KIND {
+            grown.apply(one_agent(&fleet(), &format!("a{n}"), &spec, None)?)?;
+        }
         let times = 100_000 / u32::try_from(nodes)?;
         columns.push(format!("{:.1}", timed(times, &|| chosen(&grown.state) == node)?));
     }
@@ -423,9 +452,10 @@ pub(crate) fn run() -> Result<()> {
     println!(
         "| agents | nodes | any node | one by version | admitted | in doubt | over racks \
          | one by two labels | a large one | none | apart | over hosts | none left apart \
-         | one more over hosts | memory and cores | and version | astray |"
+         | one more over hosts | memory and cores | and version | and two labels | and a label \
+         over racks | astray |"
     );
-    println!("{}|", "|---".repeat(17));
+    println!("{}|", "|---".repeat(19));
     for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
         let (one_more, constrained, of_a_fleet) =
             (one_more?, constrained(nodes)?, of_a_fleet(nodes)?);

@@ -7,7 +7,8 @@
 //! whatever was put in and taken out before. Each branch knows the most that its nodes offer, by
 //! the runtimes they have and of two things at once: a search leaves out those that cannot have
 //! what is asked. It goes astray only where a branch has nodes for each part of what is asked and
-//! none for all: two labels and much room, say, that only nodes of other loads have together.
+//! none for all: memory, processor time and ports, say, that only nodes of other loads have
+//! together.
 
 use alloc::{boxed::Box, sync::Arc};
 

@@ -8,11 +8,14 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
+use fleet_types::{AgentId, FleetName, Labels, NodeId, PortBlock, PortRange, RuntimeName};
 
 use crate::{
     admission::{Amounts, Totals},
     by_load::{ByLoad, Place},
+    by_value::{ByValue, Posting},
+    combinations::{Combination, Combinations, Source},
+    crowd::Crowd,
     nested::{entry, forget},
     offer::{Ask, Marked, Marks, Needs, Offer},
     provision::Slots,
@@ -23,14 +26,6 @@ use crate::{
 
 /// How many nodes have a label or version that has a mark of its own. Fewer in tests.
 const COMMON: usize = if cfg!(test) { 4 } else { 64 };
-
-/// The nodes of which something is true.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Posting {
-    pub(crate) nodes: ByLoad,
-    /// Whether they have a mark for it.
-    marked: bool,
-}
 
 impl Posting {
     /// Adds the mark of these nodes, which have a label, to others, and takes the shorter list.
@@ -45,9 +40,6 @@ impl Posting {
         (marks.and(mark), if self.nodes.len() < list.len() { &self.nodes } else { list })
     }
 }
-
-/// The nodes that take agents, by the value of a label.
-pub(crate) type Values = BTreeMap<String, Posting>;
 
 /// How many nodes that take agents have a version of a runtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,9 +112,8 @@ pub(crate) struct Index {
     unfit: usize,
     slots: Slots,
     by_load: ByLoad,
-    by_label: BTreeMap<String, Values>,
-    /// The values of each label, each where its least full node is, with the most its nodes offer.
-    values: BTreeMap<String, ByLoad>,
+    by_label: BTreeMap<String, ByValue>,
+    combinations: Combinations,
     /// By version, as nodes state it.
     runtimes: BTreeMap<RuntimeName, BTreeMap<String, Having>>,
     /// What is common and has no mark, or the reverse.
@@ -143,6 +134,35 @@ impl Having {
     }
 }
 
+/// The nodes that take agents, with their labels.
+struct Labelled<'a> {
+    index: &'a Index,
+    nodes: &'a BTreeMap<NodeId, Node>,
+}
+
+impl Source for Labelled<'_> {
+    fn are_common(&self, labels: &Labels) -> bool {
+        let posting = |(key, value): (&str, &str)| self.index.posting(key, value);
+        labels.iter().all(|label| posting(label).is_some_and(|posting| posting.marked))
+    }
+
+    fn list(&self, combination: &Combination) -> ByValue {
+        let Self { index, nodes } = self;
+        let postings = combination.labels.iter().map(|(key, value)| index.posting(key, value));
+        let shortest = postings.flatten().min_by_key(|posting| posting.nodes.len());
+        let list = shortest.map(|posting| &posting.nodes);
+        let with_one = Search { list, ask: Ask::default() }.nodes();
+        let with_all = with_one.filter_map(|id| {
+            let (report, listed) = (nodes.get(&id)?.report.as_ref()?, index.listed.get(&id)?);
+            let value = combination.value(&report.labels)?;
+            let is_met = combination.is_met(&report.labels);
+            is_met.then(|| (value, (listed.load, id), listed.offer.clone()))
+        });
+        let key = combination.spread_by.as_deref();
+        ByValue::of(with_all, |value| key.map(|key| index.crowd(key, value)).unwrap_or_default())
+    }
+}
+
 /// Whether a node takes agents.
 pub fn open(node: &Node) -> bool {
     node.status == NodeStatus::Active && node.schedulable == Schedulable::Open
@@ -160,7 +180,7 @@ impl Index {
     }
 
     /// The nodes with a label that take agents, by its value.
-    pub(crate) fn with_label(&self, key: &str) -> Option<(&String, &Values)> {
+    pub(crate) fn with_label(&self, key: &str) -> Option<(&String, &ByValue)> {
         self.by_label.get_key_value(key)
     }
 
@@ -199,6 +219,10 @@ impl Index {
         if let Some((key, value)) = label {
             let Some(posting) = self.posting(key, value) else { return Search::default() };
             (ask.all, list) = posting.narrow(ask.all, list, key, value);
+            if let Some(combined) = self.combinations.get(needs.labels, Some(key)) {
+                let Some(posting) = combined.get(value) else { return Search::default() };
+                list = &posting.nodes;
+            }
         }
         Search { list: Some(list), ask }
     }
@@ -207,8 +231,9 @@ impl Index {
     /// node, that of the least full first.
     pub(crate) fn search_values(&self, needs: Needs<'_>, room: Amounts, key: &str) -> Search<'_> {
         let ask = self.ask(needs, room).map(|(ask, _)| ask);
-        let search = self.values.get(key).zip(ask);
-        search.map(|(list, ask)| Search { list: Some(list), ask }).unwrap_or_default()
+        let combined = self.combinations.get(needs.labels, Some(key));
+        let search = combined.or_else(|| self.by_label.get(key)).zip(ask);
+        search.map(|(by, ask)| Search { list: Some(by.values()), ask }).unwrap_or_default()
     }
 
     /// What is asked of nodes, if any could be one for the agent, and the shortest list of them.
@@ -232,6 +257,9 @@ impl Index {
         let mut list = &self.by_load;
         for (key, value) in labels.iter() {
             (ask.all, list) = self.posting(key, value)?.narrow(ask.all, list, key, value);
+        }
+        if let Some(combined) = self.combinations.get(labels, None) {
+            list = &combined.get("")?.nodes;
         }
         Some((ask, list))
     }
@@ -258,6 +286,7 @@ impl Index {
     ) {
         self.totals.add_agent(spec);
         let values = self.whereabouts.add(fleet, spec, nodes);
+        self.combine(nodes, |combinations, nodes| combinations.add(spec, nodes));
         self.relist_spread(spec, &values);
     }
 
@@ -270,7 +299,29 @@ impl Index {
     ) {
         self.totals.remove_agent(spec);
         let values = self.whereabouts.remove(fleet, spec, nodes);
+        self.combine(nodes, |combinations, nodes| combinations.remove(spec, nodes));
         self.relist_spread(spec, &values);
+    }
+
+    /// Brings up to date what is listed of combinations.
+    fn combine(
+        &mut self,
+        nodes: &BTreeMap<NodeId, Node>,
+        update: impl FnOnce(&mut Combinations, &Labelled<'_>),
+    ) {
+        let mut combinations = core::mem::take(&mut self.combinations);
+        update(&mut combinations, &Labelled { index: self, nodes });
+        self.combinations = combinations;
+    }
+
+    /// The agents under a value, of the fleets that are spread by the label. Of none, where values
+    /// are few: each is tried then, and agents of many fleets are under each.
+    fn crowd(&self, key: &str, value: &str) -> Crowd {
+        if self.has_few_values(key) {
+            Crowd::default()
+        } else {
+            self.whereabouts.under(key, value).into()
+        }
     }
 
     /// Lists values of the label that an agent is spread by anew.
@@ -288,7 +339,7 @@ impl Index {
             let listed: Vec<NodeId> = self.listed.keys().copied().collect();
             listed.into_iter().for_each(|id| self.count_slots(id));
         }
-        let mut marked_anew = BTreeSet::new();
+        let (mut marked_anew, mut labels_too) = (BTreeSet::new(), false);
         for fact in core::mem::take(&mut self.unsettled) {
             let having = match &fact {
                 Fact::Version(name, version) => {
@@ -309,6 +360,7 @@ impl Index {
                     if core::mem::replace(&mut posting.marked, common) == common {
                         continue;
                     }
+                    labels_too = true;
                     self.having(key, value)
                 }
             };
@@ -316,6 +368,9 @@ impl Index {
         }
         for node in marked_anew.into_iter().filter_map(|id| nodes.get(&id)) {
             self.put(node, Some(self.listing(node.id, self.marked(node))));
+        }
+        if labels_too {
+            self.combine(nodes, |combinations, nodes| combinations.relist(nodes));
         }
     }
 
@@ -346,22 +401,40 @@ impl Index {
         let to = now.as_ref().map(|now| ((now.load, node.id), now.offer.clone()));
         self.by_load.put(from, to.clone());
         for (key, value) in report.labels.iter() {
-            let had_few = self.has_few_values(key);
-            let posting = entry(&mut self.by_label, key, value);
-            let first = posting.nodes.first();
-            posting.nodes.put(from, to.clone());
-            if posting.nodes.len() == 0 {
-                forget(&mut self.by_label, key, value);
-            } else if (posting.nodes.len() >= COMMON) != posting.marked {
+            let (had_few, crowd) = (self.has_few_values(key), self.crowd(key, value));
+            if !self.by_label.contains_key(key) {
+                self.by_label.insert(key.into(), ByValue::default());
+            }
+            let Some(by_value) = self.by_label.get_mut(key) else { continue };
+            by_value.put(value, from, to.clone(), crowd);
+            let posting = by_value.get(value);
+            if posting.is_some_and(|it| (it.nodes.len() >= COMMON) != it.marked) {
                 self.unsettled.insert(Fact::Label(key.into(), value.into()));
             }
-            self.put_value(key, value, first);
+            if by_value.len() == 0 {
+                self.by_label.remove(key);
+            }
             if had_few != self.has_few_values(key) {
-                let values = self.by_label.get(key).into_iter().flat_map(BTreeMap::keys);
+                let values = self.by_label.get(key).into_iter().flat_map(ByValue::names);
                 let values: Vec<String> = values.cloned().collect();
                 values.iter().for_each(|value| self.relist_value(key, value));
             }
         }
+        let (mut combinations, mut crowds) =
+            (core::mem::take(&mut self.combinations), BTreeMap::new());
+        for (combination, nodes) in combinations.lists_mut() {
+            let Some(value) = combination.value(&report.labels) else { continue };
+            let key = combination.spread_by.as_deref();
+            let crowd = || key.map(|key| self.crowd(key, value)).unwrap_or_default();
+            let crowd = crowds.entry(key).or_insert_with(crowd).clone();
+            if combination.is_met(&report.labels) {
+                nodes.put(value, from, to.clone(), crowd);
+            } else {
+                // Others under the value may have it.
+                nodes.relist(value, crowd);
+            }
+        }
+        self.combinations = combinations;
         if from.is_none() || to.is_none() {
             self.count_runtimes(report, to.is_some());
         }
@@ -371,33 +444,14 @@ impl Index {
         }
     }
 
-    /// Lists a value of a label, which was at a place if it was listed, anew or no more.
-    fn put_value(&mut self, key: &str, value: &str, from: Option<Place>) {
-        let posting = self.posting(key, value).map(|posting| &posting.nodes);
-        let listed = posting.and_then(|nodes| nodes.first().zip(nodes.most()));
-        let to = listed.map(|(first, most)| {
-            // Where values are few each is tried, and agents of many fleets are under each.
-            let few = self.has_few_values(key);
-            let spread = (!few).then(|| self.whereabouts.under(key, value).into());
-            (first, Arc::new(most.clone().with_spread(spread.unwrap_or_default())))
-        });
-        if from.is_none() && to.is_none() {
-            return;
-        }
-        if !self.values.contains_key(key) {
-            self.values.insert(key.into(), ByLoad::default());
-        }
-        let Some(values) = self.values.get_mut(key) else { return };
-        values.put(from, to);
-        if values.len() == 0 {
-            self.values.remove(key);
-        }
-    }
-
     /// Takes in that other agents are under a value.
     fn relist_value(&mut self, key: &str, value: &str) {
-        let first = self.posting(key, value).and_then(|posting| posting.nodes.first());
-        self.put_value(key, value, first);
+        let crowd = self.crowd(key, value);
+        let by_key = |it: &(&Combination, _)| it.0.spread_by.as_deref() == Some(key);
+        let combined = self.combinations.lists_mut().filter(by_key).map(|(_, nodes)| nodes);
+        for nodes in self.by_label.get_mut(key).into_iter().chain(combined) {
+            nodes.relist(value, crowd.clone());
+        }
     }
 
     /// Takes in that other agents are under the values of a node's labels.
@@ -540,5 +594,64 @@ impl Index {
         self.whereabouts.relabel(before, now, placed.map(|id| &id.fleet));
         self.relist_values(before);
         self.relist_values(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Admission, Operation, SetSchedulable, State, apply,
+        placement_tests::{Ask, PLAIN, Size, asking, cluster, create, delete},
+        property_tests::{command, fleet},
+    };
+
+    /// Of the nodes half are in the rack, a third have the disk, and a sixth have both.
+    #[test]
+    fn what_is_asked_for_together_is_searched_where_it_is_together() {
+        let size = |n: u8| {
+            let (rack, memory_gib) = (n % 2, u64::from(n % 3) + 1);
+            Size { ports: 300 + u16::from(n), memory_gib, rack, version: 1 }
+        };
+        let (mut state, nodes) = cluster(&(0..24).map(size).collect::<Vec<_>>());
+        let disk = Ask { disk: true, ..PLAIN };
+        let both = Ask { rack: Some(1), ..disk };
+        for (asked, label, before, after) in [
+            (both, None, (8, 0), (4, 0)),
+            (Ask { spread: Some("host"), ..both }, None, (8, 24), (4, 4)),
+            (Ask { spread: Some("rack"), ..disk }, Some(("rack", "r1")), (8, 2), (4, 2)),
+        ] {
+            let spec = asking(asked);
+            let lengths = |state: &State| {
+                let (needs, room) = ((&spec).into(), [0; 3]);
+                let len = |search: Search<'_>| search.list.map_or(0, ByLoad::len);
+                let values = spec.wants.spread_by.as_ref();
+                let values = values.map(|key| state.index().search_values(needs, room, key));
+                (len(state.index().search(needs, room, label)), values.map_or(0, len))
+            };
+            for (name, expected) in [("a", before), ("b", after)] {
+                let to = Some(nodes[1]);
+                create(&mut state, 2_000, fleet(0), name, to, spec.clone(), Admission::Unchecked)
+                    .unwrap();
+                assert_eq!(lengths(&state), expected);
+            }
+            // Three nodes with the label are not many.
+            let with = nodes.iter().skip(1).step_by(3).take(5);
+            for (node, schedulable) in
+                [(with.clone(), Schedulable::Cordoned), (with, Schedulable::Open)]
+                    .into_iter()
+                    .flat_map(|(nodes, to)| nodes.map(move |node| (*node, to)))
+            {
+                let set = SetSchedulable { node, schedulable, drain: None };
+                apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+                state.take_changed();
+                assert_eq!(State::restore(state.records()), state);
+            }
+            assert_eq!(lengths(&state), after);
+            for expected in [before, before] {
+                delete(&mut state, 0);
+                assert_eq!(lengths(&state), expected);
+            }
+        }
     }
 }

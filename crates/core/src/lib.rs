@@ -21,6 +21,8 @@ pub mod admission;
 mod apply;
 mod audit;
 mod by_load;
+mod by_value;
+mod combinations;
 mod command;
 mod commands;
 mod crowd;

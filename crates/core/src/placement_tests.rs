@@ -33,6 +33,7 @@ fn size() -> impl Strategy<Value = Size> {
 pub(crate) fn sized(size: Size) -> NodeReport {
     let rack = ("rack".to_owned(), format!("r{}", size.rack));
     let host = ("host".to_owned(), format!("h{}", size.ports));
+    let disk = size.memory_gib.is_multiple_of(2).then(|| ("disk".to_owned(), "ssd".to_owned()));
     NodeReport {
         port_range: PortRange::new(10_240, 10_240 + size.ports).unwrap(),
         runtimes: BTreeMap::from([("exec".parse().unwrap(), format!("{}.0", size.version))]),
@@ -40,7 +41,7 @@ pub(crate) fn sized(size: Size) -> NodeReport {
             memory_bytes: size.memory_gib << 30,
             cpu_millis: u64::from(size.ports) * 1_000,
         },
-        labels: Labels::new([rack, host]).unwrap(),
+        labels: Labels::new([rack, host].into_iter().chain(disk)).unwrap(),
         unfit: Vec::new(),
         rules: RULES,
         ..report(0)
@@ -68,8 +69,16 @@ pub(crate) fn cluster(sizes: &[Size]) -> (State, Vec<NodeId>) {
 }
 
 /// Asks for a port.
-pub(crate) const PLAIN: Ask =
-    Ask { fleet: 0, order: 0, memory: 0, rack: None, version: 0, apart: false, spread: None };
+pub(crate) const PLAIN: Ask = Ask {
+    fleet: 0,
+    order: 0,
+    memory: 0,
+    rack: None,
+    disk: false,
+    version: 0,
+    apart: false,
+    spread: None,
+};
 
 /// What an agent asks for, by numbers.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +87,8 @@ pub(crate) struct Ask {
     pub(crate) order: u32,
     pub(crate) memory: u64,
     pub(crate) rack: Option<u8>,
+    /// Whether it has to be of a kind.
+    pub(crate) disk: bool,
     pub(crate) version: u32,
     pub(crate) apart: bool,
     /// The key of the label.
@@ -85,24 +96,26 @@ pub(crate) struct Ask {
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
-    let wants = (0_u64..4, proptest::option::weighted(0.2, 0_u8..3), 0_u32..3);
+    let rack = proptest::option::weighted(0.2, 0_u8..3);
+    let wants = (0_u64..4, rack, proptest::bool::weighted(0.3), 0_u32..3);
     let spread = proptest::option::weighted(0.3, prop_oneof![Just("rack"), Just("host")]);
     (0_u8..2, 0_u32..6, wants, proptest::bool::weighted(0.1), spread).prop_map(
-        |(fleet, order, (memory, rack, version), apart, spread)| {
+        |(fleet, order, (memory, rack, disk, version), apart, spread)| {
             let spread = spread.filter(|key| rack.is_none() || *key == "host");
-            Ask { fleet, order, memory, rack, version, apart, spread }
+            Ask { fleet, order, memory, rack, disk, version, apart, spread }
         },
     )
 }
 
 pub(crate) fn asking(ask: Ask) -> AgentSpec {
     let rack = ask.rack.map(|rack| ("rack".to_owned(), format!("r{rack}")));
+    let disk = ask.disk.then(|| ("disk".to_owned(), "ssd".to_owned()));
     AgentSpec {
         class: AgentClass::Strict,
         priority: 0,
         wants: Wants {
             requests: Resources { memory_bytes: ask.memory << 28, cpu_millis: 10 },
-            node_labels: Labels::new(rack).unwrap(),
+            node_labels: Labels::new(rack.into_iter().chain(disk)).unwrap(),
             runtime_version: (ask.version > 0)
                 .then(|| ask.version.to_string().parse::<Version>().unwrap()),
             apart: ask.apart,
@@ -238,7 +251,7 @@ fn release(state: &mut State, node: NodeId) {
 }
 
 /// Deletes one of the agents, all the way.
-fn delete(state: &mut State, pick: usize) {
+pub(crate) fn delete(state: &mut State, pick: usize) {
     let Some(agent) = state.agents().keys().nth(pick % state.agents().len().max(1)).cloned() else {
         return;
     };
@@ -256,7 +269,7 @@ proptest! {
     /// One by one, or in one plan from some time on: the choice is the naive one, and apply agrees.
     #[test]
     fn the_planner_chooses_as_its_definition_does(
-        sizes in proptest::collection::vec(size(), 1..9),
+        sizes in proptest::collection::vec(size(), 1..16),
         asks in proptest::collection::vec(ask(), 1..60),
         alone in 0_usize..40,
     ) {
@@ -296,6 +309,11 @@ proptest! {
             }
             prop_assert_eq!(audit(&state), vec![]);
         }
+        for pick in 0..asks.len() / 2 {
+            delete(&mut state, pick * 7);
+        }
+        state.take_changed();
+        prop_assert_eq!(State::restore(state.records()), state);
     }
 
     /// Agents that all nodes suit end up everywhere alike, and stay so after a node was away.

@@ -15,15 +15,15 @@
 //! priority of its kind.
 //!
 //! The cost: a choice is a search of a tree of nodes by load, see [`crate::by_load`]: of all, or of
-//! those with the rarest label that is asked for. Of that tree's nodes marks lead to those with
-//! another label, the version or the fitness, what is left of each sort of room, and of two
-//! together, to those that have it, and the agents of each fleet that are there to those without
-//! one that stands apart. For an agent that is spread the values of the label are in such a tree,
-//! with the agents of its fleet under each. So a choice costs the logarithm of the nodes, except
-//! where two things the tree is not made by are each to be had widely, and together hardly
-//! anywhere, on nodes as full as each other: the version on small ones and room on large ones of
-//! the older, say. There it passes nodes that have one of them. The first agent of a fleet that is
-//! spread has the fleet's agents counted.
+//! those with the labels that are asked for, see [`crate::combinations`]. Of that tree's nodes
+//! marks lead to those with the version or the fitness, what is left of each sort of room, and of
+//! two together, to those that have it, and the agents of each fleet that are there to those
+//! without one that stands apart. For an agent that is spread the values of the label are in such a
+//! tree, with the agents of its fleet under each. So a choice costs the logarithm of the nodes,
+//! except where what the tree is not made by is widely to be had by parts, and together hardly
+//! anywhere, on nodes as full as each other: memory, processor time and ports all three, say. There
+//! it passes nodes that have some of it. The first agent of a fleet that is spread has the fleet's
+//! agents counted.
 //!
 //! In a plan room only shrinks, so what does not suit is passed once for all agents of a kind. What
 //! suits the kind and not a fleet, for its agents there, is passed for each fleet, as far as the

@@ -70,7 +70,7 @@ impl<'a> Fleets<'a> {
         for (fleet, keys) in &mut spread {
             for (key, spread) in keys {
                 let values =
-                    state.index().with_label(key).into_iter().flat_map(|(_, nodes)| nodes.keys());
+                    state.index().with_label(key).into_iter().flat_map(|(_, nodes)| nodes.names());
                 spread.counts = values.map(|value| (Some(value.as_str()), 0)).collect();
                 for (node, agents) in state.index().whereabouts.on(fleet) {
                     *spread.counts.entry(value(state, node, key)).or_default() += agents;
