@@ -32,6 +32,14 @@ fn repairs(cluster: &Cluster) -> usize {
     fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
 
+/// What events of a kind say of the agent.
+fn messages(cluster: &Cluster, reason: &str) -> Vec<String> {
+    let events = cluster.json(&["events", "--agent", "f/a"]);
+    let told = events["events"].as_array().into_iter().flatten();
+    let told = told.filter(|event| event["reason"] == reason);
+    told.filter_map(|event| Some(event["message"].as_str()?.to_owned())).collect()
+}
+
 #[test]
 fn what_was_parked_stays_so_when_the_daemon_comes_back() {
     let mut cluster = cluster("echo >> starts; exit 78", REPAIR);
@@ -45,13 +53,18 @@ fn what_was_parked_stays_so_when_the_daemon_comes_back() {
         })
     };
     assert_eq!(parked(&cluster), (2, 1), "started, repaired, started again, given up");
+    let told = |cluster: &Cluster| messages(cluster, "AGENT_PARKED");
+    let first = until(10, "an event", || told(&cluster).pop());
+    assert!(first.contains("after start 2: ") && first.contains("exit code 78"), "{first}");
     cluster.end(1, "KILL");
     cluster.start(1);
     cluster.wait_active(1);
     assert_eq!(parked(&cluster), (2, 1), "and nothing since");
+    assert_eq!(told(&cluster), [first]);
     cluster.ok(&["agent", "restart", "f/a", "--no-wait"]);
     until(20, "another start and another repair", || (starts() >= 4).then_some(()));
     assert_eq!(parked(&cluster), (4, 2));
+    until(10, "another event", || (told(&cluster).len() == 2).then_some(()));
 }
 
 #[test]
@@ -109,14 +122,10 @@ fn an_agent_that_hears_of_another_copy_is_reported_with_both_placements() {
     assert!(message.contains("f/a (generation 1 on n1)"), "{message}");
     assert!(message.contains("a session elsewhere"), "{message}");
     assert_eq!(cluster.agent("f/a")["doubleRun"], "a session elsewhere");
-    let alarms = || {
-        let events = cluster.json(&["events", "--agent", "f/a"])["events"].as_array().cloned();
-        let told = events.unwrap_or_default().into_iter();
-        told.filter(|event| event["reason"] == "AGENT_RUNS_TWICE").collect::<Vec<_>>()
-    };
-    until(10, "an event", || (!alarms().is_empty()).then_some(()));
+    let alarms = || messages(&cluster, "AGENT_RUNS_TWICE");
+    let first = until(10, "an event", || alarms().pop());
     let message = "at generation 1, says another copy of its session is live: a session elsewhere";
-    assert_eq!(alarms()[0]["message"], message);
+    assert_eq!(first, message);
     cluster.ok(&["agent", "restart", "f/a"]);
     until(20, "another event, of the next start", || (alarms().len() == 2).then_some(()));
     assert!(cluster.log(1).contains("another copy is live"));

@@ -67,6 +67,11 @@ pub fn is_helped_by_other_ports(state: &State, agent: &Agent) -> bool {
     commands::quarantine_ports::helps(state, agent)
 }
 
+/// Whether a node tells something new by saying that an agent is parked, as it is since a revision.
+pub fn is_parked_anew(state: &State, agent: &Agent, node: NodeId, since: Revision) -> bool {
+    commands::report_parked::is_news(state, agent, node, since)
+}
+
 /// Whether agents could want this.
 ///
 /// # Errors
@@ -129,6 +134,7 @@ fn dispatch(
         Operation::ReportDoubleRun(op) => {
             commands::report_double_run::apply(state, revision, at, op)
         }
+        Operation::ReportParked(op) => commands::report_parked::apply(state, revision, at, op),
         Operation::SetPlacementPolicy(op) => {
             commands::set_placement_policy::apply(state, revision, op)
         }

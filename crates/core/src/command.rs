@@ -91,6 +91,8 @@ pub enum Operation {
     ReleasePorts(ReleasePorts),
     /// Keep that an agent says that another copy of its session is live.
     ReportDoubleRun(ReportDoubleRun),
+    /// Keep that agents ended too often and are not started again.
+    ReportParked(ReportParked),
 }
 
 /// See [`Operation::InitCluster`].
@@ -401,6 +403,30 @@ pub struct ReportDoubleRun {
     pub epoch: Epoch,
     /// What the agent logged.
     pub line: String,
+}
+
+/// See [`Operation::ReportParked`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportParked {
+    /// The node that says so.
+    pub node: NodeId,
+    /// The epoch it says so under.
+    pub epoch: Epoch,
+    /// The agents; those that changed since, or are known to be parked, are passed over.
+    pub agents: Vec<Parked>,
+}
+
+/// An agent that is not started again until someone asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The agent.
+    pub agent: AgentId,
+    /// The revision of it that its host carried out.
+    pub revision: Revision,
+    /// In which of its starts since it was placed.
+    pub start: u32,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// See [`Operation::ReleasePorts`].

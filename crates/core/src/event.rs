@@ -133,6 +133,13 @@ pub enum What {
         /// What it logged.
         line: String,
     },
+    /// The agent is not started again until someone asks for it.
+    AgentParked {
+        /// In which of its starts since it was placed.
+        start: u32,
+        /// Why, in words.
+        why: String,
+    },
     /// Ports of the node are kept from agents because something else listens there.
     PortsQuarantined {
         /// Which.

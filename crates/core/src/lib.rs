@@ -48,15 +48,15 @@ mod whereabouts;
 
 pub use apply::{
     Outcome, apply, check_create, check_drafts, check_register, check_wants,
-    is_helped_by_other_ports,
+    is_helped_by_other_ports, is_parked_anew,
 };
 pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,
     CreateToken, DeleteAgent, DeleteFleet, EvictAgents, Eviction, FenceNode, HoldChange, HoldNode,
-    InitCluster, Operation, PlaceAgents, QuarantinePorts, RULES, RegisterNode, ReleasePorts,
-    RemoveNode, ReportDoubleRun, Request, RestartAgent, RevokeToken, SetAgentDesired,
-    SetMovePolicy, SetPlacementPolicy, SetRole, SetSchedulable,
+    InitCluster, Operation, Parked, PlaceAgents, QuarantinePorts, RULES, RegisterNode,
+    ReleasePorts, RemoveNode, ReportDoubleRun, ReportParked, Request, RestartAgent, RevokeToken,
+    SetAgentDesired, SetMovePolicy, SetPlacementPolicy, SetRole, SetSchedulable,
 };
 pub use event::{Cause, Event, RoleCause, What};
 pub use index::open;

@@ -90,6 +90,7 @@ enum Step {
     Rebalance,
     Quarantine { agent: usize },
     Release { node: usize },
+    Park { agent: usize },
     Policy { memory: u16, voters: u8 },
     SetRole { node: usize, voter: bool },
 }
@@ -121,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Rebalance),
         2 => any::<usize>().prop_map(|agent| Step::Quarantine { agent }),
         4 => any::<usize>().prop_map(|node| Step::Release { node }),
+        2 => any::<usize>().prop_map(|agent| Step::Park { agent }),
         1 => (0_u16..300, 2_u8..5).prop_map(|(memory, voters)| Step::Policy { memory, voters }),
         1 => (any::<usize>(), any::<bool>())
             .prop_map(|(node, voter)| Step::SetRole { node, voter }),
@@ -291,6 +293,14 @@ fn propose(state: &State, number: usize, step: &Step) -> Option<Command> {
             let Node { id: node, epoch, .. } = node(n)?;
             let blocks = state.quarantined(node).map(|kept| kept.block).collect();
             Operation::ReleasePorts(ReleasePorts { node, epoch, blocks })
+        }
+        Step::Park { agent: n } => {
+            let id = agent(n)?;
+            let agent = &state.agents()[&id];
+            let (node, revision) = (agent.placement.as_ref()?.node, agent.revision);
+            let epoch = state.nodes()[&node].epoch;
+            let agents = vec![Parked { agent: id, revision, start: 1, why: "it ends".into() }];
+            Operation::ReportParked(ReportParked { node, epoch, agents })
         }
         Step::Policy { memory: memory_percent, voters } => {
             let policy = PlacementPolicy { memory_percent, voters, ..PlacementPolicy::default() };

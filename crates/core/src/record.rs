@@ -374,6 +374,8 @@ pub struct Placement {
     pub next: Option<NodeId>,
     /// Who else listens on its ports, in words, if that is why.
     pub taken_by: Option<Box<str>>,
+    /// The agent's revision and the node's epoch that it was last told parked under, if it was.
+    pub parked: Option<Box<(Revision, Epoch)>>,
     /// What allowed this placement.
     pub evidence: Evidence,
     /// When it was placed.

@@ -484,9 +484,10 @@ impl State {
         let (node, block) = self.find_place(node, agent)?;
         agent.generation = agent.generation.next();
         let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
-        let (evicting, next, taken_by, placed) = (false, None, None, now.at);
+        let (evicting, next, taken_by, parked) = (false, None, None, None);
+        let placed = now.at;
         agent.placement =
-            Some(Placement { node, block, evicting, next, taken_by, evidence, placed });
+            Some(Placement { node, block, evicting, next, taken_by, parked, evidence, placed });
         agent.pending = None;
         if let Some(node) = self.nodes.get(&node) {
             self.index.place(&agent.id, &agent.spec, node);

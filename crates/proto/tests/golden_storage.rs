@@ -124,6 +124,7 @@ fn happenings() -> Vec<core::What> {
             former: Some((NodeId(5), Generation(2))),
             line: "conflict".into(),
         },
+        What::AgentParked { start: 2, why: "exit code 78".into() },
     ]
 }
 
@@ -134,6 +135,7 @@ fn records() -> Vec<core::Record> {
         evicting: true,
         next: Some(NodeId(6)),
         taken_by: Some("nginx".into()),
+        parked: Some(Box::new((Revision(8), Epoch(4)))),
         evidence: core::Evidence::LeaseExpired { waited_ms: 6_701 },
         placed: Timestamp(9),
     };
@@ -343,6 +345,16 @@ fn operations() -> Vec<Op> {
             node,
             epoch: Epoch(4),
             line: "conflict".into(),
+        }),
+        Op::ReportParked(core::ReportParked {
+            node,
+            epoch: Epoch(4),
+            agents: vec![core::Parked {
+                agent: agent(),
+                revision: Revision(8),
+                start: 2,
+                why: "exit code 78".into(),
+            }],
         }),
     ]
 }

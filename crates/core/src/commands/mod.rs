@@ -17,6 +17,7 @@ pub(crate) mod register_node;
 pub(crate) mod release_ports;
 pub(crate) mod remove_node;
 pub(crate) mod report_double_run;
+pub(crate) mod report_parked;
 pub(crate) mod restart_agent;
 pub(crate) mod revoke_token;
 pub(crate) mod set_agent_desired;

@@ -310,6 +310,9 @@ fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
             let what = "says another copy of its session is live";
             ("AGENT_RUNS_TWICE", format!("at generation {generation}{before}, {what}: {line}"))
         }
+        What::AgentParked { start, why } => {
+            ("AGENT_PARKED", format!("not started again after start {start}: {why}"))
+        }
         What::PortsQuarantined { block, by } => {
             ("PORTS_QUARANTINED", format!("ports {block} are kept from agents: {by}"))
         }

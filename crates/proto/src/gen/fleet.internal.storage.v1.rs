@@ -506,6 +506,12 @@ pub struct PlacementRecord {
     /// Who else listens on its ports, if it must stop for that; else empty.
     #[prost(string, tag = "8")]
     pub taken_by: ::prost::alloc::string::String,
+    /// The agent's revision when it was last told parked here; 0 when it was not.
+    #[prost(uint64, tag = "9")]
+    pub parked_revision: u64,
+    /// The node's epoch then.
+    #[prost(uint64, tag = "10")]
+    pub parked_epoch: u64,
 }
 /// An agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -651,7 +657,7 @@ pub struct EventRecord {
     /// What.
     #[prost(
         oneof = "event_record::What",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
     )]
     pub what: ::core::option::Option<event_record::What>,
 }
@@ -712,6 +718,9 @@ pub mod event_record {
         /// The node of this name was removed.
         #[prost(string, tag = "26")]
         NodeGone(::prost::alloc::string::String),
+        /// The agent is not started again until someone asks for it.
+        #[prost(message, tag = "27")]
+        AgentParked(super::AgentParked),
     }
 }
 /// An agent was placed.
@@ -767,6 +776,16 @@ pub struct AgentRunsTwice {
     #[prost(string, tag = "5")]
     pub line: ::prost::alloc::string::String,
 }
+/// An agent is not started again until someone asks for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentParked {
+    /// In which of its starts since it was placed.
+    #[prost(uint32, tag = "1")]
+    pub start: u32,
+    /// Why, in words.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
 /// Ports are kept from agents.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortsQuarantined {
@@ -815,7 +834,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "command::Operation",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34"
     )]
     pub operation: ::core::option::Option<command::Operation>,
 }
@@ -896,6 +915,9 @@ pub mod command {
         /// Keep that an agent says that another copy of its session is live.
         #[prost(message, tag = "33")]
         ReportDoubleRun(super::ReportDoubleRun),
+        /// Keep that agents are not started again.
+        #[prost(message, tag = "34")]
+        ReportParked(super::ReportParked),
     }
 }
 /// Names an agent.
@@ -1209,6 +1231,35 @@ pub struct ReportDoubleRun {
     /// What the agent logged.
     #[prost(string, tag = "6")]
     pub line: ::prost::alloc::string::String,
+}
+/// Keep that agents are not started again until someone asks for it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportParked {
+    /// The node that says so.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The epoch it says so under.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Which.
+    #[prost(message, repeated, tag = "3")]
+    pub agents: ::prost::alloc::vec::Vec<Parked>,
+}
+/// An agent that is not started again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Parked {
+    /// The agent.
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentRef>,
+    /// The revision of it that its host carried out.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// In which of its starts since it was placed.
+    #[prost(uint32, tag = "3")]
+    pub start: u32,
+    /// Why, in words.
+    #[prost(string, tag = "4")]
+    pub why: ::prost::alloc::string::String,
 }
 /// Let agents have ports again that nothing uses any more.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -5608,8 +5608,8 @@ pub struct Event {
     #[prost(uint64, tag = "3")]
     pub revision: u64,
     /// What, as a stable code: AGENT_PLACED, AGENT_PENDING, AGENT_EVICTED, AGENT_KEPT, AGENT_DELETED,
-    /// AGENT_RUNS_TWICE, NODE_ADMITTED, NODE_REGISTERED, NODE_FENCED, NODE_SCHEDULING, NODE_REMOVED,
-    /// NODE_HELD, HOLD_ENDED, ROLE_CHANGED, PORTS_QUARANTINED or PORTS_RELEASED.
+    /// AGENT_RUNS_TWICE, AGENT_PARKED, NODE_ADMITTED, NODE_REGISTERED, NODE_FENCED, NODE_SCHEDULING,
+    /// NODE_REMOVED, NODE_HELD, HOLD_ENDED, ROLE_CHANGED, PORTS_QUARANTINED or PORTS_RELEASED.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     /// The same in words, with its cause.

@@ -164,9 +164,9 @@ mod tests {
         };
         let at = |number, on, evicting, from, placed| {
             let (evidence, block) = (Evidence::ConfirmedEmpty, PortBlock { base: 10_240, size: 1 });
-            let (node, next, taken_by) = (NodeId(on), None, None);
+            let (node, next, taken_by, parked) = (NodeId(on), None, None, None);
             let placement =
-                Some(Placement { node, block, evicting, next, taken_by, evidence, placed });
+                Some(Placement { node, block, evicting, next, taken_by, parked, evidence, placed });
             Agent { placement, pending: None, ..left(number, Evidence::First, from) }
         };
         let agents = [

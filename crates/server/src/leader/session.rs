@@ -8,8 +8,9 @@ use std::{
 
 use fleet_client::connect_node;
 use fleet_core::{
-    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, QuarantinePorts, Rejection,
-    ReleasePorts, ReportDoubleRun, Role, State, is_helped_by_other_ports,
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, Parked, QuarantinePorts, Rejection,
+    ReleasePorts, ReportDoubleRun, ReportParked, Role, State, is_helped_by_other_ports,
+    is_parked_anew,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -21,9 +22,9 @@ use fleet_proto::{
         AssignRequest, Assignment, Observation, Quarantined, WatchObservedRequest,
         agent_host_service_client::AgentHostServiceClient,
     },
-    v1::{self, Member, PortBlock},
+    v1::{self, Member, PortBlock, agent::State as AgentState},
 };
-use fleet_types::{AgentId, Epoch, NodeId, limits};
+use fleet_types::{AgentId, Epoch, NodeId, Revision, limits};
 use tokio::sync::watch;
 use tonic::{Status, transport::Channel};
 
@@ -32,7 +33,7 @@ use super::{
     observed::{is_of, is_stopped},
     router::{Mail, members},
 };
-use crate::secrets::agent_token;
+use crate::{proposer::SMALL, secrets::agent_token};
 
 /// How often what was reported and not recorded is looked for again.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -40,6 +41,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// to the last.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How much is kept of why an agent is parked, in characters.
+const WHY_MAX: usize = 300;
 
 /// A session with one host.
 pub(super) struct Session {
@@ -115,6 +119,7 @@ impl Session {
                     self.confirm(&report.observations).await;
                     self.quarantine(&report.observations).await;
                     self.report_double_runs(&report.observations).await;
+                    self.report_parked(&report.observations).await;
                     if report.observations.is_empty() {
                         unused = report.unused;
                         self.release(&unused).await;
@@ -262,7 +267,7 @@ impl Session {
                 let confirm = ConfirmStopped { agent, generation, node, epoch, next };
                 Ok(Operation::ConfirmStopped(confirm))
             });
-            Some(self.leader.proposer.commit(None, crate::proposer::SMALL, build))
+            Some(self.leader.proposer.commit(None, SMALL, build))
         });
         // All in one entry, if they fit.
         for result in futures::future::join_all(confirms).await {
@@ -314,6 +319,33 @@ impl Session {
         }
     }
 
+    /// Records that agents are not started again by themselves.
+    async fn report_parked(&self, observations: &[Observation]) {
+        let parked = observations.iter().filter(|o| o.state() == AgentState::CrashLooping);
+        let parked = parked.filter_map(|o| {
+            let agent = parse_agent(&o.fleet, &o.agent).ok()?;
+            let why = o.message.chars().take(WHY_MAX).collect();
+            Some(Parked { agent, revision: Revision(o.revision), start: o.starts, why })
+        });
+        let news: Vec<Parked> = self.leader.raft.read(|state| {
+            let is_new = |it: &Parked| {
+                let agent = state.agents().get(&it.agent);
+                agent.is_some_and(|agent| is_parked_anew(state, agent, self.node, it.revision))
+            };
+            parked.filter(is_new).collect()
+        });
+        for agents in news.chunks(limits::PARKED_MAX) {
+            let bytes = agents.iter().map(|it| SMALL + it.why.len()).sum();
+            let (node, epoch, agents) = (self.node, self.epoch, agents.to_vec());
+            let report = Operation::ReportParked(ReportParked { node, epoch, agents });
+            let done = self.leader.proposer.commit(None, bytes, Box::new(|_| Ok(report))).await;
+            if let Err(status) = done {
+                tracing::warn!(%status, "that agents are parked is not recorded yet");
+                return;
+            }
+        }
+    }
+
     /// Lets agents have ports again that nothing uses.
     async fn release(&self, unused: &[PortBlock]) {
         let kept: Vec<fleet_types::PortBlock> = self.leader.raft.read(|state| {
@@ -331,15 +363,18 @@ impl Session {
 
     /// Looks again at what was reported and is not recorded.
     async fn overdue(&self, sent: &BTreeSet<AgentId>) {
+        let overdue = |o: &Observation| {
+            let parked = o.state() == AgentState::CrashLooping;
+            o.gone || parked || !o.ports_taken.is_empty() || !o.double_run.is_empty()
+        };
         let overdue: Vec<Observation> = self.leader.raft.read(|state| {
             let agents = sent.iter().filter_map(|id| state.agents().get(id));
-            let observed = agents.filter_map(|agent| self.leader.observed.of(agent));
-            observed
-                .filter(|o| o.gone || !o.ports_taken.is_empty() || !o.double_run.is_empty())
-                .collect()
+            let look = |o: &Observation| overdue(o).then(|| o.clone());
+            agents.filter_map(|agent| self.leader.observed.look(agent, look).flatten()).collect()
         });
         self.confirm(&overdue).await;
         self.quarantine(&overdue).await;
         self.report_double_runs(&overdue).await;
+        self.report_parked(&overdue).await;
     }
 }

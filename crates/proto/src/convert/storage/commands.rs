@@ -123,6 +123,7 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             epoch: o.epoch.0,
             line: o.line.clone(),
         }),
+        Op::ReportParked(o) => Wire::ReportParked(put_report_parked(o)),
         Op::SetRole(o) => Wire::SetRole(wire::SetRole {
             node: o.node.0,
             role: put_role(o.role),
@@ -130,6 +131,29 @@ fn put_operation(operation: &core::Operation) -> wire::command::Operation {
             automatic: o.cause != core::RoleCause::Operator,
         }),
     }
+}
+
+fn put_report_parked(o: &core::ReportParked) -> wire::ReportParked {
+    let agents = o.agents.iter().map(|parked| wire::Parked {
+        agent: Some(put_agent_ref(&parked.agent)),
+        revision: parked.revision.0,
+        start: parked.start,
+        why: parked.why.clone(),
+    });
+    wire::ReportParked { node: o.node.0, epoch: o.epoch.0, agents: agents.collect() }
+}
+
+fn get_report_parked(o: wire::ReportParked) -> Result<core::ReportParked> {
+    let agents = o.agents.into_iter().map(|parked| {
+        Ok(core::Parked {
+            agent: get_agent_ref(need("agent", parked.agent)?)?,
+            revision: Revision(parked.revision),
+            start: parked.start,
+            why: parked.why,
+        })
+    });
+    let agents = agents.collect::<Result<_>>()?;
+    Ok(core::ReportParked { node: NodeId(o.node), epoch: Epoch(o.epoch), agents })
 }
 
 fn put_evict_agents(o: &core::EvictAgents) -> wire::EvictAgents {
@@ -320,6 +344,7 @@ fn get_operation(operation: wire::command::Operation) -> Result<core::Operation>
             epoch: Epoch(o.epoch),
             line: o.line,
         }),
+        Wire::ReportParked(o) => Op::ReportParked(get_report_parked(o)?),
         Wire::SetRole(o) => Op::SetRole(core::SetRole {
             node: NodeId(o.node),
             role: get_role(o.role)?,

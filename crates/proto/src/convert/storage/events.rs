@@ -42,6 +42,9 @@ pub(super) fn put_event(e: &Event) -> wire::EventRecord {
                 line: line.clone(),
             })
         }
+        What::AgentParked { start, why } => {
+            Wire::AgentParked(wire::AgentParked { start: *start, why: why.clone() })
+        }
         What::PortsQuarantined { block, by } => Wire::PortsQuarantined(wire::PortsQuarantined {
             port_base: block.base.into(),
             port_size: block.size.into(),
@@ -95,6 +98,7 @@ pub(super) fn get_event(e: wire::EventRecord) -> Result<Event> {
             former: some_node(w.former_node).map(|node| (node, Generation(w.former_generation))),
             line: w.line,
         },
+        Wire::AgentParked(w) => What::AgentParked { start: w.start, why: w.why },
         Wire::PortsQuarantined(w) => {
             What::PortsQuarantined { block: block(w.port_base, w.port_size)?, by: w.by }
         }

@@ -269,6 +269,8 @@ fn put_agent(a: &core::Agent) -> wire::AgentRecord {
             placed_ms: p.placed.0,
             next: p.next.map_or(0, |node| node.0),
             taken_by: p.taken_by.as_deref().unwrap_or_default().into(),
+            parked_revision: p.parked.as_ref().map_or(0, |parked| parked.0.0),
+            parked_epoch: p.parked.as_ref().map_or(0, |parked| parked.1.0),
         }),
         pending: a.pending.map_or(0, put_pending),
         evidence: Some(put_evidence(&a.evidence)),
@@ -289,6 +291,8 @@ fn get_agent(a: wire::AgentRecord) -> Result<core::Agent> {
             evicting: p.evicting,
             next: some_node(p.next),
             taken_by: Some(p.taken_by).filter(|by| !by.is_empty()).map(Into::into),
+            parked: (p.parked_revision > 0)
+                .then(|| Box::new((Revision(p.parked_revision), Epoch(p.parked_epoch)))),
             evidence: get_evidence(p.evidence)?,
             placed: Timestamp(p.placed_ms),
         })
