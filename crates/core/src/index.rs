@@ -654,4 +654,37 @@ mod tests {
             }
         }
     }
+
+    /// Agents of the fleet come and go under values of nodes that have what is asked for, on others
+    /// that have not: while those take agents, and while they do not.
+    #[test]
+    fn agents_on_other_nodes_count_under_a_value_too() {
+        let size = |n: u16| {
+            let (ports, memory_gib) = (300 + n / 2, u64::from(n % 2) + 1);
+            Size { ports, memory_gib, rack: 0, version: 1 }
+        };
+        let (mut state, nodes) = cluster(&(0..12).map(size).collect::<Vec<_>>());
+        let spread = asking(Ask { disk: true, spread: Some("host"), ..PLAIN });
+        let agents = [("y", 1, &spread), ("z", 3, &spread), ("a", 0, &asking(PLAIN))];
+        let place = |state: &mut State, (name, on, spec): (&str, usize, &AgentSpec)| {
+            let (to, spec) = (Some(nodes[on]), spec.clone());
+            create(state, 2_000, fleet(0), name, to, spec, Admission::Unchecked).unwrap();
+        };
+        let same = |state: &mut State| {
+            state.take_changed();
+            State::restore(state.records()) == *state
+        };
+        for agent in agents {
+            place(&mut state, agent);
+            assert!(same(&mut state), "{} came", agent.0);
+        }
+        delete(&mut state, 0);
+        assert!(same(&mut state), "it left");
+        place(&mut state, agents[2]);
+        let set =
+            SetSchedulable { node: nodes[0], schedulable: Schedulable::Cordoned, drain: None };
+        apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+        delete(&mut state, 0);
+        assert!(same(&mut state), "it left a node that takes none");
+    }
 }

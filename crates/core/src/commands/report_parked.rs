@@ -86,6 +86,7 @@ mod tests {
         let restart = Operation::RestartAgent(RestartAgent { agent: id.clone() });
         apply(&mut state, 2_004, &command(restart)).unwrap();
         say(&mut state, 2_005, nodes[0], first, "late");
+        say(&mut state, 2_005, nodes[0], Revision(1), "of before");
         let second = state.agents()[&id].revision;
         say(&mut state, 2_006, nodes[0], second, "second");
         // Its machine was started anew, say.
