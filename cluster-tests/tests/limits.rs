@@ -155,21 +155,35 @@ fn absurd_limits_are_refused_by_name() {
     }
 }
 
-#[test]
-fn one_that_fills_its_home_is_parked_and_it_is_said_why() {
+/// An agent writes more than its HOME may hold. Many small files: no single one is too large.
+fn fill_home(mebibytes: u32, files: u32) {
     let cluster = cluster();
-    // Many small files: no single one is too large.
-    let fill = "import os, time\nfor n in range(60):\n  \
-                open(os.path.expanduser(f'~/{n}'), 'wb').write(bytes(1 << 20))\n  \
-                time.sleep(0.05)\nprint('full', flush=True)\ntime.sleep(1000)";
-    create(&cluster, &["--home-size", "20M"], &["/usr/bin/python3", "-c", fill]);
+    let fill = format!(
+        "import os, time\nfor n in range({files}):\n  \
+         open(os.path.expanduser(f'~/{{n}}'), 'wb').write(bytes(1 << 20))\n  \
+         time.sleep(0.02)\nprint('full', flush=True)\ntime.sleep(1000)"
+    );
+    let size = format!("{mebibytes}M");
+    create(&cluster, &["--home-size", &size], &["/usr/bin/python3", "-c", &fill]);
     let message = until(40, "an end", || {
         let agent = cluster.agent("f/a");
         let message = agent["stateMessage"].as_str()?.to_owned();
         (agent["state"] == "STATE_CRASH_LOOPING").then_some(message)
     });
-    assert!(message.contains("its HOME holds") && message.contains("may hold 20"), "{message}");
+    let says = format!("may hold {mebibytes};");
+    assert!(message.contains("its HOME holds") && message.contains(&says), "{message}");
     unhurt(&cluster);
+}
+
+#[test]
+fn one_that_fills_its_home_is_parked_and_it_is_said_why() {
+    fill_home(20, 60);
+}
+
+/// The first look at it would be due after a minute.
+#[test]
+fn one_that_fills_a_large_home_is_looked_at_as_its_disk_fills() {
+    fill_home(150, 200);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Nodes by the value of a label: those with a value by load, and the values themselves, each at
 //! the place of its least full node and with the most that its nodes offer.
 
-use alloc::{collections::BTreeMap, string::String, sync::Arc};
+use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 
 use crate::{
     by_load::{ByLoad, Place},
@@ -15,6 +15,8 @@ pub(crate) struct Posting {
     pub(crate) nodes: ByLoad,
     /// Whether they have a mark for it.
     pub(crate) marked: bool,
+    /// The agents under it that it is listed with.
+    crowd: Crowd,
 }
 
 /// The nodes with any.
@@ -65,8 +67,10 @@ impl ByValue {
 
     /// Takes in that other agents are under a value.
     pub(crate) fn relist(&mut self, value: &str, crowd: Crowd) {
-        let first = self.get(value).and_then(|posting| posting.nodes.first());
-        self.list(value, first, crowd);
+        let Some(posting) = self.get(value) else { return };
+        if posting.crowd != crowd {
+            self.list(value, posting.nodes.first(), crowd);
+        }
     }
 
     /// Of nodes with a value each. `crowd` says which agents are under a value.
@@ -78,7 +82,7 @@ impl ByValue {
         for (value, place, offer) in nodes {
             all.put_node(value, None, Some((place, offer)));
         }
-        let values: alloc::vec::Vec<String> = all.names().cloned().collect();
+        let values: Vec<String> = all.names().cloned().collect();
         for value in values {
             all.list(&value, None, crowd(&value));
         }
@@ -99,8 +103,11 @@ impl ByValue {
 
     /// Lists a value, which was at a place if it was listed, anew or no more.
     fn list(&mut self, value: &str, from: Option<Place>, crowd: Crowd) {
-        let nodes = self.get(value).map(|posting| &posting.nodes);
-        let listed = nodes.and_then(|nodes| nodes.first().zip(nodes.most()));
+        let posting = self.get_mut(value).map(|posting| {
+            posting.crowd.clone_from(&crowd);
+            &posting.nodes
+        });
+        let listed = posting.and_then(|nodes| nodes.first().zip(nodes.most()));
         let to = listed.map(|(first, most)| (first, Arc::new(most.clone().with_spread(crowd))));
         self.values.put(from, to);
     }

@@ -53,6 +53,8 @@ pub(crate) fn sort<F: Found>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[derive(Debug, PartialEq)]
@@ -90,7 +92,7 @@ mod tests {
         let adopted: Vec<u32> = sorted.adopted.values().map(|(_, process)| process.0).collect();
         assert_eq!(adopted, [1, 5]);
         assert_eq!(sorted.strays, agents[2..]);
-        let over: Vec<u32> = sorted.over.iter().map(|process| process.0).collect();
-        assert_eq!(over, [2, 3, 4, 7]);
+        let over: BTreeSet<u32> = sorted.over.iter().map(|process| process.0).collect();
+        assert_eq!(over, BTreeSet::from([2, 3, 4, 7]));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LAUNCH_FAILED, LogFile, disk_usage, signal_or_code, tail};
+use fleet_process::{Child, Group, LAUNCH_FAILED, LogFile, signal_or_code, tail};
 use fleet_proto::{
     host::{Assignment, Observation},
     v1::agent::State as Reported,
@@ -15,6 +15,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     governor::{Permit, Place},
     history::History,
+    home_size::{self, HomeSize},
     host::{Kept, Shared, group_name},
     log_watch::LogWatch,
     probe,
@@ -36,9 +37,6 @@ const FLOOD_CHECK: Duration = Duration::from_millis(50);
 
 /// Steps in which draining is reported: each is news to whoever watches.
 const DRAINING_STEP_MS: u64 = 5_000;
-/// Pauses between looks at what a HOME takes up; the shorter when it is more than half full.
-const MEASURE: Duration = Duration::from_secs(10);
-const MEASURE_SOON: Duration = Duration::from_secs(1);
 
 /// What the host tells an agent's task. When the host has gone silent for good, the lease is over
 /// and everything was killed.
@@ -97,10 +95,10 @@ pub(crate) struct Task {
     asked: bool,
     /// A liveness probe.
     asking_life: Pending<Result<(), String>>,
-    /// What its HOME took up when it was last looked at, in bytes; 0 before.
-    home_bytes: u64,
+    /// What its HOME took up when it was last looked at.
+    home_size: Option<HomeSize>,
     /// Looking at it.
-    measuring: Pending<Option<u64>>,
+    measuring: Pending<HomeSize>,
     watch: LogWatch,
     /// The line that says that another copy of its session is live.
     double_run: String,
@@ -148,7 +146,7 @@ impl Task {
             probing: None,
             asked: false,
             asking_life: None,
-            home_bytes: 0,
+            home_size: None,
             measuring: None,
             watch,
             double_run: String::new(),
@@ -195,7 +193,7 @@ impl Task {
                 lives = finished(&mut self.asking_life) => Some(
                     lives.map_or_else(|why| Event::LivenessFailed { why }, |()| Event::LivenessOk),
                 ),
-                bytes = finished(&mut self.measuring) => self.measured(bytes),
+                size = finished(&mut self.measuring) => self.measured(size),
                 () = sleep(due) => Some(Event::Time),
                 () = &mut log_check => {
                     let (next, grown) = self.look_at_log();
@@ -295,6 +293,7 @@ impl Task {
         if old.uid != self.assignment.uid {
             self.life.follow(policy(&self.host, &self.assignment));
             self.log = self.host.log(&self.id);
+            self.home_size = None;
         }
         moved || old.restarts != self.assignment.restarts
     }
@@ -458,31 +457,27 @@ impl Task {
         })
     }
 
-    /// Looks at what its HOME takes up, where that is limited. Not every file system can be told to
-    /// keep it, so it is looked at now and then, and soon again when it is half full.
+    /// Looks at what its HOME takes up, where that is limited.
     fn measure_next(&mut self) {
         let Some(plan) = self.plan.clone().filter(|_| self.life.probed()) else {
             self.measuring = None;
             return;
         };
-        if plan.limits.home_bytes == 0 || self.measuring.is_some() {
-            return;
+        let most = plan.limits.home_bytes;
+        if most > 0 && self.measuring.is_none() {
+            let disk = &self.host.disk_growth;
+            let last = *self.home_size.get_or_insert_with(|| HomeSize::unknown(disk));
+            let next = home_size::next(disk.clone(), plan.home.clone(), most, last);
+            self.measuring = Some(Box::pin(next));
         }
-        let half_full = self.home_bytes > plan.limits.home_bytes / 2;
-        let pause = if half_full { MEASURE_SOON } else { MEASURE };
-        self.measuring = Some(Box::pin(async move {
-            tokio::time::sleep(pause).await;
-            let measured = tokio::task::spawn_blocking(move || disk_usage(&plan.home)).await;
-            measured.unwrap_or(Some(0))
-        }));
     }
 
-    fn measured(&mut self, bytes: Option<u64>) -> Option<Event> {
-        let Some(bytes) = bytes else {
+    fn measured(&mut self, size: HomeSize) -> Option<Event> {
+        self.home_size = Some(size).filter(|size| size.bytes.is_some());
+        let Some(bytes) = size.bytes else {
             let why = "its HOME has files too deep in directories to be counted".into();
             return Some(Event::OverLimit { why });
         };
-        self.home_bytes = bytes;
         let most = self.plan.as_ref()?.limits.home_bytes;
         let mib = |bytes: u64| bytes >> 20;
         let why = || format!("its HOME holds {} MiB and may hold {}", mib(bytes), mib(most));

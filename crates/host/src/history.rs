@@ -1,9 +1,9 @@
 //! What is held against agents that ended by themselves, on disk: a daemon that comes back neither
 //! starts what was parked nor forgets how often it was tried. It counts while the machine runs.
 //!
-//! Each is the first line of a file, written in place by one call, which a daemon that ends does not
-//! cut short. A new file for each would take ext4 the longer the more were replaced in the last half
-//! minute: it uses none of their inodes, and looks at each.
+//! Each is the first line of a file, written in place by one call, which a daemon that ends does
+//! not cut short. A new file for each would take ext4 the longer the more were replaced in the
+//! last half minute: it uses none of their inodes, and looks at each.
 
 use std::{
     fs::{self, File, OpenOptions},

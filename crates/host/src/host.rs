@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,6 +34,7 @@ use crate::{
     governor::Governor,
     guard::Guard,
     history::Histories,
+    home_size::DiskGrowth,
     ledger::Ledger,
     log_watch::Pace,
     old_logs,
@@ -103,6 +104,7 @@ pub(crate) struct Shared {
     pub(crate) observed: Observed,
     pub(crate) pace: Pace,
     pub(crate) histories: Histories,
+    pub(crate) disk_growth: DiskGrowth,
     logs: PathBuf,
     log_bytes_max: u64,
 }
@@ -314,6 +316,7 @@ impl Host {
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
             pace: Pace::new(),
             histories,
+            disk_growth: DiskGrowth::start(Path::new(HOMES)),
             logs: options.data_dir.join("logs"),
             log_bytes_max: options.log_bytes_max,
         });
@@ -531,7 +534,11 @@ impl Host {
                 outdated.insert(id);
             }
         }
-        state.ledger.write(&told, &leaving)?;
+        let written = |told: &AssignRequest| (told.term, told.epoch);
+        let is_written = written(&told) == written(&state.told) && told.put == state.told.put;
+        if !is_written || leaving != state.leaving {
+            state.ledger.write(&told, &leaving)?;
+        }
         (state.told, state.leaving) = (told, leaving);
         // A task is kept until it has reported its agent gone, so that an agent that comes back
         // meanwhile meets the same task, never a second one.

@@ -13,6 +13,7 @@ pub mod egress;
 mod governor;
 pub mod guard;
 mod history;
+mod home_size;
 mod host;
 pub mod lease;
 mod ledger;

@@ -25,6 +25,9 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// the agent's limits do not bound.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// How much is kept of why a probe failed, which may be the agent's own words, in characters.
+const WHY_MAX: usize = 300;
+
 /// Whether an agent is ready now.
 ///
 /// # Errors
@@ -45,7 +48,7 @@ pub(crate) async fn run(
         }
     };
     match tokio::time::timeout(limit, probing).await {
-        Ok(result) => result,
+        Ok(result) => result.map_err(|why| why.chars().take(WHY_MAX).collect()),
         Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
     }
 }

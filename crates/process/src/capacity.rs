@@ -14,6 +14,13 @@ pub fn capacity() -> Resources {
     }
 }
 
+/// What of the file system of a path is used, in bytes; none when it cannot be told.
+pub fn disk_used(path: &Path) -> Option<u64> {
+    let used =
+        |held: rustix::fs::StatVfs| held.f_blocks.saturating_sub(held.f_bfree) * held.f_frsize;
+    rustix::fs::statvfs(path).ok().map(used)
+}
+
 /// What the file system of a path holds, in bytes; 0 when it cannot be told.
 pub fn disk_bytes(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(0, |held| held.f_blocks * held.f_frsize)

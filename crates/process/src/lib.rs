@@ -16,7 +16,7 @@ mod ports;
 mod sandbox;
 mod usage;
 
-pub use capacity::{capacity, disk_bytes};
+pub use capacity::{capacity, disk_bytes, disk_used};
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
 pub use egress_lease::EgressLease;

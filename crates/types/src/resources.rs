@@ -82,7 +82,7 @@ pub struct InvalidLimit {
 impl fmt::Display for InvalidLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, value, min, max } = self;
-        write!(f, "{what} = {value} is not between {min} and {max}; 0 is no limit")
+        write!(f, "{what} = {value} is not between {min} and {max}; 0 is what its runtime says")
     }
 }
 

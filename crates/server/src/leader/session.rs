@@ -363,14 +363,18 @@ impl Session {
 
     /// Looks again at what was reported and is not recorded.
     async fn overdue(&self, sent: &BTreeSet<AgentId>) {
-        let overdue = |o: &Observation| {
-            let parked = o.state() == AgentState::CrashLooping;
-            o.gone || parked || !o.ports_taken.is_empty() || !o.double_run.is_empty()
-        };
         let overdue: Vec<Observation> = self.leader.raft.read(|state| {
-            let agents = sent.iter().filter_map(|id| state.agents().get(id));
-            let look = |o: &Observation| overdue(o).then(|| o.clone());
-            agents.filter_map(|agent| self.leader.observed.look(agent, look).flatten()).collect()
+            let look = |agent| {
+                let is_parked = |o: &Observation| {
+                    o.state() == AgentState::CrashLooping
+                        && is_parked_anew(state, agent, self.node, Revision(o.revision))
+                };
+                let is_overdue = |o: &Observation| {
+                    o.gone || !o.ports_taken.is_empty() || !o.double_run.is_empty() || is_parked(o)
+                };
+                self.leader.observed.look(agent, |o| is_overdue(o).then(|| o.clone())).flatten()
+            };
+            sent.iter().filter_map(|id| look(state.agents().get(id)?)).collect()
         });
         self.confirm(&overdue).await;
         self.quarantine(&overdue).await;
