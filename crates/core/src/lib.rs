@@ -54,9 +54,9 @@ pub use audit::{Violation, audit};
 pub use command::{
     Admission, AdmitNode, AgentDraft, Command, ConfirmStopped, CreateAgents, CreateFleet,
     CreateToken, DeleteAgent, DeleteFleet, EvictAgents, Eviction, FenceNode, HoldChange, HoldNode,
-    InitCluster, Operation, Parked, PlaceAgents, QuarantinePorts, RULES, RegisterNode,
-    ReleasePorts, RemoveNode, ReportDoubleRun, ReportParked, Request, RestartAgent, RevokeToken,
-    SetAgentDesired, SetMovePolicy, SetPlacementPolicy, SetRole, SetSchedulable,
+    InitCluster, Operation, Parked, PlaceAgents, QuarantinePorts, RULES, RULES_OF_PARKED,
+    RegisterNode, ReleasePorts, RemoveNode, ReportDoubleRun, ReportParked, Request, RestartAgent,
+    RevokeToken, SetAgentDesired, SetMovePolicy, SetPlacementPolicy, SetRole, SetSchedulable,
 };
 pub use event::{Cause, Event, RoleCause, What};
 pub use index::open;

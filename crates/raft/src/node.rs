@@ -195,6 +195,14 @@ impl Node {
         self.inner.id
     }
 
+    /// The newest rules that all who vote can apply commands by: those of the next entry.
+    pub fn rules(&self) -> u32 {
+        // One whose vote is taken votes until Raft has taken it out.
+        let voters = self.status().voters;
+        let vote = |node: &fleet_core::Node| node.role == Role::Voter || voters.contains(&node.id);
+        self.read(|state| state.rules_of(vote))
+    }
+
     /// Commits commands as one entry and answers what each ended in.
     ///
     /// # Errors
@@ -203,11 +211,7 @@ impl Node {
         &self,
         commands: &[Command],
     ) -> Result<Vec<Result<Outcome, Rejection>>, ProposeError> {
-        // One whose vote is taken votes until Raft has taken it out.
-        let voters = self.status().voters;
-        let vote = |node: &fleet_core::Node| node.role == Role::Voter || voters.contains(&node.id);
-        let rules = self.read(|state| state.rules_of(vote));
-        let batch = Batch(encode_batch(rules, commands).into());
+        let batch = Batch(encode_batch(self.rules(), commands).into());
         let end = Instant::now() + self.inner.patience;
         loop {
             match self.inner.raft.client_write(batch.clone()).await {

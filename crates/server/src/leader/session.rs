@@ -8,9 +8,9 @@ use std::{
 
 use fleet_client::connect_node;
 use fleet_core::{
-    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, Parked, QuarantinePorts, Rejection,
-    ReleasePorts, ReportDoubleRun, ReportParked, Role, State, is_helped_by_other_ports,
-    is_parked_anew,
+    Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, Parked, QuarantinePorts,
+    RULES_OF_PARKED, Rejection, ReleasePorts, ReportDoubleRun, ReportParked, Role, State,
+    is_helped_by_other_ports, is_parked_anew,
 };
 use fleet_host::overlay;
 use fleet_proto::{
@@ -319,8 +319,11 @@ impl Session {
         }
     }
 
-    /// Records that agents are not started again by themselves.
+    /// Records that agents are not started again by themselves, once every voter can read that.
     async fn report_parked(&self, observations: &[Observation]) {
+        if self.leader.raft.rules() < RULES_OF_PARKED {
+            return;
+        }
         let parked = observations.iter().filter(|o| o.state() == AgentState::CrashLooping);
         let parked = parked.filter_map(|o| {
             let agent = parse_agent(&o.fleet, &o.agent).ok()?;
