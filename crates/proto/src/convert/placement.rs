@@ -310,6 +310,7 @@ fn told(state: &State, event: &fleet_core::Event) -> (&'static str, String) {
             let what = "says another copy of its session is live";
             ("AGENT_RUNS_TWICE", format!("at generation {generation}{before}, {what}: {line}"))
         }
+        What::AgentParked { start: 0, why } => ("AGENT_PARKED", format!("not started: {why}")),
         What::AgentParked { start, why } => {
             ("AGENT_PARKED", format!("not started again after start {start}: {why}"))
         }
