@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use cluster_tests::{Cluster, oracle, until};
 use nix::{
     sys::time::{TimeSpec, TimeValLike},
@@ -24,8 +24,6 @@ use serde_json::Value;
 const HOSTS: u32 = 4;
 /// Of agents, in turn: most are of the class that is placed elsewhere.
 const CLASSES: [&str; 4] = ["strict", "sticky", "strict", "pinned"];
-/// W of the fast profile.
-const W: Duration = Duration::from_millis(3_550);
 /// Pace of looking whether a fault is due.
 const STEP: Duration = Duration::from_millis(20);
 /// How long everything may take to be ready again once the faults end.
@@ -44,9 +42,31 @@ struct Args {
     /// Agents
     #[arg(long, default_value_t = 12)]
     agents: u32,
+    /// How long leases are; faults last and come as they do
+    #[arg(long, default_value = "fast")]
+    profile: Profile,
     /// Plants a mistake, to see that it is noticed; see fleet-mutants
     #[arg(long)]
     mutant: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Profile {
+    Default,
+    Fast,
+    Aggressive,
+}
+
+impl Profile {
+    /// Its name, and its W: how long a node is silent before it is fenced.
+    fn of_cluster(self) -> (&'static str, Duration) {
+        let (name, w_ms) = match self {
+            Self::Default => ("default", 6_700),
+            Self::Fast => ("fast", 3_550),
+            Self::Aggressive => ("aggressive", 1_150),
+        };
+        (name, Duration::from_millis(w_ms))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,6 +173,7 @@ fn end(cluster: &mut Cluster, mut going: Going) -> Result<()> {
 fn torment(
     cluster: &mut Cluster,
     rng: &mut ChaCha8Rng,
+    w: Duration,
     end_of_faults: Instant,
 ) -> Result<BTreeMap<Fault, u32>> {
     let (mut counts, mut going, started) = (BTreeMap::new(), Vec::<Going>::new(), Instant::now());
@@ -169,8 +190,8 @@ fn torment(
         let fault = *FAULTS.choose(rng).expect("there are faults");
         let (host, apart) = (rng.random_range(1..=HOSTS), rng.random_range(1..HOSTS));
         let other = (host + apart - 1) % HOSTS + 1;
-        let lasts = W.mul_f64(rng.random_range(0.05..2.5));
-        next = now + W.mul_f64(rng.random_range(0.1..1.5));
+        let lasts = w.mul_f64(rng.random_range(0.05..2.5));
+        next = now + w.mul_f64(rng.random_range(0.1..1.5));
         let twice = fault == Fault::SetClock && going.iter().any(|g| g.fault == fault);
         // One at a time on a host, and two at once; the clock is one for all.
         if !twice && going.len() < 2 && going.iter().all(|g| g.host != host && g.other != host) {
@@ -194,7 +215,8 @@ fn main() -> Result<()> {
     println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mutant = args.mutant.map(|mutant| &*mutant.leak());
-    let mut cluster = Cluster::hosts(HOSTS).plant(mutant).form(HOSTS, "fast");
+    let (profile, w) = args.profile.of_cluster();
+    let mut cluster = Cluster::hosts(HOSTS).plant(mutant).form(HOSTS, profile);
     cluster.ok(&["fleet", "create", "f"]);
     let stamping = cluster.stamping();
     for number in 1..=args.agents {
@@ -205,7 +227,7 @@ fn main() -> Result<()> {
             .ok(&create.into_iter().chain(stamping.each_ref().map(|s| &**s)).collect::<Vec<_>>());
     }
     let end_of_faults = Instant::now() + Duration::from_secs(60 * args.minutes);
-    let counts = torment(&mut cluster, &mut rng, end_of_faults)?;
+    let counts = torment(&mut cluster, &mut rng, w, end_of_faults)?;
     let stamps = cluster.stamps();
     let overlaps = oracle::overlaps(&oracle::runs(&stamps));
     ensure!(overlaps.is_empty(), "two copies at once: {}; seed {seed}", overlaps[0]);
