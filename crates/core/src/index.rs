@@ -158,8 +158,7 @@ impl Source for Labelled<'_> {
             let is_met = combination.is_met(&report.labels);
             is_met.then(|| (value, (listed.load, id), listed.offer.clone()))
         });
-        let key = combination.spread_by.as_deref();
-        ByValue::of(with_all, |value| key.map(|key| index.crowd(key, value)).unwrap_or_default())
+        ByValue::of(with_all, |value| index.crowd(combination.spread_by.as_deref(), value))
     }
 }
 
@@ -314,14 +313,11 @@ impl Index {
         self.combinations = combinations;
     }
 
-    /// The agents under a value, of the fleets that are spread by the label. Of none, where values
-    /// are few: each is tried then, and agents of many fleets are under each.
-    fn crowd(&self, key: &str, value: &str) -> Crowd {
-        if self.has_few_values(key) {
-            Crowd::default()
-        } else {
-            self.whereabouts.under(key, value).into()
-        }
+    /// The agents under a value, of the fleets that are spread by the label, if there is one. Of
+    /// none, where values are few: each is tried then, and agents of many fleets are under each.
+    fn crowd(&self, key: Option<&str>, value: &str) -> Crowd {
+        let many = key.filter(|key| !self.has_few_values(key));
+        many.map(|key| self.whereabouts.under(key, value).into()).unwrap_or_default()
     }
 
     /// Lists values of the label that an agent is spread by anew.
@@ -401,7 +397,7 @@ impl Index {
         let to = now.as_ref().map(|now| ((now.load, node.id), now.offer.clone()));
         self.by_load.put(from, to.clone());
         for (key, value) in report.labels.iter() {
-            let (had_few, crowd) = (self.has_few_values(key), self.crowd(key, value));
+            let (had_few, crowd) = (self.has_few_values(key), self.crowd(Some(key), value));
             if !self.by_label.contains_key(key) {
                 self.by_label.insert(key.into(), ByValue::default());
             }
@@ -425,8 +421,7 @@ impl Index {
         for (combination, nodes) in combinations.lists_mut() {
             let Some(value) = combination.value(&report.labels) else { continue };
             let key = combination.spread_by.as_deref();
-            let crowd = || key.map(|key| self.crowd(key, value)).unwrap_or_default();
-            let crowd = crowds.entry(key).or_insert_with(crowd).clone();
+            let crowd = crowds.entry(key).or_insert_with(|| self.crowd(key, value)).clone();
             if combination.is_met(&report.labels) {
                 nodes.put(value, from, to.clone(), crowd);
             } else {
@@ -446,7 +441,7 @@ impl Index {
 
     /// Takes in that other agents are under a value.
     fn relist_value(&mut self, key: &str, value: &str) {
-        let crowd = self.crowd(key, value);
+        let crowd = self.crowd(Some(key), value);
         let by_key = |it: &(&Combination, _)| it.0.spread_by.as_deref() == Some(key);
         let combined = self.combinations.lists_mut().filter(by_key).map(|(_, nodes)| nodes);
         for nodes in self.by_label.get_mut(key).into_iter().chain(combined) {
@@ -636,16 +631,13 @@ mod tests {
                 assert_eq!(lengths(&state), expected);
             }
             // Three nodes with the label are not many.
-            let with = nodes.iter().skip(1).step_by(3).take(5);
-            for (node, schedulable) in
-                [(with.clone(), Schedulable::Cordoned), (with, Schedulable::Open)]
-                    .into_iter()
-                    .flat_map(|(nodes, to)| nodes.map(move |node| (*node, to)))
-            {
-                let set = SetSchedulable { node, schedulable, drain: None };
-                apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
-                state.take_changed();
-                assert_eq!(State::restore(state.records()), state);
+            for schedulable in [Schedulable::Cordoned, Schedulable::Open] {
+                for node in nodes.iter().skip(1).step_by(3).take(5).copied() {
+                    let set = SetSchedulable { node, schedulable, drain: None };
+                    apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+                    state.take_changed();
+                    assert_eq!(State::restore(state.records()), state);
+                }
             }
             assert_eq!(lengths(&state), after);
             for expected in [before, before] {

@@ -534,9 +534,10 @@ impl Host {
                 outdated.insert(id);
             }
         }
-        let written = |told: &AssignRequest| (told.term, told.epoch);
-        let is_written = written(&told) == written(&state.told) && told.put == state.told.put;
-        if !is_written || leaving != state.leaving {
+        let is_written = (told.term, told.epoch) == (state.told.term, state.told.epoch)
+            && told.put == state.told.put
+            && leaving == state.leaving;
+        if !is_written {
             state.ledger.write(&told, &leaving)?;
         }
         (state.told, state.leaving) = (told, leaving);

@@ -3,10 +3,8 @@
 use std::{fs, time::Duration};
 
 use fleet_process::{LogFile, READ_BYTES_MAX, read_from, tail};
+use fleet_types::limits;
 use tokio::time::Instant;
-
-/// Most of a line that is passed on, in characters.
-const LINE_MAX: usize = 300;
 
 /// Looks in vain after which a log is looked at half as often.
 const QUIET: u32 = 10;
@@ -77,7 +75,7 @@ impl LogWatch {
         self.position = next - rest as u64;
         let new = String::from_utf8_lossy(&bytes[..bytes.len() - rest]);
         let line = new.lines().find(|line| texts.iter().any(|text| line.contains(text)))?;
-        Some(line.chars().take(LINE_MAX).collect())
+        Some(line.chars().take(limits::QUOTE_CHARS_MAX).collect())
     }
 }
 

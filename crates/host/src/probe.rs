@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_types::PortBlock;
+use fleet_types::{PortBlock, limits};
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::{
@@ -25,9 +25,6 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// the agent's limits do not bound.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// How much is kept of why a probe failed, which may be the agent's own words, in characters.
-const WHY_MAX: usize = 300;
-
 /// Whether an agent is ready now.
 ///
 /// # Errors
@@ -48,7 +45,8 @@ pub(crate) async fn run(
         }
     };
     match tokio::time::timeout(limit, probing).await {
-        Ok(result) => result.map_err(|why| why.chars().take(WHY_MAX).collect()),
+        // They may be the agent's own words.
+        Ok(result) => result.map_err(|why| why.chars().take(limits::QUOTE_CHARS_MAX).collect()),
         Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
     }
 }

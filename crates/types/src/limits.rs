@@ -57,6 +57,8 @@ pub const OVERCOMMIT_PERCENT: core::ops::RangeInclusive<u16> = 1..=1_000;
 pub const REBALANCE_MOVES: core::ops::RangeInclusive<u16> = 1..=1_000;
 /// Most agents one command asks to leave their nodes.
 pub const EVICTIONS_MAX: usize = 1_000;
+/// How much is kept of what an agent says of itself, in characters.
+pub const QUOTE_CHARS_MAX: usize = 300;
 /// Most agents one command records as parked.
 pub const PARKED_MAX: usize = 100;
 /// Events that are kept; the oldest is forgotten first.

@@ -42,9 +42,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// How much is kept of why an agent is parked, in characters.
-const WHY_MAX: usize = 300;
-
 /// A session with one host.
 pub(super) struct Session {
     pub(super) leader: Leader,
@@ -327,7 +324,7 @@ impl Session {
         let parked = observations.iter().filter(|o| o.state() == AgentState::CrashLooping);
         let parked = parked.filter_map(|o| {
             let agent = parse_agent(&o.fleet, &o.agent).ok()?;
-            let why = o.message.chars().take(WHY_MAX).collect();
+            let why = o.message.chars().take(limits::QUOTE_CHARS_MAX).collect();
             Some(Parked { agent, revision: Revision(o.revision), start: o.starts, why })
         });
         let news: Vec<Parked> = self.leader.raft.read(|state| {
