@@ -4,11 +4,10 @@
 //!
 //! A treap: a search tree by load and number that is a heap by a rank drawn from the number. It is
 //! expected to be as deep as a small multiple of the logarithm of its nodes, and of one shape
-//! whatever was put in and taken out before. Each branch knows the most that its nodes offer, by
-//! the runtimes they have and of two things at once: a search leaves out those that cannot have
-//! what is asked. It goes astray only where a branch has nodes for each part of what is asked and
-//! none for all: memory, processor time and ports, say, that only nodes of other loads have
-//! together.
+//! whatever was put in and taken out before. Each branch knows which of the demands that many
+//! agents have any of its nodes meets, and the most that its nodes offer, by the runtimes they have
+//! and of two things at once: a search leaves out those that cannot have what is asked. It looks
+//! into one in vain only for a demand that few have, where nodes have parts of it and none has all.
 
 use alloc::{boxed::Box, sync::Arc};
 
@@ -87,6 +86,11 @@ impl ByLoad {
         }
     }
 
+    /// Takes in what all nodes offer now.
+    pub(crate) fn offer(&mut self, now: &impl Fn(NodeId) -> Arc<Offer>) {
+        offer(&mut self.top, now);
+    }
+
     /// The place of the first node.
     pub(crate) fn first(&self) -> Option<Place> {
         let top = self.top.as_deref();
@@ -103,6 +107,17 @@ impl ByLoad {
     pub(crate) fn first_after(&self, place: Option<Place>, ask: &Ask) -> Option<Place> {
         first_after(&self.top, place, ask)
     }
+
+    /// Whether every branch that has enough has a node that does: a search goes straight to the first.
+    #[cfg(test)]
+    pub(crate) fn leads(&self, ask: &Ask) -> bool {
+        fn leads(tree: &Link, ask: &Ask) -> bool {
+            let Some(top) = tree else { return true };
+            let has_one = first_after(tree, None, ask).is_some();
+            top.most.covers(ask) == has_one && leads(&top.before, ask) && leads(&top.after, ask)
+        }
+        leads(&self.top, ask)
+    }
 }
 
 fn set(tree: &mut Link, place: Place, offer: Arc<Offer>) {
@@ -112,6 +127,14 @@ fn set(tree: &mut Link, place: Place, offer: Arc<Offer>) {
     } else {
         set(top.side(place), place, offer);
     }
+    top.sum();
+}
+
+fn offer(tree: &mut Link, now: &impl Fn(NodeId) -> Arc<Offer>) {
+    let Some(top) = tree else { return };
+    offer(&mut top.before, now);
+    offer(&mut top.after, now);
+    top.offer = now(top.place.1);
     top.sum();
 }
 
@@ -191,7 +214,8 @@ mod tests {
     use super::*;
     use crate::{
         crowd::Counts,
-        offer::{Marked, Marks},
+        demands::Suits,
+        offer::{Counted, Marked, Marks},
     };
     use fleet_types::FleetName;
     use proptest::prelude::*;
@@ -206,7 +230,7 @@ mod tests {
         fn finds_what_a_look_at_each_finds(
             steps in proptest::collection::vec(
                 (0_u64..20, any::<bool>(), 0_u64..5, 0_u64..4, 0_u8..8, 0_usize..3), 1..80),
-            asked in (0_u64..4, 0_u8..8, 0_u8..8, any::<bool>(), 0_usize..4),
+            asked in (0_u64..4, 0_u8..8, 0_u8..8, any::<bool>(), 0_usize..4, any::<bool>()),
         ) {
             let mut nodes = ByLoad::default();
             let mut each: BTreeMap<NodeId, (Place, Arc<Offer>)> = BTreeMap::new();
@@ -215,23 +239,28 @@ mod tests {
                 let id = NodeId(id);
                 let crowd = |n| (&Counts::from_iter((n > 0).then(|| (fleet.clone(), n)))).into();
                 let marked = Marked { model: marks(bits & 3), labels: marks(bits & 4) };
-                let offer = Offer::of_node(marked, [room, 3 - room, 1], crowd(agents / 2));
-                let offer = Arc::new(offer.with_spread(crowd(agents)));
+                let apart = crowd(agents / 2);
+                let suits = if bits & 4 == 0 { Suits::default() } else { Suits::room_for(1) };
+                let offer = Offer::of_node(marked, [room, 3 - room, 1], apart, suits);
+                let offer = Arc::new(offer.with_spread(crowd(agents), &vec![(1, agents)]));
                 let (before, now) = (each.remove(&id), stays.then_some(((load, id), offer)));
                 nodes.put(before.map(|(place, _)| place), now.clone());
                 each.extend(now.map(|now| (id, now)));
                 prop_assert_eq!(nodes.len(), each.len());
             }
-            let (room, all, any, apart, most) = asked;
+            let (room, all, any, apart, most, listed) = asked;
             let room = [room, room / 2, 1];
+            let spread = if listed { Counted::Known(1) } else { Counted::Fleet(fleet.clone()) };
             let ask = Ask {
                 room,
                 shape: (&room).into(),
                 all: marks(all),
                 any: marks(any),
+                suits: if listed { Suits::room_for(1) } else { Suits::default() },
                 apart_from: apart.then(|| fleet.clone()),
-                at_most: (most < 3).then_some((fleet, most)),
+                at_most: (most < 3).then_some((spread, most)),
             };
+            prop_assert!(!listed || apart || nodes.leads(&ask));
             let mut sorted: Vec<(Place, Arc<Offer>)> = each.values().cloned().collect();
             sorted.sort_by_key(|(place, _)| *place);
             prop_assert_eq!(nodes.first(), sorted.first().map(|(place, _)| *place));

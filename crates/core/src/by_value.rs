@@ -1,13 +1,24 @@
 //! Nodes by the value of a label: those with a value by load, and the values themselves, each at
 //! the place of its least full node and with the most that its nodes offer.
 
-use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeMap, string::String, sync::Arc};
+
+use fleet_types::NodeId;
 
 use crate::{
     by_load::{ByLoad, Place},
     crowd::Crowd,
+    demands::Fewest,
     offer::Offer,
 };
+
+/// The agents under a value, of the fleets that are spread by the label: of all, and of what is
+/// known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AgentsUnder {
+    pub(crate) crowd: Crowd,
+    pub(crate) known: Fewest,
+}
 
 /// The nodes with a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +27,7 @@ pub(crate) struct Posting {
     /// Whether they have a mark for it.
     pub(crate) marked: bool,
     /// The agents under it that it is listed with.
-    crowd: Crowd,
+    under: AgentsUnder,
 }
 
 /// The nodes with any.
@@ -24,6 +35,15 @@ pub(crate) struct Posting {
 pub(crate) struct ByValue {
     postings: BTreeMap<String, Posting>,
     values: ByLoad,
+}
+
+impl Posting {
+    /// Where its value is listed, and with what offer.
+    fn listing(&self) -> Option<(Place, Arc<Offer>)> {
+        let AgentsUnder { crowd, known } = &self.under;
+        let (first, most) = (self.nodes.first()?, self.nodes.most()?.clone());
+        Some((first, Arc::new(most.with_spread(crowd.clone(), known))))
+    }
 }
 
 impl ByValue {
@@ -51,45 +71,16 @@ impl ByValue {
         self.postings.get_mut(value)
     }
 
-    /// Takes a node with a value from one place to another, with what it offers. `crowd` are the
+    /// Takes a node with a value from one place to another, with what it offers. `under` are the
     /// agents under the value.
     pub(crate) fn put(
         &mut self,
         value: &str,
         from: Option<Place>,
         to: Option<(Place, Arc<Offer>)>,
-        crowd: Crowd,
+        under: AgentsUnder,
     ) {
         let first = self.get(value).and_then(|posting| posting.nodes.first());
-        self.put_node(value, from, to);
-        self.list(value, first, crowd);
-    }
-
-    /// Takes in that other agents are under a value.
-    pub(crate) fn relist(&mut self, value: &str, crowd: Crowd) {
-        let Some(posting) = self.get(value) else { return };
-        if posting.crowd != crowd {
-            self.list(value, posting.nodes.first(), crowd);
-        }
-    }
-
-    /// Of nodes with a value each. `crowd` says which agents are under a value.
-    pub(crate) fn of<'a>(
-        nodes: impl Iterator<Item = (&'a str, Place, Arc<Offer>)>,
-        crowd: impl Fn(&str) -> Crowd,
-    ) -> Self {
-        let mut all = Self::default();
-        for (value, place, offer) in nodes {
-            all.put_node(value, None, Some((place, offer)));
-        }
-        let values: Vec<String> = all.names().cloned().collect();
-        for value in values {
-            all.list(&value, None, crowd(&value));
-        }
-        all
-    }
-
-    fn put_node(&mut self, value: &str, from: Option<Place>, to: Option<(Place, Arc<Offer>)>) {
         if !self.postings.contains_key(value) {
             self.postings.insert(value.into(), Posting::default());
         }
@@ -99,16 +90,39 @@ impl ByValue {
                 self.postings.remove(value);
             }
         }
+        self.list(value, first, under);
+    }
+
+    /// Takes in that other agents are under a value.
+    pub(crate) fn relist(&mut self, value: &str, under: AgentsUnder) {
+        let Some(posting) = self.get(value) else { return };
+        if posting.under != under {
+            self.list(value, posting.nodes.first(), under);
+        }
+    }
+
+    /// As [`ByLoad::offer`], and which agents are under each value.
+    pub(crate) fn offer(
+        &mut self,
+        now: &impl Fn(NodeId) -> Arc<Offer>,
+        under: BTreeMap<String, AgentsUnder>,
+    ) {
+        let mut values = BTreeMap::new();
+        for (value, under) in under {
+            let Some(posting) = self.get_mut(&value) else { continue };
+            posting.nodes.offer(now);
+            posting.under = under;
+            values.extend(posting.listing().map(|((_, first), offer)| (first, offer)));
+        }
+        self.values.offer(&|first| values.get(&first).cloned().unwrap_or_default());
     }
 
     /// Lists a value, which was at a place if it was listed, anew or no more.
-    fn list(&mut self, value: &str, from: Option<Place>, crowd: Crowd) {
-        let posting = self.get_mut(value).map(|posting| {
-            posting.crowd.clone_from(&crowd);
-            &posting.nodes
+    fn list(&mut self, value: &str, from: Option<Place>, under: AgentsUnder) {
+        let to = self.get_mut(value).and_then(|posting| {
+            posting.under = under;
+            posting.listing()
         });
-        let listed = posting.and_then(|nodes| nodes.first().zip(nodes.most()));
-        let to = listed.map(|(first, most)| (first, Arc::new(most.clone().with_spread(crowd))));
         self.values.put(from, to);
     }
 }

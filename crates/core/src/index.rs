@@ -8,16 +8,17 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use fleet_types::{AgentId, FleetName, Labels, NodeId, PortBlock, PortRange, RuntimeName};
+use core::mem;
+
+use fleet_types::{AgentId, FleetName, NodeId, PortBlock, PortRange, RuntimeName};
 
 use crate::{
     admission::{Amounts, Totals},
     by_load::{ByLoad, Place},
-    by_value::{ByValue, Posting},
-    combinations::{Combination, Combinations, Source},
-    crowd::Crowd,
+    by_value::{AgentsUnder, ByValue, Posting},
+    demands::{Beside, Bits, Demands, Numbers, Suits},
     nested::{entry, forget},
-    offer::{Ask, Marked, Marks, Needs, Offer},
+    offer::{Ask, Counted, Marked, Marks, Needs, Offer},
     provision::Slots,
     record::{Agent, AgentSpec, Node, NodeReport, NodeStatus, PlacementPolicy, Schedulable},
     room::{Load, Room, limit},
@@ -53,8 +54,16 @@ pub(crate) struct Having {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) load: Load,
-    marked: Marked,
+    traits: Traits,
     offer: Arc<Offer>,
+}
+
+/// What is so of a node whatever runs there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traits {
+    marked: Marked,
+    /// What of the known demands it is one for.
+    is_one_for: Bits,
 }
 
 /// A list that holds every node that is one for an agent, if there is any, and what those have to
@@ -66,15 +75,9 @@ pub(crate) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Leaves out nodes with agents of a fleet that stand apart.
-    pub(crate) fn apart_from(mut self, fleet: &FleetName) -> Self {
-        self.ask.apart_from = Some(fleet.clone());
-        self
-    }
-
-    /// Leaves out values that have more agents of a fleet, which is spread by the label.
-    pub(crate) fn at_most(mut self, fleet: &FleetName, agents: usize) -> Self {
-        self.ask.at_most = Some((fleet.clone(), agents));
+    /// Leaves out values that have more agents of the fleet it is for, which is spread by the label.
+    pub(crate) fn at_most(mut self, agents: usize) -> Self {
+        self.ask.at_most = self.ask.at_most.map(|(spread, _)| (spread, agents));
         self
     }
 
@@ -86,6 +89,19 @@ impl Search<'_> {
     /// The least full node after a place, or of all.
     pub(crate) fn first_after(&self, place: Option<Place>) -> Option<Place> {
         self.list?.first_after(place, &self.ask)
+    }
+
+    /// Whether it is for what is known.
+    #[cfg(test)]
+    pub(crate) fn is_of_known(&self) -> bool {
+        let of_fleet = matches!(&self.ask.at_most, Some((Counted::Fleet(_), _)));
+        self.ask.suits != Suits::default() && self.ask.apart_from.is_none() && !of_fleet
+    }
+
+    /// Whether it leads straight to the first.
+    #[cfg(test)]
+    pub(crate) fn leads(&self) -> bool {
+        self.list.is_none_or(|list| list.leads(&self.ask))
     }
 
     /// All of them, the least full first.
@@ -113,7 +129,7 @@ pub(crate) struct Index {
     slots: Slots,
     by_load: ByLoad,
     by_label: BTreeMap<String, ByValue>,
-    combinations: Combinations,
+    demands: Demands,
     /// By version, as nodes state it.
     runtimes: BTreeMap<RuntimeName, BTreeMap<String, Having>>,
     /// What is common and has no mark, or the reverse.
@@ -131,34 +147,6 @@ impl Having {
     /// What nodes with this version are marked with: those of versions that few have alike.
     fn mark(self, runtime: &RuntimeName, version: &str) -> Marks {
         if self.marked { Marks::version(runtime, version) } else { Marks::rare_version(runtime) }
-    }
-}
-
-/// The nodes that take agents, with their labels.
-struct Labelled<'a> {
-    index: &'a Index,
-    nodes: &'a BTreeMap<NodeId, Node>,
-}
-
-impl Source for Labelled<'_> {
-    fn are_common(&self, labels: &Labels) -> bool {
-        let posting = |(key, value): (&str, &str)| self.index.posting(key, value);
-        labels.iter().all(|label| posting(label).is_some_and(|posting| posting.marked))
-    }
-
-    fn list(&self, combination: &Combination) -> ByValue {
-        let Self { index, nodes } = self;
-        let postings = combination.labels.iter().map(|(key, value)| index.posting(key, value));
-        let shortest = postings.flatten().min_by_key(|posting| posting.nodes.len());
-        let list = shortest.map(|posting| &posting.nodes);
-        let with_one = Search { list, ask: Ask::default() }.nodes();
-        let with_all = with_one.filter_map(|id| {
-            let (report, listed) = (nodes.get(&id)?.report.as_ref()?, index.listed.get(&id)?);
-            let value = combination.value(&report.labels)?;
-            let is_met = combination.is_met(&report.labels);
-            is_met.then(|| (value, (listed.load, id), listed.offer.clone()))
-        });
-        ByValue::of(with_all, |value| index.crowd(combination.spread_by.as_deref(), value))
     }
 }
 
@@ -206,20 +194,23 @@ impl Index {
         self.unfit == 0 && self.runtimes.values().map(have).all(|nodes: usize| nodes == all)
     }
 
-    /// The nodes that take agents, are ones for an agent and have so much room left, of those with
-    /// a label if given: the shortest list of them.
+    /// The nodes that take agents, are ones for an agent and have room of a size if one is given, of
+    /// those with a label if given, but for those with agents of a fleet that stand apart.
     pub(crate) fn search(
         &self,
         needs: Needs<'_>,
-        room: Amounts,
+        size: Option<Amounts>,
         label: Option<(&str, &str)>,
+        apart_from: Option<&FleetName>,
     ) -> Search<'_> {
-        let Some((mut ask, mut list)) = self.ask(needs, room) else { return Search::default() };
+        let Some((mut ask, mut list)) = self.ask(needs, size) else { return Search::default() };
+        let beside = |fleet| Beside { fleet, apart: true, spread_by: None };
+        self.suit(&mut ask, needs, size, apart_from.map(beside));
         if let Some((key, value)) = label {
             let Some(posting) = self.posting(key, value) else { return Search::default() };
             (ask.all, list) = posting.narrow(ask.all, list, key, value);
-            if let Some(combined) = self.combinations.get(needs.labels, Some(key)) {
-                let Some(posting) = combined.get(value) else { return Search::default() };
+            if ask.suits != Suits::default() {
+                // All but this label is known of its nodes.
                 list = &posting.nodes;
             }
         }
@@ -227,22 +218,55 @@ impl Index {
     }
 
     /// The values of a label under which such nodes may be, each as the place of its least full
-    /// node, that of the least full first.
-    pub(crate) fn search_values(&self, needs: Needs<'_>, room: Amounts, key: &str) -> Search<'_> {
-        let ask = self.ask(needs, room).map(|(ask, _)| ask);
-        let combined = self.combinations.get(needs.labels, Some(key));
-        let search = combined.or_else(|| self.by_label.get(key)).zip(ask);
-        search.map(|(by, ask)| Search { list: Some(by.values()), ask }).unwrap_or_default()
+    /// node, that of the least full first: all, or those for a fleet without agents of it.
+    pub(crate) fn search_values(
+        &self,
+        needs: Needs<'_>,
+        size: Amounts,
+        key: &str,
+        of: Option<(&FleetName, bool)>,
+    ) -> Search<'_> {
+        let ask = self.ask(needs, Some(size)).map(|(ask, _)| ask);
+        let Some((by_value, mut ask)) = self.by_label.get(key).zip(ask) else {
+            return Search::default();
+        };
+        let beside = |(fleet, apart), spread_by| Beside { fleet, apart, spread_by };
+        self.suit(&mut ask, needs, Some(size), of.filter(|it| it.1).map(|it| beside(it, None)));
+        ask.at_most = of.map(|of| {
+            // Of few values it is not known how many agents are under each.
+            let listed = self.demands.number(Some(beside(of, Some(key))), needs, Some(size));
+            let listed = listed.filter(|_| !self.has_few_values(key)).map(Counted::Known);
+            (listed.unwrap_or_else(|| Counted::Fleet(of.0.clone())), 0)
+        });
+        Search { list: Some(by_value.values()), ask }
+    }
+
+    /// Asks for nodes that suit an agent as it is listed, if it is, and for those without agents
+    /// that stand apart.
+    fn suit(
+        &self,
+        ask: &mut Ask,
+        needs: Needs<'_>,
+        size: Option<Amounts>,
+        apart: Option<Beside<'_>>,
+    ) {
+        let suits = if size.is_some() { Suits::room_for } else { Suits::one_for };
+        let number = |beside| self.demands.number(beside, needs, size);
+        let own = apart.and_then(|apart| number(Some(apart)));
+        if own.is_none() {
+            ask.apart_from = apart.map(|it| it.fleet.clone());
+        }
+        ask.suits = own.or_else(|| number(None)).map(suits).unwrap_or_default();
     }
 
     /// What is asked of nodes, if any could be one for the agent, and the shortest list of them.
     fn ask(
         &self,
         Needs { runtime, version, labels, strict }: Needs<'_>,
-        room: Amounts,
+        size: Option<Amounts>,
     ) -> Option<(Ask, &ByLoad)> {
         let fit = if strict { Marks::FIT } else { Marks::default() };
-        let all = fit.and(Marks::runtime(runtime));
+        let (all, room) = (fit.and(Marks::runtime(runtime)), size.unwrap_or_default());
         let mut ask = Ask { room, shape: (&room).into(), all, ..Ask::default() };
         if let Some(version) = version {
             let versions = self.runtimes.get(runtime)?.iter();
@@ -256,9 +280,6 @@ impl Index {
         let mut list = &self.by_load;
         for (key, value) in labels.iter() {
             (ask.all, list) = self.posting(key, value)?.narrow(ask.all, list, key, value);
-        }
-        if let Some(combined) = self.combinations.get(labels, None) {
-            list = &combined.get("")?.nodes;
         }
         Some((ask, list))
     }
@@ -284,8 +305,8 @@ impl Index {
         nodes: &BTreeMap<NodeId, Node>,
     ) {
         self.totals.add_agent(spec);
+        self.demands.add(fleet, spec);
         let values = self.whereabouts.add(fleet, spec, nodes);
-        self.combine(nodes, |combinations, nodes| combinations.add(spec, nodes));
         self.relist_spread(spec, &values);
     }
 
@@ -297,27 +318,19 @@ impl Index {
         nodes: &BTreeMap<NodeId, Node>,
     ) {
         self.totals.remove_agent(spec);
+        self.demands.remove(fleet, spec);
         let values = self.whereabouts.remove(fleet, spec, nodes);
-        self.combine(nodes, |combinations, nodes| combinations.remove(spec, nodes));
         self.relist_spread(spec, &values);
     }
 
-    /// Brings up to date what is listed of combinations.
-    fn combine(
-        &mut self,
-        nodes: &BTreeMap<NodeId, Node>,
-        update: impl FnOnce(&mut Combinations, &Labelled<'_>),
-    ) {
-        let mut combinations = core::mem::take(&mut self.combinations);
-        update(&mut combinations, &Labelled { index: self, nodes });
-        self.combinations = combinations;
-    }
-
-    /// The agents under a value, of the fleets that are spread by the label, if there is one. Of
-    /// none, where values are few: each is tried then, and agents of many fleets are under each.
-    fn crowd(&self, key: Option<&str>, value: &str) -> Crowd {
-        let many = key.filter(|key| !self.has_few_values(key));
-        many.map(|key| self.whereabouts.under(key, value).into()).unwrap_or_default()
+    /// The agents under a value, of the fleets that are spread by the label. Of none, where values
+    /// are few: each is tried then, and agents of many fleets are under each.
+    fn under(&self, key: &str, value: &str) -> AgentsUnder {
+        if self.has_few_values(key) {
+            return AgentsUnder::default();
+        }
+        let agents = self.whereabouts.under(key, value);
+        AgentsUnder { crowd: agents.into(), known: self.demands.count(key, agents) }
     }
 
     /// Lists values of the label that an agent is spread by anew.
@@ -335,8 +348,8 @@ impl Index {
             let listed: Vec<NodeId> = self.listed.keys().copied().collect();
             listed.into_iter().for_each(|id| self.count_slots(id));
         }
-        let (mut marked_anew, mut labels_too) = (BTreeSet::new(), false);
-        for fact in core::mem::take(&mut self.unsettled) {
+        let mut marked_anew = BTreeSet::new();
+        for fact in mem::take(&mut self.unsettled) {
             let having = match &fact {
                 Fact::Version(name, version) => {
                     let versions = self.runtimes.get_mut(name);
@@ -344,7 +357,7 @@ impl Index {
                         continue;
                     };
                     let (before, common) = (having.mark(name, version), having.nodes >= COMMON);
-                    if core::mem::replace(&mut having.marked, common) == common {
+                    if mem::replace(&mut having.marked, common) == common {
                         continue;
                     }
                     Search { list: Some(&self.by_load), ask: Ask { all: before, ..Ask::default() } }
@@ -353,26 +366,46 @@ impl Index {
                     let values = self.by_label.get_mut(key);
                     let Some(posting) = values.and_then(|it| it.get_mut(value)) else { continue };
                     let common = posting.nodes.len() >= COMMON;
-                    if core::mem::replace(&mut posting.marked, common) == common {
+                    if mem::replace(&mut posting.marked, common) == common {
                         continue;
                     }
-                    labels_too = true;
                     self.having(key, value)
                 }
             };
             marked_anew.extend(having.nodes());
         }
         for node in marked_anew.into_iter().filter_map(|id| nodes.get(&id)) {
-            self.put(node, Some(self.listing(node.id, self.marked(node))));
+            self.put(node, Some(self.listing(node.id, self.traits(node))));
         }
-        if labels_too {
-            self.combine(nodes, |combinations, nodes| combinations.relist(nodes));
+        if let Some(numbers) = self.demands.settle() {
+            self.offer_all(nodes, &numbers);
         }
     }
 
-    /// What marks say of a node.
-    fn marked(&self, node: &Node) -> Marked {
-        let Some(report) = &node.report else { return Marked::default() };
+    /// Says of all nodes which of the known demands they suit, which have other numbers now.
+    fn offer_all(&mut self, nodes: &BTreeMap<NodeId, Node>, numbers: &Numbers) {
+        let all = self.listed.iter().filter_map(|(id, Listed { traits, .. })| {
+            let (node, before) = (nodes.get(id)?, traits.is_one_for);
+            let is_one_for = self.demands.is_one_for_now(node, numbers, before);
+            Some((*id, self.listing(*id, Traits { is_one_for, ..*traits })))
+        });
+        let listed: BTreeMap<NodeId, Listed> = all.collect();
+        let now = |id| listed.get(&id).map(|it| it.offer.clone()).unwrap_or_default();
+        self.by_load.offer(&now);
+        let keys: Vec<String> = self.by_label.keys().cloned().collect();
+        for key in keys {
+            let values = self.by_label.get(&key).into_iter().flat_map(ByValue::names);
+            let under = values.map(|value| (value.clone(), self.under(&key, value))).collect();
+            if let Some(by_value) = self.by_label.get_mut(&key) {
+                by_value.offer(&now, under);
+            }
+        }
+        self.listed = listed;
+    }
+
+    /// What is so of a node whatever runs there.
+    fn traits(&self, node: &Node) -> Traits {
+        let Some(report) = &node.report else { return Traits::default() };
         let fit = if report.unfit.is_empty() { Marks::FIT } else { Marks::default() };
         let runtimes = report.runtimes.iter().map(|(name, version)| {
             let having = self.runtimes.get(name).and_then(|versions| versions.get(version));
@@ -381,10 +414,11 @@ impl Index {
         let is_marked =
             |label: &(_, _)| self.posting(label.0, label.1).is_some_and(|posting| posting.marked);
         let labels = report.labels.iter().filter(is_marked);
-        Marked {
+        let marked = Marked {
             model: runtimes.fold(fit, Marks::and),
             labels: labels.map(|it| Marks::label(it.0, it.1)).fold(Marks::default(), Marks::and),
-        }
+        };
+        Traits { marked, is_one_for: self.demands.is_one_for(node) }
     }
 
     /// Lists a node, which is as it was when it was listed last, anew or no more.
@@ -397,12 +431,12 @@ impl Index {
         let to = now.as_ref().map(|now| ((now.load, node.id), now.offer.clone()));
         self.by_load.put(from, to.clone());
         for (key, value) in report.labels.iter() {
-            let (had_few, crowd) = (self.has_few_values(key), self.crowd(Some(key), value));
+            let (had_few, under) = (self.has_few_values(key), self.under(key, value));
             if !self.by_label.contains_key(key) {
                 self.by_label.insert(key.into(), ByValue::default());
             }
             let Some(by_value) = self.by_label.get_mut(key) else { continue };
-            by_value.put(value, from, to.clone(), crowd);
+            by_value.put(value, from, to.clone(), under);
             let posting = by_value.get(value);
             if posting.is_some_and(|it| (it.nodes.len() >= COMMON) != it.marked) {
                 self.unsettled.insert(Fact::Label(key.into(), value.into()));
@@ -416,20 +450,6 @@ impl Index {
                 values.iter().for_each(|value| self.relist_value(key, value));
             }
         }
-        let (mut combinations, mut crowds) =
-            (core::mem::take(&mut self.combinations), BTreeMap::new());
-        for (combination, nodes) in combinations.lists_mut() {
-            let Some(value) = combination.value(&report.labels) else { continue };
-            let key = combination.spread_by.as_deref();
-            let crowd = crowds.entry(key).or_insert_with(|| self.crowd(key, value)).clone();
-            if combination.is_met(&report.labels) {
-                nodes.put(value, from, to.clone(), crowd);
-            } else {
-                // Others under the value may have it.
-                nodes.relist(value, crowd);
-            }
-        }
-        self.combinations = combinations;
         if from.is_none() || to.is_none() {
             self.count_runtimes(report, to.is_some());
         }
@@ -441,11 +461,9 @@ impl Index {
 
     /// Takes in that other agents are under a value.
     fn relist_value(&mut self, key: &str, value: &str) {
-        let crowd = self.crowd(Some(key), value);
-        let by_key = |it: &(&Combination, _)| it.0.spread_by.as_deref() == Some(key);
-        let combined = self.combinations.lists_mut().filter(by_key).map(|(_, nodes)| nodes);
-        for nodes in self.by_label.get_mut(key).into_iter().chain(combined) {
-            nodes.relist(value, crowd.clone());
+        let under = self.under(key, value);
+        if let Some(by_value) = self.by_label.get_mut(key) {
+            by_value.relist(value, under);
         }
     }
 
@@ -469,12 +487,14 @@ impl Index {
         }
     }
 
-    /// What a node of which marks say this is listed with now.
-    fn listing(&self, id: NodeId, marked: Marked) -> Listed {
+    /// What a node with these traits is listed with now.
+    fn listing(&self, id: NodeId, traits: Traits) -> Listed {
         let room = self.rooms.get(&id);
-        let (load, room) = room.map(|room| (room.load(), room.left())).unwrap_or_default();
-        let offer = Offer::of_node(marked, room, self.whereabouts.apart(id).into());
-        Listed { load, marked, offer: Arc::new(offer) }
+        let (load, left) = room.map(|room| (room.load(), room.left())).unwrap_or_default();
+        let apart = self.whereabouts.apart(id);
+        let suits = self.demands.suiting(traits.is_one_for, left, apart);
+        let offer = Offer::of_node(traits.marked, left, apart.into(), suits);
+        Listed { load, traits, offer: Arc::new(offer) }
     }
 
     /// Takes a node, as it was, off the lists.
@@ -496,7 +516,7 @@ impl Index {
         room.set_limit(bound);
         if open(node) {
             self.unfit += usize::from(!report.unfit.is_empty());
-            self.put(node, Some(self.listing(node.id, self.marked(node))));
+            self.put(node, Some(self.listing(node.id, self.traits(node))));
             self.count_slots(node.id);
         }
     }
@@ -543,7 +563,7 @@ impl Index {
     pub(crate) fn relist(&mut self, node: &Node) {
         match self.listed.get(&node.id) {
             Some(listed) => {
-                self.put(node, Some(self.listing(node.id, listed.marked)));
+                self.put(node, Some(self.listing(node.id, listed.traits)));
                 self.count_slots(node.id);
             }
             None => self.relist_values(node),
@@ -597,53 +617,50 @@ mod tests {
     use super::*;
     use crate::{
         Admission, Operation, SetSchedulable, State, apply,
-        placement_tests::{Ask, PLAIN, Size, asking, cluster, create, delete},
+        placement_tests::{Ask, PLAIN, Size, asking, cluster, create, delete, leads},
         property_tests::{command, fleet},
     };
 
-    /// Of the nodes half are in the rack, a third have the disk, and a sixth have both.
+    /// Some nodes lack the rack, some the disk, some the memory, and some have an agent of the fleet.
+    /// With the second agent that asks for it all, a search goes by all of it at once.
     #[test]
-    fn what_is_asked_for_together_is_searched_where_it_is_together() {
-        let size = |n: u8| {
-            let (rack, memory_gib) = (n % 2, u64::from(n % 3) + 1);
-            Size { ports: 300 + u16::from(n), memory_gib, rack, version: 1 }
+    fn what_agents_ask_for_alike_is_found_past_what_has_a_part_of_it() {
+        let host = |n: usize| {
+            let parts = [(0, 8), (1, 7), (1, 2), (1, 8)];
+            let (rack, memory_gib) = parts[n % parts.len()];
+            Size { ports: 300 + u16::try_from(n).unwrap(), memory_gib, rack, version: 1 }
         };
-        let (mut state, nodes) = cluster(&(0..24).map(size).collect::<Vec<_>>());
-        let disk = Ask { disk: true, ..PLAIN };
-        let both = Ask { rack: Some(1), ..disk };
-        for (asked, label, before, after) in [
-            (both, None, (8, 0), (4, 0)),
-            (Ask { spread: Some("host"), ..both }, None, (8, 24), (4, 4)),
-            (Ask { spread: Some("rack"), ..disk }, Some(("rack", "r1")), (8, 2), (4, 2)),
-        ] {
-            let spec = asking(asked);
-            let lengths = |state: &State| {
-                let (needs, room) = ((&spec).into(), [0; 3]);
-                let len = |search: Search<'_>| search.list.map_or(0, ByLoad::len);
-                let values = spec.wants.spread_by.as_ref();
-                let values = values.map(|key| state.index().search_values(needs, room, key));
-                (len(state.index().search(needs, room, label)), values.map_or(0, len))
+        let sizes: Vec<Size> = (0..20).map(host).collect();
+        let asked = Ask { memory: 3 << 2, rack: Some(1), disk: true, ..PLAIN };
+        for (apart, spread) in
+            [(false, None), (true, None), (false, Some("host")), (true, Some("host"))]
+        {
+            let asked = Ask { apart, spread, ..asked };
+            let (mut state, nodes) = cluster(&sizes);
+            let create = |state: &mut State, name: &str, to: Option<usize>, asked| {
+                let (to, spec) = (to.map(|to| nodes[to]), asking(asked));
+                create(state, 2_000, fleet(0), name, to, spec, Admission::Unchecked).unwrap();
             };
-            for (name, expected) in [("a", before), ("b", after)] {
-                let to = Some(nodes[1]);
-                create(&mut state, 2_000, fleet(0), name, to, spec.clone(), Admission::Unchecked)
-                    .unwrap();
-                assert_eq!(lengths(&state), expected);
+            for (memory, to) in (0..4).zip([3, 7, 11, 15]) {
+                create(&mut state, &format!("other{memory}"), Some(to), Ask { memory, ..asked });
             }
-            // Three nodes with the label are not many.
+            let leads = |state: &State| leads(state, &fleet(0), &asking(asked));
+            for name in ["a", "b"] {
+                assert!(!leads(&state), "{asked:?}: {name}");
+                create(&mut state, name, None, asked);
+            }
+            assert!(leads(&state), "{asked:?}");
             for schedulable in [Schedulable::Cordoned, Schedulable::Open] {
-                for node in nodes.iter().skip(1).step_by(3).take(5).copied() {
-                    let set = SetSchedulable { node, schedulable, drain: None };
-                    apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
-                    state.take_changed();
-                    assert_eq!(State::restore(state.records()), state);
-                }
+                let set = SetSchedulable { node: nodes[19], schedulable, drain: None };
+                apply(&mut state, 2_001, &command(Operation::SetSchedulable(set))).unwrap();
+                state.take_changed();
+                assert_eq!(State::restore(state.records()), state);
+                assert!(leads(&state), "{asked:?} {schedulable:?}");
             }
-            assert_eq!(lengths(&state), after);
-            for expected in [before, before] {
-                delete(&mut state, 0);
-                assert_eq!(lengths(&state), expected);
-            }
+            delete(&mut state, 0);
+            assert!(!leads(&state), "{asked:?}, of one");
+            state.take_changed();
+            assert_eq!(State::restore(state.records()), state);
         }
     }
 

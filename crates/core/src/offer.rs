@@ -9,13 +9,14 @@ use smallvec::SmallVec;
 use crate::{
     admission::{self, Amounts},
     crowd::Crowd,
+    demands::{self, Fewest, Suits},
     digest::Fnv,
     record::AgentSpec,
     together::{Shape, Together},
 };
 
 /// What a node must be for an agent, whatever else is there.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Needs<'a> {
     pub(crate) runtime: &'a RuntimeName,
     pub(crate) version: Option<&'a Version>,
@@ -140,6 +141,11 @@ pub(crate) struct Offer {
     apart: Crowd,
     /// Under a value: its agents of the fleets that are spread by the label.
     spread: Crowd,
+    /// What of the known demands any of the nodes suits.
+    suits: Suits,
+    /// Under a value: the agents of the fleets of those that there is room for, and that are spread by
+    /// the label.
+    fewest: Fewest,
 }
 
 impl Stock {
@@ -164,14 +170,15 @@ impl Stock {
 
 impl Offer {
     /// What a node offers.
-    pub(crate) fn of_node(marked: Marked, room: Amounts, apart: Crowd) -> Self {
+    pub(crate) fn of_node(marked: Marked, room: Amounts, apart: Crowd, suits: Suits) -> Self {
         let stock = Stock { marked, room, together: (&room).into() };
-        Self { stocks: [stock].into(), apart, spread: Crowd::default() }
+        Self { stocks: [stock].into(), apart, suits, ..Self::default() }
     }
 
-    /// The same, with these agents of the fleets that are spread.
-    pub(crate) fn with_spread(self, spread: Crowd) -> Self {
-        Self { spread, ..self }
+    /// The same, with these agents of the fleets that are spread, of all and of what is known.
+    pub(crate) fn with_spread(self, spread: Crowd, known: &Fewest) -> Self {
+        let fewest = demands::with_room(known, self.suits);
+        Self { spread, fewest, ..self }
     }
 
     /// Makes it another, in its own memory.
@@ -179,6 +186,8 @@ impl Offer {
         self.stocks.clone_from(&to.stocks);
         self.apart.clone_from(&to.apart);
         self.spread.clone_from(&to.spread);
+        self.suits = to.suits;
+        self.fewest.clone_from(&to.fewest);
     }
 
     /// Makes it the most of both.
@@ -197,14 +206,42 @@ impl Offer {
         }
         self.apart.meet(&other.apart);
         self.spread.meet(&other.spread);
+        self.suits.join(other.suits);
+        demands::join(&mut self.fewest, &other.fewest);
     }
 
     /// Whether it is enough; a node of which it is may still lack what no mark stands for.
     pub(crate) fn covers(&self, ask: &Ask) -> bool {
-        self.stocks.iter().any(|stock| stock.covers(ask))
+        let suits = if ask.suits == Suits::default() {
+            self.stocks.iter().any(|stock| stock.covers(ask))
+        } else {
+            self.suits.include(ask.suits)
+        };
+        suits
             && ask.apart_from.as_ref().is_none_or(|fleet| self.apart.of(fleet) == 0)
-            && ask.at_most.as_ref().is_none_or(|(fleet, most)| self.spread.of(fleet) <= *most)
+            && ask.at_most.as_ref().is_none_or(|(spread, most)| self.agents_of(spread) <= *most)
     }
+
+    /// How few agents of what is spread are under a value with all else; more than there can be
+    /// where there is none.
+    fn agents_of(&self, spread: &Counted) -> usize {
+        match spread {
+            Counted::Fleet(fleet) => self.spread.of(fleet),
+            Counted::Known(number) => {
+                let at = self.fewest.binary_search_by_key(number, |it| it.0);
+                at.map_or(usize::MAX, |at| self.fewest[at].1)
+            }
+        }
+    }
+}
+
+/// What is spread.
+#[derive(Clone, Debug)]
+pub(crate) enum Counted {
+    /// A fleet.
+    Fleet(FleetName),
+    /// What is known of one, by its number.
+    Known(usize),
 }
 
 /// What is asked of an offer.
@@ -216,10 +253,12 @@ pub(crate) struct Ask {
     pub(crate) all: Marks,
     /// Of these it must have one, if there are any.
     pub(crate) any: Marks,
+    /// What is known that it must suit, instead of all above.
+    pub(crate) suits: Suits,
     /// The fleet of which no agent that stands apart may be there.
     pub(crate) apart_from: Option<FleetName>,
-    /// How many agents of a fleet that is spread may be there.
-    pub(crate) at_most: Option<(FleetName, usize)>,
+    /// How many agents of what is spread may be there.
+    pub(crate) at_most: Option<(Counted, usize)>,
 }
 
 #[cfg(test)]
@@ -231,7 +270,8 @@ mod tests {
         let runtime = "exec".parse().unwrap();
         let node = |version, memory| {
             let model = Marks::version(&runtime, version);
-            Offer::of_node(Marked { model, ..Marked::default() }, [memory, 1, 1], Crowd::default())
+            let (marked, nobody) = (Marked { model, ..Marked::default() }, Crowd::default());
+            Offer::of_node(marked, [memory, 1, 1], nobody, Suits::default())
         };
         let mut most = node("1.0", 8);
         most.join(&node("2.0", 2));

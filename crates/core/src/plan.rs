@@ -11,9 +11,8 @@ use fleet_types::{AgentClass, AgentId, Epoch, FleetName, NodeId};
 
 pub use crate::planner::Planner;
 use crate::{
-    admission::{self, Amounts},
+    admission,
     command::FenceNode,
-    index::Search,
     offer::Needs,
     record::{
         Agent, AgentSpec, Evidence, Lifecycle, MovePolicy, MoveRule, Node, NodeStatus,
@@ -53,18 +52,21 @@ pub(crate) fn matches(node: &Node, needs: Needs<'_>) -> bool {
 /// stand apart, if given.
 pub(crate) fn listed<'a>(
     state: &'a State,
-    needs: Needs<'_>,
-    apart_from: Option<&FleetName>,
+    needs: Needs<'a>,
+    apart_from: Option<&'a FleetName>,
 ) -> impl Iterator<Item = &'a Node> {
-    let all = state.index().search(needs, Amounts::default(), None);
-    let listed = apart_from.into_iter().fold(all, Search::apart_from).nodes();
-    listed.filter_map(|id| state.nodes().get(&id)).filter(move |node| matches(node, needs))
+    let listed = state.index().search(needs, None, None, apart_from).nodes();
+    let close =
+        move |id| apart_from.is_some_and(|it| state.index().whereabouts.stands_apart(it, id));
+    let listed = listed.filter(move |id| !close(*id)).filter_map(|id| state.nodes().get(&id));
+    listed.filter(move |node| matches(node, needs))
 }
 
 /// The nodes that are ones for an agent, whether they take agents now or not, those that surely
 /// have room first; some twice.
 pub(crate) fn suiting<'a>(state: &'a State, spec: &'a AgentSpec) -> impl Iterator<Item = &'a Node> {
-    let with_room = state.index().search(spec.into(), admission::asked(spec), None).nodes();
+    let with_room =
+        state.index().search(spec.into(), Some(admission::asked(spec)), None, None).nodes();
     let with_room = with_room.filter_map(|id| state.nodes().get(&id));
     let listed = listed(state, spec.into(), None);
     // Which nodes are fit changes by itself.

@@ -15,15 +15,14 @@
 //! priority of its kind.
 //!
 //! The cost: a choice is a search of a tree of nodes by load, see [`crate::by_load`]: of all, or of
-//! those with the labels that are asked for, see [`crate::combinations`]. Of that tree's nodes
-//! marks lead to those with the version or the fitness, what is left of each sort of room, and of
-//! two together, to those that have it, and the agents of each fleet that are there to those
-//! without one that stands apart. For an agent that is spread the values of the label are in such a
-//! tree, with the agents of its fleet under each. So a choice costs the logarithm of the nodes,
-//! except where what the tree is not made by is widely to be had by parts, and together hardly
-//! anywhere, on nodes as full as each other: memory, processor time and ports all three, say. There
-//! it passes nodes that have some of it. The first agent of a fleet that is spread has the fleet's
-//! agents counted.
+//! those with a label that is asked for. For an agent that is spread the values of the label are in
+//! such a tree, with the agents of its fleet under each. What many agents ask for alike is known of
+//! every node, see [`crate::demands`], and so of every branch: the search goes straight to the
+//! first, at the logarithm of the nodes. For anything else marks lead to nodes with the version,
+//! the fitness and the labels, what is left of each sort of room, and of two together, to those
+//! that have it, and the agents of each fleet that are there to those without one that stands
+//! apart: so it passes nodes one by one only where they have parts of it and hardly any has the
+//! whole. The first agent of a fleet that is spread has the fleet's agents counted.
 //!
 //! In a plan room only shrinks, so what does not suit is passed once for all agents of a kind. What
 //! suits the kind and not a fleet, for its agents there, is passed for each fleet, as far as the
@@ -307,7 +306,7 @@ impl<'a> Planner<'a> {
     ) -> Option<Place> {
         let over = Over::Nodes(label);
         let own = apart.as_mut().map(|apart| {
-            let search = || self.search(kind, over).apart_from(fleet);
+            let search = || self.search_nodes(kind, label, Some(fleet));
             apart.entry(label).or_insert_with(|| Own { search: search(), ..Own::default() })
         });
         let is_close = |plan: &Self, id| plan.is_close(id, fleet);
@@ -315,11 +314,25 @@ impl<'a> Planner<'a> {
     }
 
     fn search(&self, kind: usize, over: Over<'a>) -> Search<'a> {
-        let (index, demand) = (self.state.index(), &self.kinds[kind].demand);
         match over {
-            Over::Nodes(label) => index.search(demand.needs(), demand.size, label),
-            Over::Values(key) => index.search_values(demand.needs(), demand.size, key),
+            Over::Nodes(label) => self.search_nodes(kind, label, None),
+            Over::Values(key) => self.search_values(kind, key, None),
         }
+    }
+
+    fn search_nodes(
+        &self,
+        kind: usize,
+        label: Option<Label<'a>>,
+        apart_from: Option<&FleetName>,
+    ) -> Search<'a> {
+        let demand = &self.kinds[kind].demand;
+        self.state.index().search(demand.needs(), Some(demand.size), label, apart_from)
+    }
+
+    fn search_values(&self, kind: usize, key: &str, of: Option<(&FleetName, bool)>) -> Search<'a> {
+        let demand = &self.kinds[kind].demand;
+        self.state.index().search_values(demand.needs(), demand.size, key, of)
     }
 
     /// The first of what is walked that suits a kind and, if it is for a fleet of its own, is not
@@ -429,8 +442,7 @@ impl<'a> Planner<'a> {
         };
         let met = first.iter().map(|(_, value)| *value).collect();
         let values = first.into_iter().map(|label| Reverse((0, (0, NodeId(0)), label))).collect();
-        let all = self.search(kind, Over::Values(key)).at_most(fleet, 0);
-        let search = if apart { all.apart_from(fleet) } else { all };
+        let search = self.search_values(kind, key, Some((fleet, apart)));
         let own = Own { search, ..Own::default() };
         let others = (!is_short).then_some((0, (0, NodeId(0))));
         Some(Spread { key, values, met, others, own })
@@ -459,7 +471,7 @@ impl<'a> Planner<'a> {
             }
             let more = whereabouts.next_level(fleet, key, level);
             *others = more.map(|more| (more, (0, NodeId(0))));
-            let search = core::mem::take(&mut own.search).at_most(fleet, more.unwrap_or(level));
+            let search = core::mem::take(&mut own.search).at_most(more.unwrap_or(level));
             *own = Own { search, ..Own::default() };
         }
     }
