@@ -842,3 +842,25 @@ fn a_fleet_that_needs_a_label_is_spread_by_another() {
     let to = Planner::new(&state).choose(&fleet(0), &spread);
     assert_eq!(to, Some(nodes[1]), "one of the fleet is in the rack of the emptier");
 }
+
+#[test]
+fn a_node_with_many_fleets_that_stand_apart_is_still_too_close_for_each() {
+    let size = |memory_gib| Size { ports: 199, memory_gib, rack: 0, version: 1 };
+    let (mut state, nodes) = cluster(&[size(8), size(2)]);
+    for name in 2..6 {
+        let (config, labels, wants) = (String::new(), Labels::default(), Wants::default());
+        let make = CreateFleet { fleet: fleet(name), config, labels, wants, ports: 0, priority: 0 };
+        apply(&mut state, 1_200, &command(Operation::CreateFleet(make))).unwrap();
+    }
+    let large = asking(Ask { memory: 3 << 2, apart: true, ..PLAIN });
+    let (fuller, half) = (Some(nodes[1]), asking(Ask { memory: 1 << 2, ..PLAIN }));
+    create(&mut state, 2_000, fleet(0), "b", fuller, half, Admission::Unchecked).unwrap();
+    for name in 0..6 {
+        let (to, small) = (Some(nodes[0]), asking(Ask { apart: true, ..PLAIN }));
+        create(&mut state, 2_000, fleet(name), "a", to, small, Admission::Unchecked).unwrap();
+    }
+    for name in 0..6 {
+        let why = plan::why_pending(&state, &fleet(name), &large);
+        assert_eq!(why, PendingReason::NoMemory, "of the other node, to fleet {name}");
+    }
+}
