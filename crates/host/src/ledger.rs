@@ -52,3 +52,36 @@ impl Ledger {
         private_file::write(&self.path, &bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_leaving_is_read_back_apart_from_what_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = |name: &str| Assignment {
+            fleet: "f".into(),
+            agent: name.into(),
+            run: true,
+            ..Assignment::default()
+        };
+        let told = AssignRequest { put: vec![agent("a"), agent("b")], ..AssignRequest::default() };
+        let read = || {
+            let (_, told, leaving) = Ledger::open(dir.path()).unwrap();
+            (told, leaving)
+        };
+        assert_eq!(read(), (AssignRequest::default(), vec![]));
+        // As it was before there was anything to say of who is leaving.
+        private_file::write(&dir.path().join("assignments"), &told.encode_to_vec()).unwrap();
+        assert_eq!(read(), (told.clone(), vec![]));
+        let (ledger, ..) = Ledger::open(dir.path()).unwrap();
+        for leaving in [vec![], vec![agent("c")]] {
+            ledger.write(&told, &leaving).unwrap();
+            let stopped = leaving.into_iter().map(|it| Assignment { run: false, ..it }).collect();
+            assert_eq!(read(), (told.clone(), stopped));
+        }
+        fs::write(dir.path().join("assignments"), "cut").unwrap();
+        assert!(Ledger::open(dir.path()).is_err(), "what is not whole is not taken for nothing");
+    }
+}
