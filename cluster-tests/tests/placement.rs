@@ -71,6 +71,42 @@ fn what_could_not_survive_a_loss_is_refused_and_room_is_shown() {
 }
 
 #[test]
+fn a_range_that_orphans_ports_is_refused_where_it_is_seen() {
+    let mut cluster = Cluster::hosts(2);
+    let ports = |first: u32| format!("port_first = {first}\nport_last = {}\n", first + 127);
+    cluster.configure(2, &ports(20_032));
+    cluster = cluster.form(2, "default");
+    cluster.ok(&["fleet", "create", "f"]);
+    cluster.ok(&["node", "cordon", "n1"]);
+    assert_eq!(create(&cluster, "f/a", &["--allow-overcommit"]).code, 0);
+    let pid = cluster.agent("f/a")["pid"].clone();
+    let refused = |cluster: &Cluster| {
+        let said = cluster.cli(&["status", "-o", "json"]).out;
+        let status: Value = serde_json::from_str(&said).unwrap_or_default();
+        let problems = status["status"]["problems"].as_array().cloned().unwrap_or_default();
+        problems.into_iter().find(|problem| problem["reason"] == "NODE_REFUSED")
+    };
+    for (first, is_refused) in [(20_480, true), (20_032, false)] {
+        cluster.end(2, "KILL");
+        cluster.configure(2, &ports(first));
+        cluster.start(2);
+        let problem = until(30, "the refusal known", || {
+            let known = refused(&cluster);
+            (known.is_some() == is_refused).then_some(known)
+        });
+        let message = problem.unwrap_or_default()["message"].as_str().unwrap_or("").to_owned();
+        assert_eq!(
+            message.contains("(n2) may not register: agents on node"),
+            is_refused,
+            "{message}"
+        );
+        assert_eq!(message.contains("the old range back"), is_refused, "{message}");
+    }
+    cluster.wait_ready("f/a", 1, 30);
+    assert_eq!(cluster.agent("f/a")["pid"], pid, "it ran on all the while");
+}
+
+#[test]
 fn what_would_find_no_piece_large_enough_after_a_loss_is_refused() {
     let mut cluster = Cluster::hosts(3);
     for node in 1..=3 {
@@ -286,6 +322,8 @@ fn five_nodes_share_two_hundred_agents_through_a_loss_a_return_and_a_drain() {
     let plan = cluster.json(&["node", "plan-loss", name]);
     let losses = plan["losses"].as_array().unwrap().clone();
     assert_eq!(losses.len(), 40, "{plan}");
+    let one = losses[0]["agent"].as_str().unwrap().trim_start_matches("fleets/");
+    let one = one.replace("/agents/", "/");
     assert!(losses.iter().all(|it| it["nodeDisplayName"] != "" && it["after"] != Value::Null));
     cluster.power_off(lost);
     until(60, "the node fenced", || {
@@ -300,10 +338,20 @@ fn five_nodes_share_two_hundred_agents_through_a_loss_a_return_and_a_drain() {
         assert_eq!(now["placement"]["nodeDisplayName"], it["nodeDisplayName"], "as was shown");
     }
 
+    let explained = cluster.ok(&["agent", "explain", &one]);
+    assert!(explained.contains("the lease of the old node ran out"), "{explained}");
+    assert!(explained.contains("NOT_UP"), "{explained}");
+    let plan = cluster.json(&["node", "plan-loss", rest[0]]);
+    assert_eq!(plan["losses"].as_array().map(Vec::len), Some(50), "{plan}");
+
     cluster.mend(lost);
     cluster.start(lost);
     cluster.wait_active(5);
+    let explained = cluster.ok(&["agent", "explain", &one]);
+    assert!(explained.contains("it is less full now than the node"), "{explained}");
     let plan = cluster.json(&["rebalance", "--dry-run"]);
+    let [now, after] = ["imbalancePercent", "imbalanceAfterPercent"].map(|key| plan[key].as_u64());
+    assert!(after < now, "{plan}");
     let moves = plan["moves"].as_array().unwrap().clone();
     assert!(moves.len() >= 36 && moves.iter().all(|it| it["toDisplayName"] == name), "{plan}");
     cluster.ok(&["rebalance", "--moves", "100"]);
@@ -324,4 +372,9 @@ fn five_nodes_share_two_hundred_agents_through_a_loss_a_return_and_a_drain() {
     );
     let explained = cluster.ok(&["agent", "explain", "f/a1"]);
     assert!(explained.contains("NOT_OPEN"), "{explained}");
+    let moved = moves[0]["agent"].as_str().unwrap().trim_start_matches("fleets/");
+    let explained = cluster.ok(&["agent", "explain", &moved.replace("/agents/", "/")]);
+    assert!(explained.contains("moved, for an operator moves it"), "{explained}");
+    let plan = cluster.ok(&["node", "plan-loss", "n1"]);
+    assert!(!plan.contains("no other node suits it"), "{plan}");
 }

@@ -13,11 +13,15 @@
 //! it. No move makes a fleet that is spread less so, or brings two together that stand apart. What
 //! is on its way counts where it goes.
 //!
-//! So it ends: no move raises the sum of the squared counts of fleets under labels, a move that
+//! Properties: (1) allowed: pinned agents are never moved, and of others the ones of the lowest
+//! priority first; (2) worth it: each move pays its price; (3) it ends, even within the bound below;
+//! (4) minimal: where agents are alike, and so are nodes, none both gives and takes, so that fewer
+//! moves lead nowhere as even, and none is made once all are even enough.
+//!
+//! It ends: no move raises the sum of the squared counts of fleets under labels, a move that
 //! spreads lowers it, and every other move lowers the sum of the squared loads. When no move is
 //! left that is worth its price, no two nodes that suit one another's agents differ by more than
-//! two agents' shares, or the price if that is more. Pinned agents are never moved, and of others
-//! the ones of the lowest priority are moved first.
+//! two agents' shares, or the price if that is more.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
@@ -106,14 +110,24 @@ fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize
 
 /// The difference between the fullest and the emptiest node that takes agents.
 pub fn imbalance(state: &State) -> Load {
-    let loads = || state.index().listed().values().map(|listed| listed.load);
-    loads().max().unwrap_or(0) - loads().min().unwrap_or(0)
+    difference(state.index().listed().values().map(|listed| listed.load))
+}
+
+fn difference(loads: impl Iterator<Item = Load> + Clone) -> Load {
+    loads.clone().max().unwrap_or(0) - loads.min().unwrap_or(0)
 }
 
 /// The moves of a rebalance that starts now; at most `limit`.
 pub fn moves(state: &State, limit: usize) -> Vec<Move> {
+    plan(state, limit).0
+}
+
+/// The moves of a rebalance that starts now, at most `limit`, and the difference between the fullest
+/// and the emptiest node once they are made, and those that are under way.
+pub fn plan(state: &State, limit: usize) -> (Vec<Move>, Load) {
     let mut plan = Rebalance::new(state);
-    core::iter::from_fn(|| plan.next()).take(limit).collect()
+    let moves = core::iter::from_fn(|| plan.next()).take(limit).collect();
+    (moves, difference(plan.rooms.values().map(Room::load)))
 }
 
 /// The first moves of a rebalance, as the policy allows; none when it is off.

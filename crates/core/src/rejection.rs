@@ -415,10 +415,15 @@ impl fmt::Display for Rejection {
             }
             R::PortsInUse(node) => write!(
                 f,
-                "agents on node {node} own ports outside the new range; drain the node first"
+                "agents on node {node} own ports outside the new range; give it the old range \
+                 back, `fleet-cluster node drain` it, and change the range then"
             ),
             R::NodeNotEmpty { node, agents } => {
-                write!(f, "node {node} still has {agents} agents; drain it first")
+                write!(
+                    f,
+                    "node {node} still has {agents} agents; `fleet-cluster node drain` it first, \
+                     or if its machine has no power, `fleet-cluster node confirm-dead` it"
+                )
             }
             R::NodeActive(node) => write!(f, "node {node} is alive; stop its daemon first"),
             R::NodeNotActive(node) => {

@@ -19,6 +19,7 @@ use fleet_types::NodeId;
 
 use crate::{
     command::SetRole,
+    commands::set_role,
     event::RoleCause,
     record::{Node, NodeStatus, Role},
     rejection::Rejection,
@@ -91,6 +92,13 @@ pub fn check_promotion(state: &State, node: NodeId) -> Result<(), Rejection> {
         return Err(Rejection::EnoughVoters { node, voters, limit });
     }
     Ok(())
+}
+
+/// Refuses to take the vote of a node where those that are left would be no quorum without those that
+/// may be `lost`. What is recorded of these is older than what the leader heard.
+pub fn check_demotion(state: &State, node: NodeId, lost: &[NodeId]) -> Result<(), Rejection> {
+    let is_voter = votes(state.require_node(node)?);
+    if is_voter { set_role::check_quorum(state, node, lost) } else { Ok(()) }
 }
 
 /// The next change of a vote, if one is due.
@@ -229,6 +237,16 @@ mod tests {
         assert_eq!(state.rules(), 0);
         register(&mut state, nodes[1], NodeReport { rules: RULES + 1, ..report(255) });
         assert_eq!(state.rules(), RULES);
+    }
+
+    #[test]
+    fn no_vote_is_taken_while_one_may_be_lost_that_is_needed_then() {
+        let (state, nodes) = cluster(4);
+        let refused = |node, up| Err(Rejection::QuorumAtRisk { node, up, voters: 2 });
+        assert_eq!(check_demotion(&state, nodes[1], &[]), Ok(()));
+        assert_eq!(check_demotion(&state, nodes[1], &[nodes[2]]), refused(nodes[1], 1));
+        assert_eq!(check_demotion(&state, nodes[2], &[nodes[2]]), Ok(()));
+        assert_eq!(check_demotion(&state, nodes[3], &[nodes[2]]), Ok(()), "it has none");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
+    fs,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -30,11 +32,15 @@ struct Line {
     waiting: BTreeMap<Place, oneshot::Sender<()>>,
     /// Of late, from permit to ready; none before the first.
     start: Option<Duration>,
+    /// As it was written down last.
+    written: Option<Duration>,
 }
 
 /// The one who lets agents start.
 pub(crate) struct Governor {
     width: usize,
+    /// Where it is kept how long a start takes, in milliseconds.
+    kept: PathBuf,
     line: Mutex<Line>,
 }
 
@@ -70,9 +76,13 @@ impl Line {
 }
 
 impl Governor {
-    /// Lets `width` start at once, and twice as many when a start is short.
-    pub(crate) fn new(width: usize) -> Self {
-        Self { width, line: Mutex::default() }
+    /// Lets `width` start at once, and twice as many when a start is short. How long one takes it
+    /// knows from before, if that is in `kept`.
+    pub(crate) fn new(width: usize, kept: PathBuf) -> Self {
+        let before = fs::read_to_string(&kept).ok().and_then(|ms| ms.trim().parse().ok());
+        let start = before.map(Duration::from_millis);
+        let line = Line { start, written: start, ..Line::default() };
+        Self { width, kept, line: Mutex::new(line) }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -143,7 +153,15 @@ impl Permit {
         let took = self.since.elapsed();
         let mut line = self.governor.line();
         // The newest counts for a quarter.
-        line.start = Some(line.start.map_or(took, |start| (start * 3 + took) / 4));
+        let start = line.start.map_or(took, |start| (start * 3 + took) / 4);
+        line.start = Some(start);
+        if line.written.is_none_or(|written| written.abs_diff(start) > written / 4) {
+            line.written = Some(start);
+            // What is lost is measured again.
+            if let Err(error) = fs::write(&self.governor.kept, start.as_millis().to_string()) {
+                tracing::debug!(%error, "how long starts take is not kept");
+            }
+        }
     }
 }
 
@@ -157,9 +175,25 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn governor(width: usize) -> (Arc<Governor>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Arc::new(Governor::new(width, dir.path().join("start"))), dir)
+    }
+
+    #[tokio::test]
+    async fn how_long_a_start_takes_is_known_after_a_restart() {
+        let (before, dir) = governor(1);
+        assert_eq!(before.pace(), (1, None));
+        before.line().start = Some(Duration::from_secs(8));
+        before.line_up(0, 0).turn().await.started();
+        let took = Some(Duration::from_secs(6));
+        let now = Governor::new(1, dir.path().join("start")).pace().1;
+        assert_eq!(now, took);
+    }
+
     #[tokio::test]
     async fn the_line_moves_and_says_how_long_it_is() {
-        let governor = Arc::new(Governor::new(2));
+        let (governor, _dir) = governor(2);
         let mut permits = Vec::new();
         for uid in 0..2 {
             permits.push(governor.line_up(0, uid).turn().await);
@@ -181,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_highest_priority_then_the_oldest_is_called_first() {
-        let governor = Arc::new(Governor::new(1));
+        let (governor, _dir) = governor(1);
         let permit = governor.line_up(0, 9).turn().await;
         let late = governor.line_up(0, 8);
         let old = governor.line_up(0, 7);
@@ -200,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn short_starts_overlap_and_long_ones_do_not() {
-        let governor = Arc::new(Governor::new(1));
+        let (governor, _dir) = governor(1);
         governor.line_up(0, 0).turn().await.started();
         assert_eq!(governor.pace().0, 2);
         let _both = (governor.line_up(0, 1).turn().await, governor.line_up(0, 2).turn().await);

@@ -312,7 +312,10 @@ impl Host {
                 writable: options.writable,
                 hidden: vec![HOMES.into(), options.data_dir.clone()],
             },
-            governor: Arc::new(Governor::new(options.starts_at_once.max(1))),
+            governor: Arc::new(Governor::new(
+                options.starts_at_once.max(1),
+                options.data_dir.join("start-ms"),
+            )),
             observed: Observed { all: Mutex::new(BTreeMap::new()), changes },
             pace: Pace::new(),
             histories,

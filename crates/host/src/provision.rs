@@ -150,6 +150,9 @@ impl Site {
             environment.insert(key.clone(), fill(value)?);
         }
         environment.extend(spec.environment);
+        for (key, value) in &definition.reserved_environment {
+            environment.insert(key.clone(), fill(value)?);
+        }
         let files = configuration(definition, &overlay, &variables)?;
         make_home(&home, assignment.uid).map_err(|e| {
             let why = format!("HOME {}: {e}", home.display());

@@ -73,6 +73,9 @@ pub struct Definition {
     /// Its environment.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// As `environment`, for what agents may not set otherwise.
+    #[serde(default)]
+    pub reserved_environment: BTreeMap<String, String>,
     /// Directories made in HOME.
     #[serde(default)]
     pub directories: Vec<PathBuf>,
@@ -416,6 +419,16 @@ impl Runtimes {
         version.map(str::to_owned).ok_or_else(|| format!("{path} has no {}", source.pointer))
     }
 
+    /// The first of an agent's variables that its runtime reserves.
+    pub fn reserved_variable<'a>(
+        &self,
+        name: &RuntimeName,
+        variables: impl IntoIterator<Item = &'a String>,
+    ) -> Option<&'a String> {
+        let reserved = &self.get(name)?.reserved_environment;
+        variables.into_iter().find(|variable| reserved.contains_key(*variable))
+    }
+
     /// Checks a merged overlay against a runtime before an agent is made.
     ///
     /// # Errors
@@ -508,6 +521,17 @@ mod tests {
         assert!(check(json!({"gateway": "x"})).is_err(), "replacing a parent overrides too");
         assert!(check(json!({"logging": {"file": "/x"}})).is_err());
         assert!(check(json!({"logging": {"level": "debug"}})).is_ok());
+    }
+
+    #[test]
+    fn reserved_variables_are_named() {
+        let openclaw = "openclaw".parse().unwrap();
+        let found = |key: &str| {
+            let variables = ["MALLOC_ARENA_MAX".to_owned(), key.to_owned()];
+            built_in().reserved_variable(&openclaw, &variables).cloned()
+        };
+        assert_eq!(found("OPENCLAW_GATEWAY_PORT").as_deref(), Some("OPENCLAW_GATEWAY_PORT"));
+        assert_eq!(found("NODE_ENV"), None);
     }
 
     #[test]

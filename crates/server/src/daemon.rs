@@ -141,8 +141,9 @@ impl Daemon {
         let host = self.host(runtimes, &guards).await?;
 
         self.listen(voting, &host, leases).await?;
+        let reserved = self.config.data_dir.join("reserved-ports");
         let degraded = lacking().into_iter().chain(host.degraded());
-        let degraded = degraded.chain(egress::restrict(&leased)).chain(reserve(range));
+        let degraded = degraded.chain(egress::restrict(&leased)).chain(reserve(range, &reserved));
         let degraded: Vec<String> = degraded.collect();
         for why in &degraded {
             tracing::warn!(why, "degraded");

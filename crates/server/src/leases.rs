@@ -38,6 +38,8 @@ struct Table {
     held_ms: BTreeMap<NodeId, u64>,
     /// How many registrations of a node are under way.
     registering: BTreeMap<NodeId, u32>,
+    /// Why the last one of a node was refused, in words.
+    refused: BTreeMap<NodeId, String>,
     /// Epochs whose fence is on its way: they are granted nothing any more.
     dying: BTreeSet<(NodeId, Epoch)>,
 }
@@ -176,6 +178,19 @@ impl Leases {
             });
             feared.map(|node| node.id).collect()
         })
+    }
+
+    /// Notes how registering ended for a node: well, or refused for a reason.
+    pub fn registered(&self, node: NodeId, refused: Option<String>) {
+        self.with(|table| match refused {
+            Some(why) => drop(table.refused.insert(node, why)),
+            None => drop(table.refused.remove(&node)),
+        });
+    }
+
+    /// Why registering was refused, to nodes that have not registered since.
+    pub fn refused(&self) -> BTreeMap<NodeId, String> {
+        self.with(|table| table.refused.clone())
     }
 
     /// Receipt of the last renewal of a node that was granted for longer than usual in this term.

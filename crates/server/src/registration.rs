@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fleet_core::{NodeReport, Operation, Outcome, RegisterNode, Role, check_register};
 use fleet_proto::{
     convert::api::parse_labels,
-    error::{invalid_field, status},
+    error::{invalid_field, reason, status},
     host::{
         RegisterRequest, RegisterResponse, TakeOfficeRequest, TakeOfficeResponse,
         registration_service_server::RegistrationService,
@@ -53,6 +53,11 @@ fn caller<T>(request: &Request<T>, node: NodeId) -> Result<(), Status> {
     let caller = request.extensions().get::<Principal>().copied();
     let own = caller == Some(Principal::Node(node));
     own.then_some(()).ok_or_else(|| Status::permission_denied("a node acts for itself only"))
+}
+
+/// Whether the same request will be refused again.
+fn is_lasting(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && reason(status).as_deref() != Some("STALE_EPOCH")
 }
 
 fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
@@ -109,7 +114,11 @@ impl RegistrationService for Service {
             check_register(draft.planner.state(), &op)?;
             Ok(Operation::RegisterNode(op))
         });
-        match proposer.commit(None, SMALL, build).await? {
+        let registered = proposer.commit(None, SMALL, build).await;
+        let known = raft.read(|state| state.nodes().contains_key(&node));
+        let refused = registered.as_ref().err().filter(|status| known && is_lasting(status));
+        self.leases.registered(node, refused.map(|status| status.message().to_owned()));
+        match registered? {
             Outcome::NodeRegistered { epoch } => {
                 // The lease counts from here until the first renewal.
                 self.leases.grant(node, epoch, raw_ms(), false);

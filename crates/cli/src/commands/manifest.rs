@@ -12,6 +12,7 @@ use fleet_proto::v1::{
     fleet_service_client::FleetServiceClient,
 };
 use fleet_types::limits::{AGENTS_PER_CALL_MAX, MESSAGE_BYTES_MAX};
+use prost::Message as _;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tonic::{Code, transport::Channel};
@@ -296,6 +297,25 @@ async fn rehearse(client: &Client, all: &[Compared], allow_overcommit: bool) -> 
     Ok(answer.await?.agents)
 }
 
+/// Agents, as many in a call as it may hold.
+fn calls(agents: impl Iterator<Item = CreateAgentRequest>) -> Vec<Vec<CreateAgentRequest>> {
+    // What a call takes beside its agents, and each of these beside itself, at most.
+    let (room, beside) = (MESSAGE_BYTES_MAX - 1_024, 8);
+    let (mut calls, mut bytes): (Vec<Vec<_>>, _) = (Vec::new(), 0);
+    for agent in agents {
+        let more = agent.encoded_len() + beside;
+        bytes += more;
+        match calls.last_mut() {
+            Some(call) if call.len() < AGENTS_PER_CALL_MAX && bytes <= room => call.push(agent),
+            _ => {
+                bytes = more;
+                calls.push(vec![agent]);
+            }
+        }
+    }
+    calls
+}
+
 /// Makes agents of a fleet.
 async fn create(
     client: &Client,
@@ -304,10 +324,10 @@ async fn create(
     allow_overcommit: bool,
 ) -> Result<Vec<Agent>> {
     let mut made = Vec::new();
-    for part in agents.chunks(AGENTS_PER_CALL_MAX) {
+    for requests in calls(agents.iter().map(request)) {
         let request = BatchCreateAgentsRequest {
             parent: format!("fleets/{fleet}"),
-            requests: part.iter().map(request).collect(),
+            requests,
             request_id: request_id(),
             allow_overcommit,
             validate_only: false,
@@ -425,4 +445,34 @@ pub async fn apply(global: &Global, manifest: Manifest) -> Result<ExitCode> {
         });
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_no_more_agents_and_bytes_than_it_may() {
+        let agent =
+            |bytes| CreateAgentRequest { agent_id: "a".repeat(bytes), ..Default::default() };
+        let lengths = |agents: Vec<CreateAgentRequest>| -> Vec<usize> {
+            let calls = calls(agents.into_iter());
+            for requests in calls.iter().filter(|call| call.len() > 1) {
+                let parent = format!("fleets/{}", "f".repeat(63));
+                let request = BatchCreateAgentsRequest {
+                    parent,
+                    requests: requests.clone(),
+                    request_id: request_id(),
+                    ..Default::default()
+                };
+                assert!(request.encoded_len() <= MESSAGE_BYTES_MAX);
+            }
+            calls.iter().map(Vec::len).collect()
+        };
+        assert!(lengths(vec![]).is_empty());
+        assert_eq!(lengths(vec![agent(8); 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(lengths(vec![agent(1 << 20); 7]), [3, 3, 1]);
+        let one = agent(5 << 20);
+        assert_eq!(lengths(vec![agent(8), one, agent(8)]), [1, 1, 1]);
+    }
 }

@@ -37,7 +37,7 @@ fn of(promised: Option<u64>, most: Option<u64>, unit: &str) -> String {
 pub fn table(nodes: &[v1::Node], wide: bool) -> String {
     let mut header = vec!["NODE", "NAME", "ROLE", "STATE", "LEASE", "AGENTS", "LOAD", "ADDRESS"];
     if wide {
-        header.extend(["EPOCH", "SCHEDULABLE", "FREE PORTS", "MEMORY", "CORES", "LABELS"]);
+        header.extend(["EPOCH", "SCHEDULABLE", "FREE PORTS", "MEMORY", "CORES", "DISK", "LABELS"]);
         header.extend(["RUNTIMES", "VERSION", "AGE"]);
     }
     let rows = nodes.iter().map(|node| {
@@ -66,6 +66,10 @@ pub fn table(nodes: &[v1::Node], wide: bool) -> String {
                 node.free_ports.to_string(),
                 of(promised.map(|r| r.memory_bytes >> 20), most.map(|r| r.memory_bytes >> 20), "M"),
                 of(promised.map(|r| r.cpu_millis), most.map(|r| r.cpu_millis), "m"),
+                match node.disk_bytes >> 30 {
+                    0 => "-".into(),
+                    gib => format!("{gib}G"),
+                },
                 labels.join(","),
                 runtimes.join(", "),
                 node.version.clone(),

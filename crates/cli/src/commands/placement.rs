@@ -48,9 +48,13 @@ fn table(policy: &PlacementPolicy, status: &ClusterStatus) -> String {
     } else {
         columns(&["ASKED FOR", "WITHOUT LARGEST NODE", "LEFT", "LARGEST NODE"], rows)
     };
+    let spread = match policy.voters_spread_by.as_str() {
+        "" => String::new(),
+        key => format!(", spread over {key}"),
+    };
     format!(
-        "promised at most: {} % of memory, {} % of cores\nrebalance: {balance}\nvoters: {}\n\
-         imbalance: {} %\n\n{room}",
+        "promised at most: {} % of memory, {} % of cores\nrebalance: {balance}\n\
+         voters: {}{spread}\nimbalance: {} %\n\n{room}",
         policy.memory_percent, policy.cpu_percent, policy.voters, status.imbalance_percent
     )
 }

@@ -35,9 +35,13 @@ pub async fn run(global: &Global, command: Rebalance) -> Result<ExitCode> {
             })
             .await?;
         print(global.output, "PlanRebalanceResponse", &plan, |_| {
-            let (count, imbalance) = (plan.moves.len(), plan.imbalance_percent);
+            let (count, now) = (plan.moves.len(), plan.imbalance_percent);
             let most = if count == EVICTIONS_MAX { " or more" } else { "" };
-            let summary = format!("{count}{most} moves are worth it; imbalance {imbalance} %");
+            let after = plan.imbalance_after_percent;
+            let summary = format!(
+                "{count}{most} moves are worth it; the fullest and the emptiest node differ by {now} \
+                 %, then by {after} %"
+            );
             if count == 0 { summary } else { format!("{}\n\n{summary}", table(&plan.moves)) }
         })?;
         return Ok(ExitCode::SUCCESS);

@@ -21,7 +21,7 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Rejection> {
     let node = state.require_node(op.node)?;
     if node.role == Role::Voter {
-        set_role::check_quorum(state, op.node)?;
+        set_role::check_quorum(state, op.node, &[])?;
     }
     let agents = state.placed_on(op.node).len();
     if agents > 0 {

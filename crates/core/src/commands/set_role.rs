@@ -23,7 +23,7 @@ pub(crate) fn apply(
         Role::Voter if node.status != NodeStatus::Active => {
             return Err(Rejection::NodeNotActive(op.node));
         }
-        Role::Worker if node.role == Role::Voter => check_quorum(state, op.node)?,
+        Role::Worker if node.role == Role::Voter => check_quorum(state, op.node, &[])?,
         Role::Voter | Role::Worker => {}
     }
     // What an operator says is meant to last.
@@ -45,11 +45,13 @@ pub(crate) fn apply(
     Ok(Outcome::Done(revision))
 }
 
-/// Refuses to take a vote when those that are left and up would be no majority of those left.
-pub(crate) fn check_quorum(state: &State, node: NodeId) -> Result<(), Rejection> {
+/// Refuses to take a vote when those that are left and up would be no majority of those left. `lost`
+/// are not taken to be up.
+pub(crate) fn check_quorum(state: &State, node: NodeId, lost: &[NodeId]) -> Result<(), Rejection> {
     let voters = state.nodes().values().filter(|other| votes(other) && other.id != node);
     let (all, up) = voters.fold((0, 0), |(all, up), voter| {
-        (all + 1, up + usize::from(voter.status == NodeStatus::Active))
+        let is_up = voter.status == NodeStatus::Active && !lost.contains(&voter.id);
+        (all + 1, up + usize::from(is_up))
     });
     if all == 0 {
         return Err(Rejection::LastNode(node));

@@ -232,7 +232,8 @@ pub fn ports(state: &State, node: NodeId) -> v1::ListNodePortsResponse {
     }
 }
 
-fn cause(cause: Cause) -> &'static str {
+/// Why an agent is asked to leave its node, in words.
+pub fn cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Operator => "an operator moves it",
         Cause::Drain => "its node is drained",

@@ -4844,12 +4844,16 @@ pub struct PlanRebalanceRequest {
 /// Response of ClusterService.PlanRebalance.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRebalanceResponse {
-    /// The moves, in the order they would be made; empty when none is worth its price.
+    /// The moves, in the order they would be made; empty when none is worth its price: two nodes differ
+    /// by more than a tenth of the mean load, and are nearer to each other after it.
     #[prost(message, repeated, tag = "1")]
     pub moves: ::prost::alloc::vec::Vec<AgentMove>,
     /// The difference between the fullest and the emptiest node, in hundredths of a whole.
     #[prost(uint32, tag = "2")]
     pub imbalance_percent: u32,
+    /// The same once these moves are made, and those that are under way.
+    #[prost(uint32, tag = "3")]
+    pub imbalance_after_percent: u32,
 }
 /// An agent that would have more room elsewhere.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -5665,8 +5669,8 @@ pub mod event_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What happened: every placement, move, fence and change of a node, with its cause. Kept by the
-    /// cluster itself, the last 100,000.
+    /// What happened: every move, fence and change of a node, every placement but that which the create
+    /// of an agent answers with, each with its cause. Kept by the cluster itself, the last 100,000.
     #[derive(Debug, Clone)]
     pub struct EventServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -5796,8 +5800,8 @@ pub mod event_service_server {
             tonic::Status,
         >;
     }
-    /// What happened: every placement, move, fence and change of a node, with its cause. Kept by the
-    /// cluster itself, the last 100,000.
+    /// What happened: every move, fence and change of a node, every placement but that which the create
+    /// of an agent answers with, each with its cause. Kept by the cluster itself, the last 100,000.
     #[derive(Debug)]
     pub struct EventServiceServer<T> {
         inner: Arc<T>,

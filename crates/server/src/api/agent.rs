@@ -83,6 +83,11 @@ impl Api {
             let why = format!("runtime {} {why}", spec.runtime);
             return Err(invalid_field("COMMAND_INVALID", "agent.spec.command", "", why));
         }
+        let variables = spec.environment.keys();
+        if let Some(key) = self.runtimes.reserved_variable(&spec.runtime, variables) {
+            let why = format!("{key} is set by runtime {} and cannot be overridden", spec.runtime);
+            return Err(invalid_field("ENVIRONMENT_INVALID", "agent.spec.environment", key, why));
+        }
         let requests = runtime.map(|runtime| runtime.requests.requests()).unwrap_or_default();
         let of_runtime = Wants { requests, ..Wants::default() };
         spec.wants = std::mem::take(&mut spec.wants).or(&fleet.wants).or(&of_runtime);

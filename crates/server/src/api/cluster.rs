@@ -71,7 +71,10 @@ impl Api {
             nodes: nodes.filter_map(|node| self.show(state, node.id)).collect(),
             agents_by_state: census.by_state,
             agents: convert::count(state.agents().len()),
-            problems: problems::find(state, moves).into_iter().chain(census.problems).collect(),
+            problems: problems::find(state, moves, &self.leases.refused())
+                .into_iter()
+                .chain(census.problems)
+                .collect(),
             create_time: cluster.map(|c| convert::timestamp(c.created)),
             move_policy: cluster.map(|c| convert::move_policy(c.moves)),
             moves_paused: !moves,
@@ -123,9 +126,13 @@ impl ClusterService for Api {
         request: Request<PlanRebalanceRequest>,
     ) -> Result<Response<PlanRebalanceResponse>, Status> {
         let limit = moves_max(request.into_inner().moves_max)?;
-        let planned = self.read(|state| PlanRebalanceResponse {
-            moves: shown(state, &rebalance::moves(state, limit)),
-            imbalance_percent: placement::percent(rebalance::imbalance(state)),
+        let planned = self.read(|state| {
+            let (moves, after) = rebalance::plan(state, limit);
+            PlanRebalanceResponse {
+                moves: shown(state, &moves),
+                imbalance_percent: placement::percent(rebalance::imbalance(state)),
+                imbalance_after_percent: placement::percent(after),
+            }
         });
         Ok(Response::new(planned.await?))
     }

@@ -1,12 +1,12 @@
 //! What nodes are to an agent, in words: why it is there, what stands in the way, and what to do.
 
 use fleet_core::{
-    Agent, AgentSpec, FULL, Lack, Node, NodeStatus, PendingReason, Room, State,
+    Agent, AgentSpec, Evidence, FULL, Lack, Node, NodeStatus, PendingReason, Room, State, What,
     explain::{Obstacle, Verdict, remedies},
     plan::waits_for,
 };
 use fleet_proto::{
-    convert::api as convert,
+    convert::{api as convert, placement::cause},
     v1::{NodeVerdict, Remedy},
 };
 use fleet_types::{NodeId, Resources};
@@ -126,19 +126,49 @@ fn needs(spec: &AgentSpec) -> String {
     all.join(", ")
 }
 
+/// Why an agent is on its node.
+fn why_here(state: &State, agent: &Agent) -> String {
+    let Some(placement) = &agent.placement else { return String::new() };
+    let evidence = convert::evidence(&placement.evidence);
+    let moved = || {
+        let mut events = state.events().values().rev();
+        events.find_map(|event| match event.what {
+            What::AgentEvicted { cause } if event.agent.as_ref() == Some(&agent.id) => Some(cause),
+            _ => None,
+        })
+    };
+    match placement.evidence {
+        Evidence::First => {
+            format!("{evidence}, on what was the least full of the nodes that suited it")
+        }
+        Evidence::ConfirmedEmpty => match moved() {
+            Some(why) => format!("moved, for {}; {evidence}", cause(why)),
+            None => evidence,
+        },
+        _ => evidence,
+    }
+}
+
 /// What a node is to an agent, for people.
 pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict) -> NodeVerdict {
     let node = state.nodes().get(&id);
     let (suits, reason, message) = match verdict {
         Verdict::Here { agents, load } => {
-            let why = agent.placement.as_ref().map(|p| convert::evidence(&p.evidence));
-            let (full, why) = (load * 100 / FULL, why.unwrap_or_default());
+            let (full, why) = (load * 100 / FULL, why_here(state, agent));
             let message = format!("it is here, beside {agents} agents, {full} % full: {why}");
             (true, "PLACED", message)
         }
         Verdict::Suits { agents, load, of_fleet } => {
             let full = load * 100 / FULL;
-            let least_full = "of nodes that suit, the least full is taken";
+            let here = agent.placement.as_ref().and_then(|placement| state.room(placement.node));
+            let least_full = match here.map(Room::load) {
+                Some(here) if *load < here => {
+                    "it is less full now than the node the agent is on, which is left for that only \
+                     by a rebalance, and once it is worth a move"
+                }
+                Some(_) => "it is no less full than the node the agent is on",
+                None => "of nodes that suit, the least full is taken",
+            };
             let why = match (of_fleet, &agent.spec.wants.spread_by) {
                 (Some(count), Some(key)) => {
                     let under = format!("{count} agents of its fleet are under this {key}");

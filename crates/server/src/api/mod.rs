@@ -8,6 +8,7 @@ mod event;
 mod explain;
 mod fleet;
 mod join;
+mod loss;
 mod node;
 mod plan;
 mod problems;

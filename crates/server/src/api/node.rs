@@ -1,26 +1,23 @@
 //! `fleet.v1.NodeService`.
 
-use std::{collections::BTreeMap, ops::Bound, time::Duration};
+use std::{ops::Bound, time::Duration};
 
 use fleet_core::{
     Drain, Evidence, FenceNode, HoldChange, HoldNode, NodeStatus, Operation, Rejection, RemoveNode,
-    Role, RoleCause, Schedulable, SetRole, SetSchedulable, State, explain, plan, voters,
+    Role, RoleCause, Schedulable, SetRole, SetSchedulable, State, plan, voters,
 };
 use fleet_proto::{
-    convert::{
-        api::{self as convert, duration},
-        placement,
-    },
+    convert::{api as convert, placement},
     error::{from_rejection, invalid_field, status},
     resource,
     v1::{
-        AgentLoss, ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest,
-        CordonNodeResponse, DemoteNodeRequest, DemoteNodeResponse, DrainNodeRequest,
-        DrainNodeResponse, GetNodeRequest, GetNodeResponse, HoldNodeRequest, HoldNodeResponse,
-        ListNodePortsRequest, ListNodePortsResponse, ListNodesRequest, ListNodesResponse, Node,
-        PlanNodeLossRequest, PlanNodeLossResponse, PromoteNodeRequest, PromoteNodeResponse,
-        ReleaseNodeRequest, ReleaseNodeResponse, RemoveNodeRequest, RemoveNodeResponse,
-        UncordonNodeRequest, UncordonNodeResponse, node_service_server::NodeService,
+        ConfirmNodeDeadRequest, ConfirmNodeDeadResponse, CordonNodeRequest, CordonNodeResponse,
+        DemoteNodeRequest, DemoteNodeResponse, DrainNodeRequest, DrainNodeResponse, GetNodeRequest,
+        GetNodeResponse, HoldNodeRequest, HoldNodeResponse, ListNodePortsRequest,
+        ListNodePortsResponse, ListNodesRequest, ListNodesResponse, Node, PlanNodeLossRequest,
+        PlanNodeLossResponse, PromoteNodeRequest, PromoteNodeResponse, ReleaseNodeRequest,
+        ReleaseNodeResponse, RemoveNodeRequest, RemoveNodeResponse, UncordonNodeRequest,
+        UncordonNodeResponse, node_service_server::NodeService,
     },
 };
 use fleet_runtime::clock::{self, raw_ms};
@@ -28,8 +25,7 @@ use fleet_types::{AgentClass, LeaseTiming, NodeId, Timestamp};
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Api, idempotency};
-use crate::{leader::Pace, leases::wait_ms};
+use super::{Api, idempotency, loss::losses};
 
 /// Renewals a node may have missed and still be taken for alive.
 const HEARD: u64 = 2;
@@ -79,9 +75,12 @@ impl Api {
         role: Role,
     ) -> Result<Option<Node>, Status> {
         let node = self.node_id(name).await?;
-        if role == Role::Voter && !self.is_done(request_id, content).await? {
-            let checked = self.read(|state| voters::check_promotion(state, node)).await?;
-            checked.map_err(|rejection| from_rejection(&rejection))?;
+        if !self.is_done(request_id, content).await? {
+            let checked = self.read(|state| match role {
+                Role::Voter => voters::check_promotion(state, node),
+                Role::Worker => voters::check_demotion(state, node, &self.feared_lost(state)),
+            });
+            checked.await?.map_err(|rejection| from_rejection(&rejection))?;
         }
         let cause = RoleCause::Operator;
         let operation = Operation::SetRole(SetRole { node, role, cause });
@@ -102,40 +101,6 @@ impl Api {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-/// What would become of the agents of `node`, for people. `pace` says how agents start on a node.
-fn losses(state: &State, node: NodeId, pace: impl Fn(NodeId) -> Option<Pace>) -> Vec<AgentLoss> {
-    let mut before: BTreeMap<NodeId, u64> = BTreeMap::new();
-    let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
-    let shown = |loss: explain::Loss| {
-        let to = loss.to.and_then(|to| state.nodes().get(&to));
-        let lost = state.nodes().get(&node);
-        let after = lost.and_then(|lost| wait_ms(loss.class, lost, &timing));
-        let ready_after = to.zip(after).and_then(|(to, after)| {
-            let Pace { at_once, start_ms } = pace(to.id)?;
-            if !loss.starts {
-                return None;
-            }
-            let place = before.entry(to.id).or_default();
-            *place += 1;
-            Some(duration(after + place.div_ceil(at_once as u64) * start_ms))
-        });
-        let message = match (to, after) {
-            (Some(_), _) => "",
-            (None, Some(_)) => "no other node suits it and has room; `agent explain` says why",
-            (None, None) => "pinned: it stays, and waits for its node",
-        };
-        AgentLoss {
-            agent: resource::agent(&loss.agent),
-            node: to.map(|to| format!("nodes/{}", to.id)).unwrap_or_default(),
-            node_display_name: to.map(|to| to.name.to_string()).unwrap_or_default(),
-            after: after.map(duration),
-            message: message.into(),
-            ready_after,
-        }
-    };
-    explain::loss(state, node).into_iter().map(shown).collect()
 }
 
 /// When a drain is over, by the calendar.

@@ -1,5 +1,7 @@
 //! What is wrong with the cluster, and what to do about it.
 
+use std::collections::BTreeMap;
+
 use fleet_core::{
     Agent, MoveRule, Node, NodeStatus, PendingReason, Role, Schedulable, State, plan,
 };
@@ -18,7 +20,8 @@ fn problem(reason: &str, message: String, action: &str) -> Problem {
 }
 
 /// Everything wrong with the cluster and its nodes, most urgent first.
-pub(super) fn find(state: &State, moves: bool) -> Vec<Problem> {
+/// `refused` says why nodes cannot register.
+pub(super) fn find(state: &State, moves: bool, refused: &BTreeMap<NodeId, String>) -> Vec<Problem> {
     let mut found = Vec::new();
     if !moves {
         let held = state.unplaced().filter_map(|id| state.agents().get(id));
@@ -33,6 +36,11 @@ pub(super) fn find(state: &State, moves: bool) -> Vec<Problem> {
             format!("agents of lost nodes are not placed elsewhere, {why}; {held} wait"),
             "bring the nodes back, or `fleet-cluster moves always` to place them on what is left",
         ));
+    }
+    for (node, why) in refused.iter().filter_map(|(id, why)| Some((state.nodes().get(id)?, why))) {
+        let message = format!("node {} ({}) may not register: {why}", node.id, node.name);
+        let action = "mend its configuration and `systemctl restart fleet-cluster` there";
+        found.push(problem("NODE_REFUSED", message, action));
     }
     nodes(state, &mut found);
     found
