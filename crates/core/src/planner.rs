@@ -12,7 +12,8 @@
 //! that all nodes suit, two nodes' loads differ by no more than before, or by the share of one
 //! agent; (3) stable: nothing is moved that has a place; (4) deterministic: the same view and
 //! requests give the same plan; (5) where room is short, no agent is left out for one of lower
-//! priority of its kind.
+//! priority of its kind. What runs is moved by a rebalance only, which has properties of its own,
+//! see [`crate::rebalance`].
 //!
 //! The cost: a choice is a search of a tree of nodes by load, see [`crate::by_load`]: of all, or of
 //! those with a label that is asked for. For an agent that is spread the values of the label are in

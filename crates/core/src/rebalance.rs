@@ -14,9 +14,9 @@
 //! is on its way counts where it goes.
 //!
 //! Properties: (1) allowed: pinned agents are never moved, and of others the ones of the lowest
-//! priority first; (2) worth it: each move pays its price; (3) it ends, even within the bound below;
-//! (4) minimal: where agents are alike, and so are nodes, none both gives and takes, so that fewer
-//! moves lead nowhere as even, and none is made once all are even enough.
+//! priority first; (2) worth it: each move pays its price; (3) it ends, even within the bound
+//! below; (4) minimal: where agents are alike, and so are nodes, none both gives and takes, so that
+//! fewer moves lead nowhere as even, and none is made once all are even enough.
 //!
 //! It ends: no move raises the sum of the squared counts of fleets under labels, a move that
 //! spreads lowers it, and every other move lowers the sum of the squared loads. When no move is

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use fleet_proto::v1::{
-    GetClusterStatusRequest, MovePolicy, SetMovePolicyRequest,
-    cluster_service_client::ClusterServiceClient, move_policy::Rule,
+    MovePolicy, SetMovePolicyRequest, cluster_service_client::ClusterServiceClient,
+    move_policy::Rule,
 };
 
 use crate::{
     args::{Global, MoveRule, Moves},
+    commands::status,
     output::{print, short},
     session::{client, request_id},
 };
@@ -25,12 +26,7 @@ fn text(policy: &MovePolicy) -> String {
 /// Shows or sets when the agents of lost nodes are placed elsewhere.
 pub async fn run(global: &Global, command: Moves) -> Result<ExitCode> {
     let client = client(global)?;
-    let status = client
-        .call(|channel| async move {
-            ClusterServiceClient::new(channel).get_cluster_status(GetClusterStatusRequest {}).await
-        })
-        .await?;
-    let status = status.status.unwrap_or_default();
+    let status = status::get(&client).await?.status.unwrap_or_default();
     let policy = status.move_policy.unwrap_or_default();
     let Some(rule) = command.rule else {
         let paused = if status.moves_paused { "\npaused now" } else { "" };

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use fleet_proto::v1::{
-    ClusterStatus, GetClusterStatusRequest, Headroom, PlacementPolicy, Resources,
-    SetPlacementPolicyRequest, cluster_service_client::ClusterServiceClient,
+    ClusterStatus, Headroom, PlacementPolicy, Resources, SetPlacementPolicyRequest,
+    cluster_service_client::ClusterServiceClient,
 };
 
 use crate::{
     args::{Global, Placement, SetPlacement, Wants},
+    commands::status,
     output::{columns, last, print},
     session::{client, request_id},
 };
@@ -62,12 +63,7 @@ fn table(policy: &PlacementPolicy, status: &ClusterStatus) -> String {
 /// Shows or changes how agents are placed.
 pub async fn run(global: &Global, command: Placement) -> Result<ExitCode> {
     let client = client(global)?;
-    let status = client
-        .call(|channel| async move {
-            ClusterServiceClient::new(channel).get_cluster_status(GetClusterStatusRequest {}).await
-        })
-        .await?;
-    let status = status.status.unwrap_or_default();
+    let status = status::get(&client).await?.status.unwrap_or_default();
     let policy = status.placement_policy.clone().unwrap_or_default();
     let Placement::Set(set) = command else {
         print(global.output, "PlacementPolicy", &policy, |_| table(&policy, &status))?;

@@ -3,9 +3,12 @@
 use std::{fmt::Write, process::ExitCode};
 
 use anyhow::Result;
+use fleet_client::Client;
 use fleet_proto::v1::{
-    ClusterStatus, GetClusterStatusRequest, Node, cluster_service_client::ClusterServiceClient,
+    ClusterStatus, GetClusterStatusRequest, GetClusterStatusResponse, Node,
+    cluster_service_client::ClusterServiceClient,
 };
+use fleet_types::limits::MESSAGE_BYTES_MAX;
 
 use crate::{
     args::Global,
@@ -48,14 +51,19 @@ fn table(status: &ClusterStatus, wide: bool) -> String {
     text
 }
 
+/// The cluster's status, of which every node is a part.
+pub async fn get(client: &Client) -> Result<GetClusterStatusResponse> {
+    let status = |channel| async move {
+        let client = ClusterServiceClient::new(channel);
+        let mut client = client.max_decoding_message_size(4 * MESSAGE_BYTES_MAX);
+        client.get_cluster_status(GetClusterStatusRequest {}).await
+    };
+    Ok(client.call(status).await?)
+}
+
 /// Shows the cluster's status; exits with 6 when something is wrong.
 pub async fn run(global: &Global) -> Result<ExitCode> {
-    let client = client(global)?;
-    let answer = client
-        .call(|channel| async move {
-            ClusterServiceClient::new(channel).get_cluster_status(GetClusterStatusRequest {}).await
-        })
-        .await?;
+    let answer = get(&client(global)?).await?;
     let status = answer.status.clone().unwrap_or_default();
     print(global.output, "GetClusterStatusResponse", &answer, |wide| table(&status, wide))?;
     let healthy = status.problems.is_empty();

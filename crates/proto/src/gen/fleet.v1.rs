@@ -5070,7 +5070,8 @@ pub mod cluster_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// What an operator asks first: who leads, which nodes live, what is wrong and what to do.
+        /// What an operator asks first: who leads, which nodes live, what is wrong and what to do. Every node
+        /// is in the answer: of thousands it may be larger than the 4 MiB that clients take if not told.
         pub async fn get_cluster_status(
             &mut self,
             request: impl tonic::IntoRequest<super::GetClusterStatusRequest>,
@@ -5212,7 +5213,8 @@ pub mod cluster_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ClusterServiceServer.
     #[async_trait]
     pub trait ClusterService: std::marker::Send + std::marker::Sync + 'static {
-        /// What an operator asks first: who leads, which nodes live, what is wrong and what to do.
+        /// What an operator asks first: who leads, which nodes live, what is wrong and what to do. Every node
+        /// is in the answer: of thousands it may be larger than the 4 MiB that clients take if not told.
         async fn get_cluster_status(
             &self,
             request: tonic::Request<super::GetClusterStatusRequest>,

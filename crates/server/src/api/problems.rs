@@ -55,7 +55,8 @@ fn nodes(state: &State, found: &mut Vec<Problem>) {
     if all > 1 && spare == 0 {
         let message =
             format!("{up} of {all} voters are up: the loss of one more stops the cluster");
-        let action = "bring a voter back, or join another node";
+        let action =
+            "bring a voter back, `fleet-cluster node promote` a worker, or join another node";
         found.push(problem("NO_SPARE_VOTER", message, action));
     }
     for node in state.nodes().values() {
