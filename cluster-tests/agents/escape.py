@@ -53,6 +53,12 @@ def listen(port):
         listener.listen()
 
 
+def listen_as(family, protocol, port):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+
+
 def connect(path, kind):
     with socket.socket(socket.AF_UNIX, kind) as client:
         client.connect(path)
@@ -67,7 +73,9 @@ def foreign_processes():
 
 
 def foreign_signals():
-    for pid in range(2, 400):
+    with open("/proc/sys/kernel/pid_max") as most:
+        numbers = int(most.read())
+    for pid in range(2, numbers):
         try:
             os.kill(pid, 0)
         except OSError:
@@ -105,11 +113,15 @@ def leave_group():
 ATTEMPTS = {
     "another agent's HOME": lambda: read(f"{other_home}/secret"),
     "a list of other agents": lambda: os.listdir(os.path.dirname(other_home)),
-    "the node's keys": lambda: read(keys),
+    "the node's keys": lambda: read(f"{keys}/node.key"),
+    "the cluster's key": lambda: read(f"{keys}/ca.key"),
+    "what the node knows": lambda: os.listdir(keys),
     "a file outside HOME": lambda: write(f"{outside}/planted"),
     "a file of the system": lambda: write("/usr/local/bin/planted"),
     "another's port": lambda: listen(base + count),
     "any port": lambda: listen(0),
+    "another's port by multipath TCP": lambda: listen_as(socket.AF_INET, 262, base + count),
+    "another's port by SMC": lambda: listen_as(43, 0, base + count),
     "the guard's socket": lambda: connect(guard, socket.SOCK_STREAM),
     "init's socket": lambda: connect(os.path.dirname(guard) + "/init", socket.SOCK_SEQPACKET),
     "processes of others": foreign_processes,

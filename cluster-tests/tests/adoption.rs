@@ -337,6 +337,25 @@ fn all_that_ended_at_once_and_lost_their_parents_are_collected() {
 }
 
 #[test]
+fn no_process_has_the_number_of_one_from_before_its_guard_ended() {
+    let mut cluster = Cluster::formed(1, "fast");
+    cluster.ok(&["fleet", "create", "f"]);
+    let create = ["agent", "create", "f/a", "--runtime", "exec", "--"];
+    cluster.ok(&[&create[..], &["/bin/sleep", "infinity"]].concat());
+    // In the innermost namespace, see proc_pid_status(5).
+    let number = |cluster: &Cluster| {
+        let pid = cluster.agent("f/a")["pid"].as_u64().filter(|pid| *pid > 0)?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.to_owned();
+        Some((pid, numbers.split_whitespace().next_back()?.to_owned()))
+    };
+    let before = until(10, "its process", || number(&cluster));
+    cluster.signal_guards(1, "KILL");
+    let after = until(30, "another process", || number(&cluster).filter(|it| it.0 != before.0));
+    assert_ne!(before.1, after.1);
+}
+
+#[test]
 fn a_second_guard_does_not_start() {
     let (mut cluster, pid) = node();
     let guard = cluster.guard_pids(1)[0];

@@ -48,6 +48,10 @@ fn requests_that_cannot_be_right() {
     let said = cluster.cli(&narrow);
     refused(&said, 1, "PORT_BLOCK_SIZE_INVALID");
     assert!(said.err.contains("128"), "{said:?}");
+    let said = cluster
+        .cli(&[&reserved[..5], &["-e", "OPENCLAW_GATEWAY_PORT=20500", "--stopped"]].concat());
+    refused(&said, 1, "ENVIRONMENT_INVALID");
+    assert!(said.err.contains("set by runtime openclaw"), "{said:?}");
     let said = cluster.cli_with(&reserved, r#"{"gateway": {"port": 1}}"#);
     refused(&said, 1, "CONFIG_INVALID");
     assert!(said.err.contains("gateway.port"), "{said:?}");

@@ -30,7 +30,7 @@ fn a_pending_agent_says_of_every_node_why_not_and_a_loss_says_who_goes_where() {
     assert!(!a.contains("What would help"), "it is placed: {a}");
 
     let stays = cluster.ok(&["node", "plan-loss", "n2"]);
-    let why = "no other node suits it and has room: of the others 1 are cordoned or drained";
+    let why = "no other node suits it and has room; of the others 1 cordoned or drained";
     assert!(stays.contains(why) && stays.contains("pinned: it stays"), "{stays}");
     cluster.ok(&["node", "uncordon", "n1"]);
     let goes = cluster.json(&["node", "plan-loss", "n2"]);

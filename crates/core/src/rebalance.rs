@@ -14,9 +14,9 @@
 //! is on its way counts where it goes.
 //!
 //! Properties: (1) allowed: pinned agents are never moved, and of others the ones of the lowest
-//! priority first; (2) worth it: each move pays its price; (3) it ends, even within the bound
-//! below; (4) minimal: where agents are alike, and so are nodes, none both gives and takes, so that
-//! fewer moves lead nowhere as even, and none is made once all are even enough.
+//! priority first; (2) worth it: each move that levels pays its price; (3) it ends, even within the
+//! bound below; (4) minimal: where agents are alike, and so are nodes, none of these both gives and
+//! takes to level, so that fewer moves lead nowhere as even, and it stops once all are even enough.
 //!
 //! It ends: no move raises the sum of the squared counts of fleets under labels, a move that
 //! spreads lowers it, and every other move lowers the sum of the squared loads. When no move is
@@ -273,10 +273,10 @@ impl<'a> Rebalance<'a> {
     /// Notes a move.
     fn take(&mut self, agent: &'a Agent, from: NodeId, to: NodeId) -> Option<Move> {
         let block = agent.placement.as_ref()?.block;
+        self.rooms.get_mut(&to)?.take(&agent.spec)?;
         if let Some(room) = self.rooms.get_mut(&from) {
             room.disown(&agent.spec, block);
         }
-        self.rooms.get_mut(&to)?.take(&agent.spec)?;
         self.fleets.note(agent, from, to);
         Some(Move { agent: agent.id.clone(), from, to })
     }

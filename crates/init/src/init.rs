@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
@@ -35,6 +35,8 @@ use crate::{
     ordinary::children_are_ordinary,
 };
 
+/// Numbers below this are not given again (`RESERVED_PIDS` of the kernel).
+const FIRST_PID: u32 = 300;
 /// Starts that may be known at once.
 const KEYS_MAX: usize = 16_384;
 /// A daemon that does not read for this long is cut off; it asks again when it is back.
@@ -54,6 +56,19 @@ enum Known {
 /// Whether root is at the other end of a socket. Its pid may have no number in this namespace.
 fn from_root(socket: &impl AsFd) -> bool {
     getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
+}
+
+/// Has processes of this namespace numbered from anywhere on. Agents note in their HOME which process
+/// held it last, and wait as long as that seems to run: in the namespace before, many had the low
+/// numbers that others would have now. See `pid_namespaces(7)`, `/proc/sys/kernel/ns_last_pid`.
+fn number_anew() -> io::Result<()> {
+    let most = fs::read_to_string("/proc/sys/kernel/pid_max")?;
+    let most: u32 = most.trim().parse().map_err(io::Error::other)?;
+    let mut random = [0; 4];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    // The kernel keeps the lowest for itself once it begins anew.
+    let last = FIRST_PID + u32::from_ne_bytes(random) % (most - FIRST_PID).max(1);
+    fs::write("/proc/sys/kernel/ns_last_pid", last.to_string())
 }
 
 struct Init {
@@ -80,6 +95,12 @@ pub(crate) fn run(socket: &Path) -> io::Result<()> {
         return Err(io::Error::other("the guard is gone"));
     }
     children_are_ordinary()?;
+    // Where the kernel cannot do it, numbers begin as low as they did before.
+    if std::process::id() == 1
+        && let Err(error) = number_anew()
+    {
+        eprintln!("fleet-init: processes are numbered from the start: {error}");
+    }
     let mut deaths = SigSet::empty();
     deaths.add(Signal::SIGCHLD);
     deaths.thread_block()?;

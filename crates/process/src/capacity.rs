@@ -5,6 +5,8 @@ use std::path::Path;
 use fleet_types::Resources;
 use procfs::{Current, Meminfo};
 
+use crate::usage::FILE_BYTES;
+
 /// Memory and processor time; 0 for what cannot be told.
 pub fn capacity() -> Resources {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
@@ -14,10 +16,12 @@ pub fn capacity() -> Resources {
     }
 }
 
-/// What of the file system of a path is used, in bytes; none when it cannot be told.
+/// What of the file system of a path is used, in bytes, 4 KiB for each file beside; none when it cannot be told.
 pub fn disk_used(path: &Path) -> Option<u64> {
-    let used =
-        |held: rustix::fs::StatVfs| held.f_blocks.saturating_sub(held.f_bfree) * held.f_frsize;
+    let used = |held: rustix::fs::StatVfs| {
+        let files = held.f_files.saturating_sub(held.f_ffree);
+        held.f_blocks.saturating_sub(held.f_bfree) * held.f_frsize + files * FILE_BYTES
+    };
     rustix::fs::statvfs(path).ok().map(used)
 }
 

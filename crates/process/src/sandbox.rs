@@ -190,8 +190,11 @@ const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWPID,
     libc::CLONE_NEWNET,
 ];
-/// Socket families that reach into the kernel or out of the machine past its network.
-const FAMILIES: &[i32] = &[libc::AF_ALG, libc::AF_VSOCK];
+/// Socket families that reach into the kernel or out of the machine past its network; and SMC, which
+/// becomes TCP where Landlock does not look.
+const FAMILIES: &[i32] = &[libc::AF_ALG, libc::AF_VSOCK, AF_SMC];
+/// Of linux/socket.h.
+const AF_SMC: i32 = 43;
 
 fn when(
     argument: u8,
@@ -230,7 +233,9 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     });
     denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     let families = FAMILIES.iter().map(|family| when(0, SeccompCmpOp::Eq, *family));
-    denied.insert(libc::SYS_socket, families.collect::<Result<_, _>>()?);
+    // Landlock takes it for no TCP, and lets it bind any port, that TCP clients reach.
+    let multipath = when(2, SeccompCmpOp::Eq, libc::IPPROTO_MPTCP);
+    denied.insert(libc::SYS_socket, families.chain([multipath]).collect::<Result<_, _>>()?);
     let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let arch = std::env::consts::ARCH.try_into()?;
     Ok(SeccompFilter::new(denied, SeccompAction::Allow, eperm, arch)?.try_into()?)

@@ -15,6 +15,8 @@ use walkdir::WalkDir;
 
 /// Unit of `st_blocks`, whatever the file system's own block size is. See `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
+/// What a file counts for at least.
+pub(crate) const FILE_BYTES: u64 = 4_096;
 
 /// How many paths as long as the kernel takes may follow one another: each takes its place on the
 /// stack, and some descriptors.
@@ -72,13 +74,14 @@ fn is_too_deep(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidFilename
 }
 
-/// Bytes that the files below `directory` take up on its file system. What goes away meanwhile, or
+/// Bytes that the files below `directory` take up on its file system, each at least 4 KiB: a file
+/// system may be out of files before it is out of room. What goes away meanwhile, or
 /// cannot be read, takes up nothing; none when some lie too deep to be counted.
 pub fn disk_usage(directory: &Path) -> Option<u64> {
     let mut bytes = 0;
     let counted = walk(directory, &mut |path| match path {
         Ok(path) => {
-            bytes += fs::symlink_metadata(path)?.blocks() * BLOCK_BYTES;
+            bytes += (fs::symlink_metadata(path)?.blocks() * BLOCK_BYTES).max(FILE_BYTES);
             Ok(())
         }
         Err(error) if is_too_deep(&error) => Err(error),

@@ -12,8 +12,13 @@ use fleet_mutants::{Mutant, planted};
 use fleet_runtime::clock::raw_ms;
 use fleet_types::{AgentClass, Epoch, LeaseTiming, NodeId, Revision};
 
+/// Who is refused and asks no more for so long has given up, in milliseconds: they ask every five
+/// seconds.
+const REFUSED_MS: u64 = 30_000;
+
 #[derive(Clone, Copy)]
 struct Term {
+    began_ms: u64,
     /// No earlier leader granted anything later than this.
     predecessors_ms: u64,
     /// Nobody is fenced before this.
@@ -38,8 +43,8 @@ struct Table {
     held_ms: BTreeMap<NodeId, u64>,
     /// How many registrations of a node are under way.
     registering: BTreeMap<NodeId, u32>,
-    /// Why the last one of a node was refused, in words.
-    refused: BTreeMap<NodeId, String>,
+    /// When and why one of a node was refused last, in words.
+    refused: BTreeMap<NodeId, (u64, String)>,
     /// Epochs whose fence is on its way: they are granted nothing any more.
     dying: BTreeSet<(NodeId, Epoch)>,
 }
@@ -122,12 +127,13 @@ impl Leases {
         let ago = u64::try_from(since_predecessors.as_millis()).unwrap_or(0);
         let surely_ago = ago * (1_000 - LeaseTiming::WAITER_MARGIN_PERMILLE) / 1_000;
         let mut term = Term {
+            began_ms: now,
             predecessors_ms: now.saturating_sub(surely_ago),
             patient_until_ms: now + timing.patience_ms(),
         };
         if planted(Mutant::NewLeaderDoesNotWait) {
             let waited = timing.fence_after_ms() - 2 * timing.renew_ms;
-            term = Term { predecessors_ms: now.saturating_sub(waited), patient_until_ms: now };
+            (term.predecessors_ms, term.patient_until_ms) = (now.saturating_sub(waited), now);
         }
         self.with(|table| *table = Table { term: Some(term), ..Table::default() });
     }
@@ -166,6 +172,12 @@ impl Leases {
         self.with(|table| table.heard_ms.get(&node).map(|at| now.saturating_sub(*at)))
     }
 
+    /// How long ago this term began, in milliseconds: of who lives nothing was heard before.
+    pub fn term_age_ms(&self) -> Option<u64> {
+        let now = raw_ms();
+        self.with(|table| table.term.map(|term| now.saturating_sub(term.began_ms)))
+    }
+
     /// The registered nodes that were not heard for half of W, and may be lost.
     pub fn feared_lost(&self, state: &State, timing: &LeaseTiming) -> Vec<NodeId> {
         let now = raw_ms();
@@ -180,17 +192,21 @@ impl Leases {
         })
     }
 
-    /// Notes how registering ended for a node: well, or refused for a reason.
-    pub fn registered(&self, node: NodeId, refused: Option<String>) {
-        self.with(|table| match refused {
-            Some(why) => drop(table.refused.insert(node, why)),
-            None => drop(table.refused.remove(&node)),
+    /// Notes that a node registered, or why that was refused.
+    pub fn registered(&self, node: NodeId, registered: Result<(), String>) {
+        self.with(|table| match registered {
+            Ok(()) => drop(table.refused.remove(&node)),
+            Err(why) => drop(table.refused.insert(node, (raw_ms(), why))),
         });
     }
 
-    /// Why registering was refused, to nodes that have not registered since.
+    /// Why registering is refused to nodes that ask for it.
     pub fn refused(&self) -> BTreeMap<NodeId, String> {
-        self.with(|table| table.refused.clone())
+        let now = raw_ms();
+        self.with(|table| {
+            let of_late = table.refused.iter().filter(|(_, (at, _))| now - at < REFUSED_MS);
+            of_late.map(|(node, (_, why))| (*node, why.clone())).collect()
+        })
     }
 
     /// Receipt of the last renewal of a node that was granted for longer than usual in this term.
@@ -288,7 +304,7 @@ mod tests {
     /// Leases of a leader that fences at once whom it has not heard.
     fn leases() -> Leases {
         let leases = Leases::default();
-        let term = Term { predecessors_ms: 0, patient_until_ms: 0 };
+        let term = Term { began_ms: 0, predecessors_ms: 0, patient_until_ms: 0 };
         leases.with(|table| table.term = Some(term));
         leases
     }

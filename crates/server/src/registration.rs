@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fleet_core::{NodeReport, Operation, Outcome, RegisterNode, Role, check_register};
+use fleet_core::{NodeReport, NodeStatus, Operation, Outcome, RegisterNode, Role, check_register};
 use fleet_proto::{
     convert::api::parse_labels,
     error::{invalid_field, reason, status},
@@ -55,9 +55,13 @@ fn caller<T>(request: &Request<T>, node: NodeId) -> Result<(), Status> {
     own.then_some(()).ok_or_else(|| Status::permission_denied("a node acts for itself only"))
 }
 
-/// Whether the same request will be refused again.
-fn is_lasting(status: &Status) -> bool {
-    status.code() == Code::FailedPrecondition && reason(status).as_deref() != Some("STALE_EPOCH")
+/// Whether a node will be refused again. While it is up, another one's data directory is a copy's.
+fn is_lasting(status: &Status, is_up: bool) -> bool {
+    match reason(status).as_deref() {
+        Some("STALE_EPOCH") => false,
+        Some("STORAGE_MISMATCH") if is_up => false,
+        _ => matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument),
+    }
 }
 
 fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
@@ -91,6 +95,35 @@ fn report(request: RegisterRequest) -> Result<NodeReport, Status> {
     })
 }
 
+impl Service {
+    /// The epoch a node is granted.
+    async fn registered(
+        &self,
+        proposer: &Proposer,
+        node: NodeId,
+        request: RegisterRequest,
+    ) -> Result<Epoch, Status> {
+        let storage = request.storage_id.clone();
+        let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
+        let report = report(request)?;
+        let op = RegisterNode { node, storage, held, report };
+        let _registering = self.leases.registering(node);
+        // A machine that was removed, or a copy of one, asks for ever: not in an entry each.
+        let build: Build = Box::new(move |draft| {
+            check_register(draft.planner.state(), &op)?;
+            Ok(Operation::RegisterNode(op))
+        });
+        match proposer.commit(None, SMALL, build).await? {
+            Outcome::NodeRegistered { epoch } => {
+                // The lease counts from here until the first renewal.
+                self.leases.grant(node, epoch, raw_ms(), false);
+                Ok(epoch)
+            }
+            other => Err(Status::internal(format!("registering ended in {other:?}"))),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl RegistrationService for Service {
     async fn register(
@@ -104,28 +137,16 @@ impl RegistrationService for Service {
         let Office { raft, .. } = self.office.as_ref().ok_or_else(not_leader)?;
         // Who is not known here now is not known.
         raft.linearize().await.map_err(|_| not_leader())?;
-        let storage = request.storage_id.clone();
-        let held = (request.held_epoch > 0).then_some(Epoch(request.held_epoch));
-        let report = report(request)?;
-        let op = RegisterNode { node, storage, held, report };
-        let _registering = self.leases.registering(node);
-        // A machine that was removed, or a copy of one, asks for ever: not in an entry each.
-        let build: Build = Box::new(move |draft| {
-            check_register(draft.planner.state(), &op)?;
-            Ok(Operation::RegisterNode(op))
-        });
-        let registered = proposer.commit(None, SMALL, build).await;
-        let known = raft.read(|state| state.nodes().contains_key(&node));
-        let refused = registered.as_ref().err().filter(|status| known && is_lasting(status));
-        self.leases.registered(node, refused.map(|status| status.message().to_owned()));
-        match registered? {
-            Outcome::NodeRegistered { epoch } => {
-                // The lease counts from here until the first renewal.
-                self.leases.grant(node, epoch, raw_ms(), false);
-                Ok(Response::new(RegisterResponse { epoch: epoch.0 }))
+        let registered = self.registered(proposer, node, request).await;
+        let up = raft.read(|state| Some(state.nodes().get(&node)?.status == NodeStatus::Active));
+        match (&registered, up) {
+            (Ok(_), _) => self.leases.registered(node, Ok(())),
+            (Err(status), Some(up)) if is_lasting(status, up) => {
+                self.leases.registered(node, Err(status.message().to_owned()));
             }
-            other => Err(Status::internal(format!("registering ended in {other:?}"))),
+            _ => {}
         }
+        Ok(Response::new(RegisterResponse { epoch: registered?.0 }))
     }
 
     async fn take_office(

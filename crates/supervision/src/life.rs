@@ -301,7 +301,7 @@ impl Life {
 
     /// Notes an end nobody asked for and says what follows.
     fn crashed(&mut self, cure: Cure, now_ms: u64) -> Next {
-        let healthy = matches!(self.state, State::Ready | State::Unready)
+        let healthy = self.state == State::Ready
             && now_ms.saturating_sub(self.since_ms) >= self.policy.healthy_after_ms;
         if healthy {
             self.forget_crashes();
@@ -577,7 +577,7 @@ impl Life {
             }
             State::Repairing => self.stop(Next::Start, now_ms, actions),
             // It has run for long enough to be taken for healthy.
-            State::Ready | State::Unready => self.forget_crashes(),
+            State::Ready => self.forget_crashes(),
             State::Stopping => self.empty(self.next, now_ms, actions),
             State::BackingOff => self.wait(now_ms, actions),
             _ => {}

@@ -101,6 +101,26 @@ fn what_was_ready_is_not_started_again_for_a_slow_answer_to_who_comes_back() {
 }
 
 #[test]
+fn what_hangs_once_it_is_ready_is_not_healthy_for_that_time() {
+    let mut life = started();
+    let mut now = 3;
+    for pause in [false, true] {
+        life.on(Event::ProbeOk, now, 0);
+        for n in 1..3 {
+            life.on(Event::ProbeFailed { why: "hangs".into() }, now + n, 0);
+        }
+        now += 2 * policy().healthy_after_ms;
+        life.on(Event::Time, now, 0);
+        life.on(Event::Exited(Exit::Signal(9)), now, 0);
+        life.on(Event::Emptied, now, 0);
+        let waits = life.state() == State::BackingOff;
+        assert_eq!(waits, pause, "{:?}", life.state());
+        life.on(Event::Permit, now, 0);
+        life.on(Event::Launched, now, 0);
+    }
+}
+
+#[test]
 fn an_end_that_nobody_told_of_is_not_held_against_it() {
     let mut life = started();
     life.on(Event::ProbeOk, 3, 0);

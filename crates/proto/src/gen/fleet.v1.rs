@@ -4844,8 +4844,8 @@ pub struct PlanRebalanceRequest {
 /// Response of ClusterService.PlanRebalance.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRebalanceResponse {
-    /// The moves, in the order they would be made; empty when none is worth its price: two nodes differ
-    /// by more than a tenth of the mean load, and are nearer to each other after it.
+    /// The moves, in the order they would be made; empty when none is worth it: one that spreads a fleet
+    /// is, and one between two nodes that differ by more than a tenth of the mean load, and less after.
     #[prost(message, repeated, tag = "1")]
     pub moves: ::prost::alloc::vec::Vec<AgentMove>,
     /// The difference between the fullest and the emptiest node, in hundredths of a whole.

@@ -1,7 +1,8 @@
 //! What nodes are to an agent, in words: why it is there, what stands in the way, and what to do.
 
 use fleet_core::{
-    Agent, AgentSpec, Evidence, FULL, Lack, Node, NodeStatus, PendingReason, Room, State, What,
+    Agent, AgentSpec, Cause, Evidence, FULL, Lack, Node, NodeStatus, PendingReason, Room, State,
+    What,
     explain::{Obstacle, Verdict, remedies},
     plan::waits_for,
 };
@@ -130,22 +131,24 @@ fn needs(spec: &AgentSpec) -> String {
 fn why_here(state: &State, agent: &Agent) -> String {
     let Some(placement) = &agent.placement else { return String::new() };
     let evidence = convert::evidence(&placement.evidence);
-    let moved = || {
-        let mut events = state.events().values().rev();
-        events.find_map(|event| match event.what {
-            What::AgentEvicted { cause } if event.agent.as_ref() == Some(&agent.id) => Some(cause),
-            _ => None,
-        })
-    };
-    match placement.evidence {
-        Evidence::First => {
+    match (&placement.evidence, left_for(state, agent)) {
+        (Evidence::First, _) if agent.spec.wants.spread_by.is_none() => {
             format!("{evidence}, on what was the least full of the nodes that suited it")
         }
-        Evidence::ConfirmedEmpty => match moved() {
-            Some(why) => format!("moved, for {}; {evidence}", cause(why)),
-            None => evidence,
-        },
+        (Evidence::ConfirmedEmpty, Some(why)) => format!("moved ({}); {evidence}", cause(why)),
         _ => evidence,
+    }
+}
+
+/// Why an agent left the node that it was on before, if it was asked to.
+fn left_for(state: &State, agent: &Agent) -> Option<Cause> {
+    let events = state.events().values().rev();
+    let events = events.filter(|event| event.agent.as_ref() == Some(&agent.id));
+    let came = |what: &What| matches!(what, What::AgentPlaced { generation, .. } if *generation == agent.generation);
+    let mut before = events.skip_while(|event| !came(&event.what)).skip(1);
+    match before.next()?.what {
+        What::AgentEvicted { cause } => Some(cause),
+        _ => None,
     }
 }
 
@@ -160,11 +163,13 @@ pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict)
         }
         Verdict::Suits { agents, load, of_fleet } => {
             let full = load * 100 / FULL;
-            let here = agent.placement.as_ref().and_then(|placement| state.room(placement.node));
-            let least_full = match here.map(Room::load) {
+            // Not of one that leaves it anyway.
+            let stays = agent.placement.as_ref().filter(|placement| !placement.evicting);
+            let here = stays.and_then(|placement| state.room(placement.node)).map(Room::load);
+            let least_full = match here.filter(|_| of_fleet.is_none()) {
                 Some(here) if *load < here => {
-                    "it is less full now than the node the agent is on, which is left for that only \
-                     by a rebalance, and once it is worth a move"
+                    "it is less full now than the node the agent is on; an agent that is placed goes \
+                     elsewhere only if it is moved, as by a rebalance that finds it worth it"
                 }
                 Some(_) => "it is no less full than the node the agent is on",
                 None => "of nodes that suit, the least full is taken",

@@ -13,42 +13,43 @@ use crate::{leader::Pace, leases::wait_ms};
 
 /// Of how many agents that a loss leaves without a place it is said why: each node is looked at for
 /// each.
-const EXPLAINED_MAX: u32 = 100;
+const EXPLAINED_MAX: u32 = 10;
 
 /// What is said of the others.
 const NOWHERE: &str = "no other node suits it and has room";
 
-/// Why an agent fits nowhere without `lost`: what the other nodes lack, the most frequent first.
+/// Why an agent fits nowhere without `lost`: what the other nodes are, most of them first.
 fn nowhere(state: &State, agent: &Agent, lost: NodeId) -> String {
-    let mut lacks: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut others: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, verdict) in explain::explain(state, agent).iter().filter(|(id, _)| *id != lost) {
         let first = match verdict {
-            Verdict::Hindered(obstacles) => obstacles.first().map_or("", |first| lack(*first)),
-            Verdict::Here { .. } | Verdict::Suits { .. } => {
-                "have room only for those that are placed before it"
-            }
+            Verdict::Hindered(obstacles) => obstacles.first().map_or("", |first| word(*first)),
+            Verdict::Here { .. } | Verdict::Suits { .. } => "taken by those placed before it",
         };
-        *lacks.entry(first).or_default() += 1;
+        *others.entry(first).or_default() += 1;
     }
-    let mut lacks: Vec<_> = lacks.into_iter().map(|(what, nodes)| (nodes, what)).collect();
-    lacks.sort_unstable_by_key(|(nodes, _)| Reverse(*nodes));
-    let said: Vec<_> = lacks.iter().map(|(nodes, what)| format!("{nodes} {what}")).collect();
-    format!("{NOWHERE}: of the others {}", said.join(", "))
+    let mut others: Vec<_> = others.into_iter().map(|(what, nodes)| (nodes, what)).collect();
+    others.sort_unstable_by_key(|(nodes, _)| Reverse(*nodes));
+    let said: Vec<_> = others.iter().map(|(nodes, what)| format!("{nodes} {what}")).collect();
+    if said.is_empty() {
+        return "there is no other node".into();
+    }
+    format!("{NOWHERE}; of the others {}", said.join(", "))
 }
 
-/// What is said of nodes with an obstacle.
-fn lack(obstacle: Obstacle) -> &'static str {
+/// What a node with an obstacle is.
+fn word(obstacle: Obstacle) -> &'static str {
     match obstacle {
-        Obstacle::NotUp(_) => "are down",
-        Obstacle::NotOpen(_) => "are cordoned or drained",
-        Obstacle::NoRuntime => "have not its runtime",
-        Obstacle::NoLabels => "have not its labels",
-        Obstacle::OldRuntime => "have its runtime in an older version",
-        Obstacle::Unfit => "keep no strict agents",
-        Obstacle::NotApart => "have another of its fleet, from which it stands apart",
-        Obstacle::NoRoom(Lack::Memory(_)) => "have not the memory",
-        Obstacle::NoRoom(Lack::Cpu(_)) => "have not the processor time",
-        Obstacle::NoRoom(Lack::Ports(_)) => "have not the ports",
+        Obstacle::NotUp(_) => "not up",
+        Obstacle::NotOpen(_) => "cordoned or drained",
+        Obstacle::NoRuntime => "without its runtime",
+        Obstacle::NoLabels => "without its labels",
+        Obstacle::OldRuntime => "with an older version of its runtime",
+        Obstacle::Unfit => "unfit for strict agents",
+        Obstacle::NotApart => "with another of its fleet, from which it stands apart",
+        Obstacle::NoRoom(Lack::Memory(_)) => "without the memory",
+        Obstacle::NoRoom(Lack::Cpu(_)) => "without the processor time",
+        Obstacle::NoRoom(Lack::Ports(_)) => "without the ports",
     }
 }
 

@@ -78,7 +78,7 @@ impl Api {
         if !self.is_done(request_id, content).await? {
             let checked = self.read(|state| match role {
                 Role::Voter => voters::check_promotion(state, node),
-                Role::Worker => voters::check_demotion(state, node, &self.feared_lost(state)),
+                Role::Worker => voters::check_demotion(state, node, &self.not_heard(state)),
             });
             checked.await?.map_err(|rejection| from_rejection(&rejection))?;
         }
@@ -86,6 +86,14 @@ impl Api {
         let operation = Operation::SetRole(SetRole { node, role, cause });
         self.change(request_id, content, operation).await?;
         Ok(self.raft.read(|state| self.show(state, node)))
+    }
+
+    /// The nodes that are taken to be up, and did not renew their lease of late.
+    fn not_heard(&self, state: &State) -> Vec<NodeId> {
+        let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
+        let up = state.nodes().values().filter(|node| node.status == NodeStatus::Active);
+        let heard = |id| self.leases.age_ms(id).is_some_and(|age| age < HEARD * timing.renew_ms);
+        up.map(|node| node.id).filter(|id| !heard(*id)).collect()
     }
 
     /// Returns once a node has a long lease that it asked for after `begun_ms`: when it asks again
@@ -326,6 +334,10 @@ impl NodeService for Api {
             let field = [("node", node.to_string())];
             let field = field.each_ref().map(|(key, value)| (*key, value.as_str()));
             return Err(status(Code::FailedPrecondition, "NODE_ALIVE", message, &field));
+        }
+        if self.leases.term_age_ms().is_none_or(|age| age < HEARD * renew_ms) {
+            let message = "this leader has just begun, and would not know that the node lives";
+            return Err(status(Code::Unavailable, "NOT_HEARD_YET", message, &[]));
         }
         tracing::warn!(
             node.id = node.0,
