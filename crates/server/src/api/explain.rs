@@ -144,7 +144,10 @@ fn why_here(state: &State, agent: &Agent) -> String {
 fn left_for(state: &State, agent: &Agent) -> Option<Cause> {
     let events = state.events().values().rev();
     let events = events.filter(|event| event.agent.as_ref() == Some(&agent.id));
-    let came = |what: &What| matches!(what, What::AgentPlaced { generation, .. } if *generation == agent.generation);
+    let came = |what: &What| match what {
+        What::AgentPlaced { generation, .. } => *generation == agent.generation,
+        _ => false,
+    };
     let mut before = events.skip_while(|event| !came(&event.what)).skip(1);
     match before.next()?.what {
         What::AgentEvicted { cause } => Some(cause),
@@ -168,8 +171,8 @@ pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict)
             let here = stays.and_then(|placement| state.room(placement.node)).map(Room::load);
             let least_full = match here.filter(|_| of_fleet.is_none()) {
                 Some(here) if *load < here => {
-                    "it is less full now than the node the agent is on; an agent that is placed goes \
-                     elsewhere only if it is moved, as by a rebalance that finds it worth it"
+                    "it is less full now than the node the agent is on; an agent that is placed \
+                     goes elsewhere only if it is moved, as by a rebalance that finds it worth it"
                 }
                 Some(_) => "it is no less full than the node the agent is on",
                 None => "of nodes that suit, the least full is taken",
