@@ -122,6 +122,7 @@ ATTEMPTS = {
     "any port": lambda: listen(0),
     "another's port by multipath TCP": lambda: listen_as(socket.AF_INET, 262, base + count),
     "another's port by SMC": lambda: listen_as(43, 0, base + count),
+    "SMC by another name": lambda: listen_as(socket.AF_INET, 256, base + count),
     "the guard's socket": lambda: connect(guard, socket.SOCK_STREAM),
     "init's socket": lambda: connect(os.path.dirname(guard) + "/init", socket.SOCK_SEQPACKET),
     "processes of others": foreign_processes,

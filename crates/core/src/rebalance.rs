@@ -273,10 +273,10 @@ impl<'a> Rebalance<'a> {
     /// Notes a move.
     fn take(&mut self, agent: &'a Agent, from: NodeId, to: NodeId) -> Option<Move> {
         let block = agent.placement.as_ref()?.block;
-        self.rooms.get_mut(&to)?.take(&agent.spec)?;
         if let Some(room) = self.rooms.get_mut(&from) {
             room.disown(&agent.spec, block);
         }
+        self.rooms.get_mut(&to)?.take(&agent.spec)?;
         self.fleets.note(agent, from, to);
         Some(Move { agent: agent.id.clone(), from, to })
     }

@@ -22,11 +22,13 @@ fn reserve_in(file: &Path, range: PortRange, note: &Path) -> Option<String> {
         // The kernel merges what overlaps.
         others.chain([own.as_str()]).collect::<Vec<_>>().join(",")
     });
+    if let Err(why) = all.and_then(|all| fs::write(file, all)) {
+        return Some(format!("connections may be given agents' ports: {}: {why}", file.display()));
+    }
     if let Err(error) = fs::write(note, &own) {
         tracing::warn!(%error, "these ports stay reserved until the machine starts anew");
     }
-    let why = all.and_then(|all| fs::write(file, all)).err()?;
-    Some(format!("connections may be given agents' ports: {}: {why}", file.display()))
+    None
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ pub fn capacity() -> Resources {
 /// What of the file system of a path is used, in bytes, 4 KiB for each file beside; none when it cannot be told.
 pub fn disk_used(path: &Path) -> Option<u64> {
     let used = |held: rustix::fs::StatVfs| {
+        let blocks = held.f_blocks.saturating_sub(held.f_bfree);
         let files = held.f_files.saturating_sub(held.f_ffree);
-        held.f_blocks.saturating_sub(held.f_bfree) * held.f_frsize + files * FILE_BYTES
+        (blocks * held.f_frsize).saturating_add(files.saturating_mul(FILE_BYTES))
     };
     rustix::fs::statvfs(path).ok().map(used)
 }

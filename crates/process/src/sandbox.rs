@@ -195,6 +195,11 @@ const NAMESPACES: &[i32] = &[
 const FAMILIES: &[i32] = &[libc::AF_ALG, libc::AF_VSOCK, AF_SMC];
 /// Of linux/socket.h.
 const AF_SMC: i32 = 43;
+/// What Landlock takes for no TCP, and lets bind any port, that TCP clients reach: multipath TCP, and
+/// SMC by another name.
+const PROTOCOLS: &[i32] = &[libc::IPPROTO_MPTCP, IPPROTO_SMC];
+/// Of linux/in.h.
+const IPPROTO_SMC: i32 = 256;
 
 fn when(
     argument: u8,
@@ -233,9 +238,8 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     });
     denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     let families = FAMILIES.iter().map(|family| when(0, SeccompCmpOp::Eq, *family));
-    // Landlock takes it for no TCP, and lets it bind any port, that TCP clients reach.
-    let multipath = when(2, SeccompCmpOp::Eq, libc::IPPROTO_MPTCP);
-    denied.insert(libc::SYS_socket, families.chain([multipath]).collect::<Result<_, _>>()?);
+    let protocols = PROTOCOLS.iter().map(|protocol| when(2, SeccompCmpOp::Eq, *protocol));
+    denied.insert(libc::SYS_socket, families.chain(protocols).collect::<Result<_, _>>()?);
     let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let arch = std::env::consts::ARCH.try_into()?;
     Ok(SeccompFilter::new(denied, SeccompAction::Allow, eperm, arch)?.try_into()?)

@@ -204,7 +204,8 @@ impl Leases {
     pub fn refused(&self) -> BTreeMap<NodeId, String> {
         let now = raw_ms();
         self.with(|table| {
-            let of_late = table.refused.iter().filter(|(_, (at, _))| now - at < REFUSED_MS);
+            let of_late =
+                table.refused.iter().filter(|(_, (at, _))| now.saturating_sub(*at) < REFUSED_MS);
             of_late.map(|(node, (_, why))| (*node, why.clone())).collect()
         })
     }

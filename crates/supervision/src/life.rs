@@ -456,10 +456,8 @@ impl Life {
                 self.release(actions);
                 self.become_ready(now_ms);
             }
-            State::Unready => {
-                self.message.clear();
-                self.state = State::Ready;
-            }
+            // It is to be well for the whole of a healthy period.
+            State::Unready => self.become_ready(now_ms),
             _ => {}
         }
     }

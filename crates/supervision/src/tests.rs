@@ -111,6 +111,8 @@ fn what_hangs_once_it_is_ready_is_not_healthy_for_that_time() {
         }
         now += 2 * policy().healthy_after_ms;
         life.on(Event::Time, now, 0);
+        life.on(Event::ProbeOk, now, 0);
+        assert_eq!(life.deadline().is_some(), pause, "it is forgiven once it is well");
         life.on(Event::Exited(Exit::Signal(9)), now, 0);
         life.on(Event::Emptied, now, 0);
         let waits = life.state() == State::BackingOff;

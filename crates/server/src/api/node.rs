@@ -29,6 +29,12 @@ use super::{Api, idempotency, loss::losses};
 
 /// Renewals a node may have missed and still be taken for alive.
 const HEARD: u64 = 2;
+/// In a shorter time a node that lives may not have found a new leader.
+const TERM_YOUNG_MS: u64 = 1_000;
+
+fn timing(state: &State) -> LeaseTiming {
+    LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default())
+}
 
 /// The node with a number or a name.
 pub(super) fn find(state: &State, text: &str) -> Option<NodeId> {
@@ -76,6 +82,9 @@ impl Api {
     ) -> Result<Option<Node>, Status> {
         let node = self.node_id(name).await?;
         if !self.is_done(request_id, content).await? {
+            if role == Role::Worker {
+                self.check_heard(self.raft.read(|state| timing(state).renew_ms))?;
+            }
             let checked = self.read(|state| match role {
                 Role::Voter => voters::check_promotion(state, node),
                 Role::Worker => voters::check_demotion(state, node, &self.not_heard(state)),
@@ -90,10 +99,20 @@ impl Api {
 
     /// The nodes that are taken to be up, and did not renew their lease of late.
     fn not_heard(&self, state: &State) -> Vec<NodeId> {
-        let timing = LeaseTiming::of(state.cluster().map(|c| c.profile).unwrap_or_default());
+        let of_late_ms = HEARD * timing(state).renew_ms;
         let up = state.nodes().values().filter(|node| node.status == NodeStatus::Active);
-        let heard = |id| self.leases.age_ms(id).is_some_and(|age| age < HEARD * timing.renew_ms);
+        let heard = |id| self.leases.age_ms(id).is_some_and(|age| age < of_late_ms);
         up.map(|node| node.id).filter(|id| !heard(*id)).collect()
+    }
+
+    /// Refuses what rests on who was heard of, while nobody could be.
+    fn check_heard(&self, renew_ms: u64) -> Result<(), Status> {
+        let long_ms = (HEARD * renew_ms).max(TERM_YOUNG_MS);
+        if self.leases.term_age_ms().is_some_and(|age| age >= long_ms) {
+            return Ok(());
+        }
+        let message = "this leader has just begun, and does not know yet which nodes live";
+        Err(status(Code::Unavailable, "NOT_HEARD_YET", message, &[]))
     }
 
     /// Returns once a node has a long lease that it asked for after `begun_ms`: when it asks again
@@ -335,10 +354,7 @@ impl NodeService for Api {
             let field = field.each_ref().map(|(key, value)| (*key, value.as_str()));
             return Err(status(Code::FailedPrecondition, "NODE_ALIVE", message, &field));
         }
-        if self.leases.term_age_ms().is_none_or(|age| age < HEARD * renew_ms) {
-            let message = "this leader has just begun, and would not know that the node lives";
-            return Err(status(Code::Unavailable, "NOT_HEARD_YET", message, &[]));
-        }
+        self.check_heard(renew_ms)?;
         tracing::warn!(
             node.id = node.0,
             stated_by = by,
