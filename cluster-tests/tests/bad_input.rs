@@ -187,7 +187,10 @@ fn a_full_disk_stops_its_node_and_nobody_else() {
         let mut n = 0;
         until(60, "the full node's end", || {
             n += 1;
-            assert_eq!(cluster.cli(&["fleet", "create", &format!("g{n}")]).code, 0);
+            // Large enough to be soon too much for what the database has set aside for its log.
+            let create = ["fleet", "create", &format!("g{n}"), "--config-file", "-"];
+            let config = format!("{{\"text\": \"{}\"}}", "x".repeat(16 << 10));
+            assert_eq!(cluster.cli_with(&create, &config).code, 0);
             cluster.daemon_ended(3)
         })
     };
