@@ -617,8 +617,9 @@ mod tests {
     use super::*;
     use crate::{
         Admission, Operation, SetSchedulable, State, apply,
-        placement_tests::{Ask, PLAIN, Size, asking, cluster, create, delete, leads},
+        placement_tests::{Ask, PLAIN, Size, asking, cluster, create, delete},
         property_tests::{command, fleet},
+        search_tests::leads,
     };
 
     /// Some nodes lack the rack, some the disk, some the memory, and some have an agent of the fleet.

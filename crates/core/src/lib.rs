@@ -82,3 +82,5 @@ mod property_tests;
 mod rebalance_tests;
 #[cfg(test)]
 mod refusal_tests;
+#[cfg(test)]
+mod search_tests;
