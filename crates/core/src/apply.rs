@@ -3,7 +3,7 @@
 use fleet_types::{Epoch, FleetName, NodeId, Revision};
 
 use crate::{
-    command::{Admission, AgentDraft, Command, CreateAgents, Operation, RegisterNode},
+    command::{Admission, AgentDraft, Command, CreateAgents, Operation, RULES, RegisterNode},
     commands,
     record::{Agent, Role, Wants},
     rejection::Rejection,
@@ -31,11 +31,25 @@ pub enum Outcome {
     },
 }
 
-/// Applies the command at log index `index`. Either all of it happens, or nothing does.
+/// Applies the command at log index `index`, by the newest [`RULES`]. Either all of it happens, or
+/// nothing does.
 ///
 /// # Errors
 /// A [`Rejection`] when the state does not allow it. The state is then unchanged.
 pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome, Rejection> {
+    apply_by(RULES, state, index, command)
+}
+
+/// As [`apply`], by these rules, up to [`RULES`].
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_by(
+    rules: u32,
+    state: &mut State,
+    index: u64,
+    command: &Command,
+) -> Result<Outcome, Rejection> {
     let revision = Revision(index);
     if let Some(request) = &command.request
         && let Some(known) = state.requests().get(&request.id)
@@ -46,7 +60,7 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
             Err(Rejection::RequestIdReused)
         };
     }
-    let outcome = dispatch(state, revision, command)?;
+    let outcome = dispatch(rules, state, revision, command)?;
     state.catch_up();
     if let Some(request) = &command.request {
         state.remember(request.id.clone(), request.fingerprint, revision);
@@ -102,6 +116,7 @@ pub fn check_drafts<'a>(
 }
 
 fn dispatch(
+    rules: u32,
     state: &mut State,
     revision: Revision,
     command: &Command,
@@ -120,7 +135,9 @@ fn dispatch(
         Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, at, op),
         Operation::CreateFleet(op) => commands::create_fleet::apply(state, revision, at, op),
         Operation::DeleteFleet(op) => commands::delete_fleet::apply(state, revision, op),
-        Operation::CreateAgents(op) => commands::create_agents::apply(state, revision, at, op),
+        Operation::CreateAgents(op) => {
+            commands::create_agents::apply(rules, state, revision, at, op)
+        }
         Operation::SetAgentDesired(op) => commands::set_agent_desired::apply(state, revision, op),
         Operation::RestartAgent(op) => commands::restart_agent::apply(state, revision, op),
         Operation::DeleteAgent(op) => commands::delete_agent::apply(state, revision, at, op),

@@ -18,9 +18,11 @@ use crate::{
 /// The newest rules this build applies commands by. One more for every change of what a command
 /// does to a state: what is of rules before stays applied by those, so that nodes of two builds make
 /// the same state of the same entries.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 3;
 /// The first by which [`Operation::ReportParked`] is read.
 pub const RULES_OF_PARKED: u32 = 2;
+/// The first by which the placement that a create ends in is an event.
+pub(crate) const RULES_OF_FIRST_PLACEMENTS: u32 = 3;
 
 /// One command: an operation, the leader's time, and the caller's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ fn a_drain_past_its_deadline_takes_no_more_than_one_entry_may() {
             rebalance::drains(&state, Timestamp(2), &rebalance::Arriving::new()).pop().unwrap();
         assert!(evict.agents.len() == EVICTIONS_MAX || left == 0);
         apply(&mut state, 9_001, &command(Operation::EvictAgents(evict))).unwrap();
-        let agents = state.placed_on(nodes[1]).filter_map(|id| state.agents().get(id));
+        let agents = state.placed_on(nodes[1]).filter_map(|id| state.agent(id));
         let stay = agents.filter(|a| a.placement.as_ref().is_some_and(|p| !p.evicting)).count();
         assert_eq!(stay, left);
     }

@@ -47,7 +47,7 @@ pub mod voters;
 mod whereabouts;
 
 pub use apply::{
-    Outcome, apply, check_create, check_drafts, check_register, check_wants,
+    Outcome, apply, apply_by, check_create, check_drafts, check_register, check_wants,
     is_helped_by_other_ports, is_parked_anew,
 };
 pub use audit::{Violation, audit};

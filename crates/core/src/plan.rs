@@ -165,7 +165,7 @@ pub(crate) fn losses_in_turn(state: &State, node: NodeId) -> Vec<(&Agent, Option
 }
 
 fn lost_with(state: &State, node: NodeId) -> impl Iterator<Item = &Agent> {
-    let placed = state.placed_on(node).filter_map(|id| state.agents().get(id));
+    let placed = state.placed_on(node).filter_map(|id| state.agent(id));
     let agents = placed.filter(|agent| agent.lifecycle == Lifecycle::Live);
     agents.chain(state.held_for(node))
 }
@@ -188,7 +188,7 @@ fn placed_without<'a>(
 pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::beside_moves(state);
     let paused = !moves(state, silent);
-    first_come(state.unplaced().filter_map(|id| state.agents().get(id)))
+    first_come(state.unplaced().filter_map(|id| state.agent(id)))
         .filter_map(|agent| {
             let (id, fleet, spec) = (&agent.id, &agent.id.fleet, &agent.spec);
             if paused && agent.pending == Some(PendingReason::MovesPaused) {

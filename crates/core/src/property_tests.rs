@@ -361,6 +361,16 @@ proptest! {
                 let kept = after.1.get(agent).filter(|(now, _)| now == uid);
                 prop_assert!(kept.is_none_or(|(_, g)| g >= generation), "a generation went back");
             }
+            for (agent, (_, generation)) in &after.1 {
+                let before = before.1.get(agent).map_or(Generation(0), |(_, before)| *before);
+                let placed = |event: &Event| {
+                    let what = &event.what;
+                    matches!(what, What::AgentPlaced { generation: to, .. } if to == generation)
+                        && event.agent.as_ref() == Some(agent)
+                };
+                let mut told = state.events().values().rev().map(Box::as_ref);
+                prop_assert!(before >= *generation || told.any(placed), "a placement is not told");
+            }
             for agent in state.agents().values().filter(|agent| agent.placement.is_none()) {
                 let suits = |(_, verdict)| matches!(verdict, Verdict::Suits { .. });
                 let explained = explain(&state, agent).into_iter().any(suits);

@@ -198,7 +198,7 @@ impl<'a> Provision<'a> {
                 to_place.push((id, spec, None));
             }
         }
-        let agents = self.state.placed_on(lost).filter_map(|id| self.state.agents().get(id));
+        let agents = self.state.placed_on(lost).filter_map(|id| self.state.agent(id));
         let moved = agents.filter(|agent| {
             agent.lifecycle == Lifecycle::Live && agent.spec.class != AgentClass::Pinned
         });

@@ -87,7 +87,7 @@ pub fn drains(state: &State, now: Timestamp, arriving: &Arriving) -> Vec<EvictAg
 fn drain(planner: &mut Planner<'_>, node: &Node, now: Timestamp, arriving: usize) -> EvictAgents {
     let state = planner.state();
     let pace = node.drain.unwrap_or_default();
-    let agents = state.placed_on(node.id).filter_map(|id| state.agents().get(id));
+    let agents = state.placed_on(node.id).filter_map(|id| state.agent(id));
     let (going, staying): (Vec<&Agent>, Vec<&Agent>) =
         agents.filter(|a| a.lifecycle == Lifecycle::Live).partition(|agent| leaving(agent));
     let late = pace.deadline.is_some_and(|deadline| deadline <= now);
@@ -146,7 +146,7 @@ pub fn automatic(state: &State, arriving: &Arriving) -> Option<EvictAgents> {
 pub fn carry_out(state: &State, moves: &[Move], cause: Cause) -> EvictAgents {
     let agents = moves
         .iter()
-        .filter_map(|Move { agent, to, .. }| Some(eviction(state.agents().get(agent)?, Some(*to))));
+        .filter_map(|Move { agent, to, .. }| Some(eviction(state.agent(agent)?, Some(*to))));
     EvictAgents { agents: agents.collect(), cause }
 }
 
@@ -193,7 +193,7 @@ impl<'a> Rebalance<'a> {
     fn movable(&mut self, node: NodeId) -> &mut Vec<&'a Agent> {
         let state = self.state;
         self.movable.entry(node).or_insert_with(|| {
-            let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
+            let agents = state.placed_on(node).filter_map(|id| state.agent(id));
             plan::first_come(agents.filter(|agent| movable(agent))).collect()
         })
     }

@@ -496,6 +496,7 @@ pub enum Key {
 
 /// Any record: the unit of storage and of snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "records of nodes are few and passed one by one")]
 pub enum Record {
     /// The cluster.
     Cluster(Cluster),
@@ -504,7 +505,7 @@ pub enum Record {
     /// A fleet.
     Fleet(Fleet),
     /// An agent.
-    Agent(Agent),
+    Agent(Box<Agent>),
     /// A join token.
     Token(JoinToken),
     /// A remembered request.
@@ -512,7 +513,7 @@ pub enum Record {
     /// Ports that are kept from agents.
     Quarantine(Quarantine),
     /// An event.
-    Event(Event),
+    Event(Box<Event>),
 }
 
 impl Record {

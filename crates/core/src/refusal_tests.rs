@@ -1,11 +1,12 @@
 //! What is refused by rule, what an automatic move may not do, and that what changed is told.
 
 use fleet_types::{
-    AgentClass, AgentId, NodeId, PortRange, Timestamp,
+    AgentClass, AgentId, Generation, NodeId, PortRange, Timestamp,
     limits::{AGENTS_MAX, AGENTS_PER_CALL_MAX},
 };
 
 use crate::{
+    command::RULES_OF_FIRST_PLACEMENTS,
     placement_tests::{Ask, PLAIN, Size, asking, cluster, create, lose, register, sized},
     property_tests::{command, fleet, with_nodes},
     rebalance::{self, Arriving},
@@ -157,7 +158,11 @@ fn a_drain_counts_what_is_not_up_elsewhere_and_a_cordon_ends_it() {
     schedule(&mut state, nodes[0], Schedulable::Cordoned, 0);
     assert_eq!(leave(&state, 0), 0, "nobody else is asked to leave");
     let leaving = |agent: &&Agent| agent.placement.as_ref().is_some_and(|p| p.evicting);
-    assert_eq!(state.agents().values().filter(leaving).count(), 0, "and those that were stay");
+    assert_eq!(
+        state.agents().values().map(Box::as_ref).filter(leaving).count(),
+        0,
+        "and those that were stay"
+    );
 }
 
 #[test]
@@ -201,4 +206,28 @@ fn holds_roles_and_ports_given_back_are_told_with_their_cause() {
     assert!(told(&state).ends_with(&[What::PortsReleased { block }]));
     register(&mut state, node, sized(ROOMY));
     assert_eq!(audit(&state), vec![]);
+}
+
+#[test]
+fn the_placement_a_create_ends_in_is_told_by_rules_that_have_it() {
+    let (before, nodes) = cluster(&[ROOMY]);
+    let named = |name: &str, node| AgentDraft {
+        name: name.parse().unwrap(),
+        spec: asking(PLAIN),
+        desired: Desired::Running,
+        node,
+    };
+    let agents = vec![named("a", Some(nodes[0])), named("b", None)];
+    let create = CreateAgents { fleet: fleet(0), agents, admission: Admission::Unchecked };
+    let create = command(Operation::CreateAgents(create));
+    let placed = What::AgentPlaced { generation: Generation(1), evidence: Evidence::First };
+    for (rules, told_of) in [(RULES_OF_FIRST_PLACEMENTS - 1, 1), (RULES_OF_FIRST_PLACEMENTS, 2)] {
+        let mut state = before.clone();
+        apply_by(rules, &mut state, 5_000, &create).unwrap();
+        let events = state.events().values().skip(before.events().len());
+        let events: Vec<_> = events.map(|it| (it.node, it.what.clone())).collect();
+        assert_eq!(events.len(), told_of, "{events:?}");
+        assert_eq!(events.contains(&(Some(nodes[0]), placed.clone())), told_of == 2);
+        assert!(matches!(events.last(), Some((None, What::AgentPending { .. }))));
+    }
 }

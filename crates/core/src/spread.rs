@@ -1,6 +1,7 @@
 //! How fleets are spread and what stands apart, while a rebalance moves agents in thought.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
     vec::Vec,
@@ -56,7 +57,7 @@ impl<'a> Fleets<'a> {
     pub(crate) fn new(state: &'a State) -> Self {
         let mut spread: BTreeMap<_, BTreeMap<_, Spread<'a>>> = BTreeMap::new();
         let mut apart: BTreeMap<_, BTreeSet<NodeId>> = BTreeMap::new();
-        for agent in state.agents().values() {
+        for agent in state.agents().values().map(Box::as_ref) {
             let Some(placement) = &agent.placement else { continue };
             if agent.spec.wants.apart {
                 apart.entry(&agent.id.fleet).or_default().insert(placement.node);

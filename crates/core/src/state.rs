@@ -1,6 +1,7 @@
 //! All records, the indexes derived from them, and the list of what the last commands changed.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     string::String,
     vec::Vec,
@@ -33,11 +34,12 @@ pub struct State {
     cluster: Option<Cluster>,
     nodes: BTreeMap<NodeId, Node>,
     fleets: BTreeMap<FleetName, Fleet>,
-    agents: BTreeMap<AgentId, Agent>,
+    // Boxed, as the leaves of a map that grows at its end stay half full.
+    agents: BTreeMap<AgentId, Box<Agent>>,
     tokens: BTreeMap<TokenId, JoinToken>,
     requests: BTreeMap<RequestId, RequestRecord>,
     quarantine: BTreeMap<(NodeId, u16), Quarantine>,
-    events: BTreeMap<u64, Event>,
+    events: BTreeMap<u64, Box<Event>>,
     // Derived from the records; never stored.
     request_order: BTreeMap<u64, RequestId>,
     index: Index,
@@ -160,8 +162,13 @@ impl State {
     }
 
     /// The agents, by name.
-    pub fn agents(&self) -> &BTreeMap<AgentId, Agent> {
+    pub fn agents(&self) -> &BTreeMap<AgentId, Box<Agent>> {
         &self.agents
+    }
+
+    /// The agent of a name, if there is one.
+    pub fn agent(&self, id: &AgentId) -> Option<&Agent> {
+        self.agents.get(id).map(Box::as_ref)
     }
 
     /// The agents of a fleet, by name.
@@ -171,7 +178,7 @@ impl State {
         let of_fleet = fleet.clone();
         self.agents
             .range(start..)
-            .map(|(_, agent)| agent)
+            .map(|(_, agent)| agent.as_ref())
             .take_while(move |a| a.id.fleet == of_fleet)
     }
 
@@ -209,7 +216,7 @@ impl State {
     /// The agents that go elsewhere once the node they were asked to leave says that they left; that
     /// node is up.
     pub fn on_the_move(&self) -> impl Iterator<Item = &Agent> {
-        self.index.leaving.iter().filter_map(|id| self.agents.get(id)).filter(|agent| {
+        self.index.leaving.iter().filter_map(|id| self.agent(id)).filter(|agent| {
             let node = agent.placement.as_ref().and_then(|p| self.nodes.get(&p.node));
             let is_up = node.is_some_and(|node| node.status == NodeStatus::Active);
             is_up && agent.lifecycle == Lifecycle::Live
@@ -218,7 +225,7 @@ impl State {
 
     /// The agents that wait for their node, which was lost, or for agents to be moved again.
     pub(crate) fn held_for(&self, node: NodeId) -> impl Iterator<Item = &Agent> {
-        self.unplaced().filter_map(|id| self.agents.get(id)).filter(move |agent| {
+        self.unplaced().filter_map(|id| self.agent(id)).filter(move |agent| {
             let former = agent.former.is_some_and(|(former, _)| former == node);
             former && agent.pending == Some(PendingReason::MovesPaused)
         })
@@ -230,7 +237,7 @@ impl State {
     }
 
     /// What happened, the latest last.
-    pub fn events(&self) -> &BTreeMap<u64, Event> {
+    pub fn events(&self) -> &BTreeMap<u64, Box<Event>> {
         &self.events
     }
 
@@ -278,7 +285,7 @@ impl State {
     }
 
     pub(crate) fn require_agent(&self, id: &AgentId) -> Result<&Agent, Rejection> {
-        self.agents.get(id).ok_or_else(|| Rejection::AgentUnknown(id.clone()))
+        self.agent(id).ok_or_else(|| Rejection::AgentUnknown(id.clone()))
     }
 
     /// Keeps an event, forgetting the oldest past the limit.
@@ -292,7 +299,8 @@ impl State {
         let serial = self.events.last_key_value().map_or(0, |(last, _)| last + 1);
         let Moment { at, revision } = now;
         self.changed.insert(Key::Event(serial));
-        self.events.insert(serial, Event { serial, at, revision, node, agent, what });
+        let event = Event { serial, at, revision, node, agent, what };
+        self.events.insert(serial, Box::new(event));
         while self.events.len() > EVENTS_MAX {
             let Some((oldest, _)) = self.events.pop_first() else { break };
             self.changed.insert(Key::Event(oldest));
@@ -379,7 +387,8 @@ impl State {
             return true;
         }
         let placed = self.index.placed.get(&node).into_iter().flatten();
-        let owned: Vec<&Agent> = placed.filter_map(|id| self.agents.get(id)).collect();
+        let owned: Vec<&Agent> =
+            placed.filter_map(|id| self.agents.get(id)).map(Box::as_ref).collect();
         let holds = |block: PortBlock| range.first() <= block.base && block.last() <= range.last();
         let kept = self.quarantine.range((node, 0)..=(node, u16::MAX)).map(|(_, kept)| kept.block);
         let (kept, outside): (Vec<_>, Vec<_>) = kept.partition(|block| holds(*block));
@@ -429,14 +438,21 @@ impl State {
         } else {
             self.index.leaving.remove(&agent.id);
         }
-        self.agents.insert(agent.id.clone(), agent);
+        self.agents.insert(agent.id.clone(), Box::new(agent));
     }
 
     /// Stores a new agent, placed on `node` if it may go there and there is room; else it records
-    /// why not.
-    pub(crate) fn add_agent(&mut self, mut agent: Agent, node: Option<NodeId>, now: Moment) {
+    /// why not. `told` says whether a placement is an event.
+    pub(crate) fn add_agent(
+        &mut self,
+        mut agent: Agent,
+        node: Option<NodeId>,
+        told: bool,
+        now: Moment,
+    ) {
         self.index.add_agent(&agent.id.fleet, &agent.spec, &self.nodes);
         match self.settle(&mut agent, node, now) {
+            Ok((node, what)) if told => self.tell(now, Some(node), Some(agent.id.clone()), what),
             Ok(_) => {}
             Err(reason) => {
                 agent.pending = Some(reason);
@@ -452,12 +468,9 @@ impl State {
     pub(crate) fn place(&mut self, id: &AgentId, node: Option<NodeId>, now: Moment) {
         let Some((id, mut agent)) = self.agents.remove_entry(id) else { return };
         let news = match self.settle(&mut agent, node, now) {
-            Ok(node) => {
+            Ok((node, what)) => {
                 self.index.unplaced.remove(&id);
-                let evidence = agent.placement.as_ref().map(|placement| placement.evidence.clone());
-                let (generation, evidence) =
-                    (agent.generation, evidence.unwrap_or(Evidence::First));
-                Some((Some(node), What::AgentPlaced { generation, evidence }))
+                Some((Some(node), what))
             }
             Err(reason) if agent.pending == Some(reason) => None,
             Err(reason) => {
@@ -474,25 +487,26 @@ impl State {
     }
 
     /// Gives an agent that is not among `agents` its placement on `node`, if it may go there and
-    /// fits; else says why not.
+    /// fits, and what there is to tell of it; else says why not.
     fn settle(
         &mut self,
         agent: &mut Agent,
         node: Option<NodeId>,
         now: Moment,
-    ) -> Result<NodeId, PendingReason> {
+    ) -> Result<(NodeId, What), PendingReason> {
         let (node, block) = self.find_place(node, agent)?;
         agent.generation = agent.generation.next();
         let evidence = core::mem::replace(&mut agent.evidence, Evidence::First);
         let (evicting, next, taken_by, parked) = (false, None, None, None);
         let placed = now.at;
+        let what = What::AgentPlaced { generation: agent.generation, evidence: evidence.clone() };
         agent.placement =
             Some(Placement { node, block, evicting, next, taken_by, parked, evidence, placed });
         agent.pending = None;
         if let Some(node) = self.nodes.get(&node) {
             self.index.place(&agent.id, &agent.spec, node);
         }
-        Ok(node)
+        Ok((node, what))
     }
 
     /// Lets an agent that was just unplaced wait until agents are moved again.

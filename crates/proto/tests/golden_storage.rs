@@ -96,7 +96,8 @@ fn quarantine(cause: core::QuarantineCause) -> core::Record {
 
 fn event(what: core::What) -> core::Record {
     let (at, revision, node) = (Timestamp(9), Revision(11), Some(NodeId(5)));
-    core::Record::Event(core::Event { serial: 3, at, revision, node, agent: Some(agent()), what })
+    let event = core::Event { serial: 3, at, revision, node, agent: Some(agent()), what };
+    core::Record::Event(Box::new(event))
 }
 
 fn happenings() -> Vec<core::What> {
@@ -200,8 +201,8 @@ fn records() -> Vec<core::Record> {
             created: Timestamp(4),
             revision: Revision(7),
         }),
-        core::Record::Agent(placed),
-        core::Record::Agent(pending),
+        core::Record::Agent(Box::new(placed)),
+        core::Record::Agent(Box::new(pending)),
         core::Record::Token(core::JoinToken {
             id: "0123456789ab".parse().unwrap(),
             secret_sha256: [7; 32],

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
-use fleet_core::{Key, RULES, Record, State, apply};
+use fleet_core::{Key, RULES, Record, State, apply_by};
 use fleet_proto::{
     convert::storage::{decode_batch, decode_record, encode_record},
     storage as wire,
@@ -125,7 +125,7 @@ impl StateMachine {
                 }
                 for command in commands {
                     let command = command.map_err(io::Error::other)?;
-                    results.push(apply(&mut applied.state, index, &command));
+                    results.push(apply_by(rules, &mut applied.state, index, &command));
                 }
             }
             EntryPayload::Membership(membership) => {

@@ -105,9 +105,8 @@ pub fn wait_ms(class: AgentClass, node: &Node, timing: &LeaseTiming) -> Option<u
 
 /// The class whose time is the next to be over on a node, if any.
 fn next_to_end(state: &State, node: &Node) -> Option<AgentClass> {
-    let sticky = |id| {
-        state.agents().get(id).is_some_and(|agent: &Agent| agent.spec.class == AgentClass::Sticky)
-    };
+    let sticky =
+        |id| state.agent(id).is_some_and(|agent: &Agent| agent.spec.class == AgentClass::Sticky);
     match node.status {
         NodeStatus::Joining => None,
         NodeStatus::Active => Some(AgentClass::Strict),

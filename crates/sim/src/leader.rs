@@ -128,7 +128,7 @@ impl Leader {
         stopped: &[(AgentId, Generation)],
     ) -> Option<Operation> {
         stopped.iter().find_map(|(id, generation)| {
-            let agent = state.agents().get(id)?;
+            let agent = state.agent(id)?;
             let placement = agent.placement.as_ref()?;
             let awaited = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
             if placement.node != node || agent.generation != *generation || !awaited {

@@ -104,7 +104,7 @@ impl Machine {
         }
         let wanted: BTreeMap<AgentId, Generation> = state
             .placed_on(self.id)
-            .filter_map(|id| state.agents().get(id))
+            .filter_map(|id| state.agent(id))
             .filter(|agent| crate::leader::should_run(agent))
             .map(|agent| (agent.id.clone(), agent.generation))
             .collect();

@@ -10,12 +10,13 @@ use fleet_types::{
 
 use crate::{
     Outcome, Rejection, State, admission,
-    command::{Admission, AgentDraft, CreateAgents},
+    command::{Admission, AgentDraft, CreateAgents, RULES_OF_FIRST_PLACEMENTS},
     record::{Agent, Evidence, Lifecycle, Wants},
     state::Moment,
 };
 
 pub(crate) fn apply(
+    rules: u32,
     state: &mut State,
     revision: Revision,
     at: Timestamp,
@@ -23,6 +24,7 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Rejection> {
     check_all(state, op)?;
     let mut cluster = state.cluster().ok_or(Rejection::NoCluster)?.clone();
+    let told = rules >= RULES_OF_FIRST_PLACEMENTS;
     for draft in &op.agents {
         let id = AgentId { fleet: op.fleet.clone(), agent: draft.name.clone() };
         let agent = Agent {
@@ -41,7 +43,7 @@ pub(crate) fn apply(
             revision,
         };
         cluster.next_uid += 1;
-        state.add_agent(agent, draft.node, Moment { at, revision });
+        state.add_agent(agent, draft.node, told, Moment { at, revision });
     }
     cluster.revision = revision;
     state.put_cluster(cluster);

@@ -22,7 +22,7 @@ pub(crate) fn apply(
     }
     let now = Moment { at, revision };
     for eviction in &op.agents {
-        let agent = state.agents().get(&eviction.agent);
+        let agent = state.agent(&eviction.agent);
         if agent.is_some_and(|agent| agent.generation == eviction.generation) {
             evict(state, &eviction.agent, eviction.to, op.cause, now);
         }
@@ -38,7 +38,7 @@ pub(crate) fn evict(
     cause: Cause,
     now: Moment,
 ) {
-    let Some(mut agent) = state.agents().get(id).cloned() else { return };
+    let Some(mut agent) = state.agent(id).cloned() else { return };
     let Some(placement) = agent.placement.as_mut() else { return };
     if placement.evicting || agent.lifecycle != Lifecycle::Live {
         return;
@@ -52,7 +52,7 @@ pub(crate) fn evict(
 
 /// Lets an agent stay that was asked to leave.
 pub(crate) fn keep(state: &mut State, id: &AgentId, now: Moment) {
-    let Some(mut agent) = state.agents().get(id).cloned() else { return };
+    let Some(mut agent) = state.agent(id).cloned() else { return };
     let Some(placement) = agent.placement.as_mut().filter(|p| p.evicting) else { return };
     if agent.lifecycle != Lifecycle::Live {
         return;

@@ -35,7 +35,7 @@ pub(crate) fn apply(
     }
 
     let moves: BTreeMap<&AgentId, NodeId> = op.moves.iter().map(|(a, n)| (a, *n)).collect();
-    let gone = |id: &&AgentId| state.agents().get(*id).is_some_and(|a| a.spec.class <= op.reach);
+    let gone = |id: &&AgentId| state.agent(id).is_some_and(|a| a.spec.class <= op.reach);
     let lost: Vec<AgentId> = state.placed_on(op.node).filter(gone).cloned().collect();
     let now = Moment { at, revision };
     let (evidence, agents) = (op.evidence.clone(), lost.len() as u64);
@@ -43,7 +43,7 @@ pub(crate) fn apply(
     let mut left_out = Vec::new();
     for id in lost {
         state.unplace(&id, op.evidence.clone(), now);
-        let deleting = state.agents().get(&id).is_some_and(|a| a.lifecycle == Lifecycle::Deleting);
+        let deleting = state.agent(&id).is_some_and(|a| a.lifecycle == Lifecycle::Deleting);
         match moves.get(&id) {
             _ if deleting => state.remove_agent(&id, now),
             None => left_out.push(id),

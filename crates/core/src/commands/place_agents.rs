@@ -12,7 +12,7 @@ pub(crate) fn apply(
     op: &PlaceAgents,
 ) -> Result<Outcome, Rejection> {
     for (id, node) in &op.moves {
-        if state.agents().get(id).is_some_and(|agent| agent.placement.is_none()) {
+        if state.agent(id).is_some_and(|agent| agent.placement.is_none()) {
             state.place(id, Some(*node), Moment { at, revision });
         }
     }

@@ -50,7 +50,7 @@ pub(crate) fn apply(
     let now = Moment { at, revision };
     state.tell(now, Some(op.node), None, What::NodeRegistered { epoch });
     if !op.report.unfit.is_empty() {
-        let agents = state.placed_on(op.node).filter_map(|id| state.agents().get(id));
+        let agents = state.placed_on(op.node).filter_map(|id| state.agent(id));
         let strict = agents.filter(|agent| agent.spec.class == AgentClass::Strict);
         for agent in strict.map(|agent| agent.id.clone()).collect::<Vec<_>>() {
             evict_agents::evict(state, &agent, None, Cause::UnfitNode, now);

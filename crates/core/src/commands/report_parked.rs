@@ -23,7 +23,7 @@ pub(crate) fn apply(
         return Err(Rejection::LimitReached { what: "parked agents", limit: PARKED_MAX });
     }
     for parked in &op.agents {
-        let agent = state.agents().get(&parked.agent);
+        let agent = state.agent(&parked.agent);
         let Some(agent) = agent.filter(|it| is_news(state, it, op.node, parked.revision)) else {
             continue;
         };

@@ -49,7 +49,7 @@ pub(crate) fn apply(
             }
             Schedulable::Open | Schedulable::Cordoned if drained => {
                 let strict = |agent: &Agent| agent.spec.class == AgentClass::Strict;
-                if !(unfit && state.agents().get(&id).is_some_and(strict)) {
+                if !(unfit && state.agent(&id).is_some_and(strict)) {
                     evict_agents::keep(state, &id, now);
                 }
             }

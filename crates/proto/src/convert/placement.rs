@@ -179,7 +179,7 @@ pub(super) fn drain(state: &State, node: &Node) -> Option<v1::Drain> {
     let pace = node.drain.unwrap_or_default();
     let agents = state.placed_on(node.id);
     let left = agents.len();
-    let leaving = agents.filter_map(|id| state.agents().get(id)?.placement.as_ref());
+    let leaving = agents.filter_map(|id| state.agent(id)?.placement.as_ref());
     Some(v1::Drain {
         moves_at_once: pace.moves_max,
         deadline: pace.deadline.map(timestamp),
@@ -204,7 +204,7 @@ fn kept(kept: &Quarantine) -> v1::NodePorts {
 
 /// The ports of a node, by number.
 pub fn ports(state: &State, node: NodeId) -> v1::ListNodePortsResponse {
-    let agents = state.placed_on(node).filter_map(|id| state.agents().get(id));
+    let agents = state.placed_on(node).filter_map(|id| state.agent(id));
     let owned = agents.filter_map(|agent| {
         Some(v1::NodePorts {
             block: Some(port_block(agent.placement.as_ref()?.block)),

@@ -5671,8 +5671,8 @@ pub mod event_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What happened: every move, fence and change of a node, every placement but that which the create
-    /// of an agent answers with, each with its cause. Kept by the cluster itself, the last 100,000.
+    /// What happened: every placement, move and fence, every change of a node, each with its cause. Kept
+    /// by the cluster itself, the last 100,000.
     #[derive(Debug, Clone)]
     pub struct EventServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -5802,8 +5802,8 @@ pub mod event_service_server {
             tonic::Status,
         >;
     }
-    /// What happened: every move, fence and change of a node, every placement but that which the create
-    /// of an agent answers with, each with its cause. Kept by the cluster itself, the last 100,000.
+    /// What happened: every placement, move and fence, every change of a node, each with its cause. Kept
+    /// by the cluster itself, the last 100,000.
     #[derive(Debug)]
     pub struct EventServiceServer<T> {
         inner: Arc<T>,

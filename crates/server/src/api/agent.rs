@@ -183,7 +183,7 @@ impl Api {
     async fn agent(&self, id: AgentId) -> Result<Agent, Status> {
         let found = self
             .read(|state| {
-                state.agents().get(&id).map(|agent| {
+                state.agent(&id).map(|agent| {
                     let mut shown = convert::agent(state, agent);
                     self.observed.complete(agent, &mut shown);
                     shown
@@ -227,7 +227,7 @@ struct How<'a> {
 
 /// All of these agents, in this order.
 fn find_all(state: &State, names: &[AgentId]) -> Result<Vec<Agent>, Status> {
-    let find = |id| state.agents().get(id).map(|agent| convert::agent(state, agent));
+    let find = |id| state.agent(id).map(|agent| convert::agent(state, agent));
     let missing = |id: &AgentId| from_rejection(&Rejection::AgentUnknown(id.clone()));
     names.iter().map(|id| find(id).ok_or_else(|| missing(id))).collect()
 }
@@ -260,7 +260,7 @@ pub(super) fn rehearsed(state: &State, fleet: &FleetName, draft: &AgentDraft) ->
 /// How an agent would be moved. Refused when it would not get there: it would stop for nothing.
 fn movable(state: &State, id: &AgentId, to: Option<NodeId>) -> Result<Eviction, Status> {
     let unknown = || from_rejection(&Rejection::AgentUnknown(id.clone()));
-    let agent = state.agents().get(id).ok_or_else(unknown)?;
+    let agent = state.agent(id).ok_or_else(unknown)?;
     let refuse = |reason, message: String| {
         let name = resource::agent(id);
         Err(status(Code::FailedPrecondition, reason, message, &[("agent", &name)]))
@@ -340,7 +340,7 @@ impl AgentService for Api {
         let id = resource::parse_agent("name", &request.into_inner().name)?;
         let agent = self.agent(id.clone()).await?;
         let found = self.raft.read(|state| {
-            let agent = state.agents().get(&id)?;
+            let agent = state.agent(&id)?;
             let verdicts = explain(state, agent);
             let shown = verdicts.iter().map(|(node, verdict)| shown(state, agent, *node, verdict));
             Some((shown.collect(), help(state, agent)))
@@ -413,7 +413,7 @@ impl AgentService for Api {
             .read(|state| {
                 let agents = state.agents().range((start, Bound::Unbounded));
                 let wanted = agents
-                    .map(|(_, agent)| agent)
+                    .map(|(_, agent)| agent.as_ref())
                     .take_while(|agent| fleet.as_ref().is_none_or(|f| agent.id.fleet == *f));
                 let show = |agent: &fleet_core::Agent| {
                     let mut shown = convert::agent(state, agent);
@@ -499,7 +499,7 @@ impl AgentService for Api {
         let id = resource::parse_agent("name", &request.name)?;
         let host = self
             .read(|state| {
-                let agent = state.agents().get(&id)?;
+                let agent = state.agent(&id)?;
                 let node = state.nodes().get(&agent.placement.as_ref()?.node)?;
                 Some((node.id, node.address.peer.clone()))
             })

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn every_agent_is_counted_once() {
         for agents in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
-            let state = State::restore((0..agents).map(agent).map(Record::Agent));
+            let state = State::restore((0..agents).map(agent).map(Box::new).map(Record::Agent));
             let observed = Observed::default();
             let census = take(|census, after| census.page(&state, &observed, after));
             let counted = census.by_state.get(AgentState::Pending.as_str_name());

@@ -192,7 +192,7 @@ fn begun_at(state: &State, begun: Revision) -> Vec<AgentMove> {
     let of_call = events.filter(|event| event.revision == begun && event.what == evicted);
     let moves = of_call.filter_map(|event| {
         let agent = event.agent.clone()?;
-        let placement = state.agents().get(&agent)?.placement.as_ref()?;
+        let placement = state.agent(&agent)?.placement.as_ref()?;
         let to = if placement.evicting { placement.next? } else { placement.node };
         Some(rebalance::Move { agent, from: event.node?, to }).filter(|it| it.from != it.to)
     });

@@ -78,7 +78,7 @@ pub(super) fn losses(
             (Some(_), _) => String::new(),
             (None, Some(_)) => {
                 left_out += 1;
-                let agent = state.agents().get(&loss.agent).filter(|_| left_out <= EXPLAINED_MAX);
+                let agent = state.agent(&loss.agent).filter(|_| left_out <= EXPLAINED_MAX);
                 agent.map_or_else(|| NOWHERE.into(), |agent| nowhere(state, agent, node))
             }
             (None, None) => "pinned: it stays, and waits for its node".into(),

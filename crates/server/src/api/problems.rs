@@ -24,7 +24,7 @@ fn problem(reason: &str, message: String, action: &str) -> Problem {
 pub(super) fn find(state: &State, moves: bool, refused: &BTreeMap<NodeId, String>) -> Vec<Problem> {
     let mut found = Vec::new();
     if !moves {
-        let held = state.unplaced().filter_map(|id| state.agents().get(id));
+        let held = state.unplaced().filter_map(|id| state.agent(id));
         let held = held.filter(|agent| agent.pending == Some(PendingReason::MovesPaused)).count();
         let policy = state.cluster().map(|cluster| cluster.moves).unwrap_or_default();
         let why = match policy.rule {

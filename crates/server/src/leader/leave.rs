@@ -54,7 +54,7 @@ impl Moved {
     }
 
     fn note(&mut self, state: &State, evict: &EvictAgents) {
-        let agents = evict.agents.iter().filter_map(|eviction| state.agents().get(&eviction.agent));
+        let agents = evict.agents.iter().filter_map(|eviction| state.agent(&eviction.agent));
         let left = agents.filter_map(|a| Some((a.id.clone(), a.placement.as_ref()?.node)));
         let now = Instant::now();
         self.0.extend(left.map(|(agent, node)| (agent, node, now)));
@@ -65,7 +65,7 @@ impl Moved {
     fn arriving(&mut self, state: &State, observed: &Observed) -> Arriving {
         let mut arriving = Arriving::new();
         self.0.retain(|(id, from, since)| {
-            let agent = state.agents().get(id).filter(|_| since.elapsed() < ARRIVING_MAX);
+            let agent = state.agent(id).filter(|_| since.elapsed() < ARRIVING_MAX);
             let Some(agent) = agent else { return false };
             let leaving = |agent: &Agent| agent.placement.as_ref().is_some_and(|p| p.evicting);
             let underway = !leaving(agent) && !is_up(observed.state(agent));
@@ -180,7 +180,8 @@ mod tests {
             at(8, 2, false, 1, Timestamp(1)),
         ];
         let records: Vec<Record> = state.records().collect();
-        let state = State::restore(records.into_iter().chain(agents.map(Record::Agent)));
+        let state =
+            State::restore(records.into_iter().chain(agents.map(Box::new).map(Record::Agent)));
         let observed = Arc::new(Observed::default());
         let mut moved = Moved::found(&state);
         let found: Vec<String> = moved.0.iter().map(|(id, ..)| id.agent.to_string()).collect();

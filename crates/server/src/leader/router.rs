@@ -107,7 +107,7 @@ impl Router {
         for key in keys {
             match key {
                 Key::Agent(id) => {
-                    let agent = state.agents().get(id);
+                    let agent = state.agent(id);
                     let now = agent.and_then(|agent| agent.placement.as_ref()).map(|p| p.node);
                     let before = match now {
                         Some(now) => placed.insert(id.clone(), now),

@@ -162,7 +162,7 @@ impl Session {
 
     /// Everything the host should know, and the agents in it.
     fn everything(&self, state: &State) -> (BTreeSet<AgentId>, AssignRequest) {
-        let agents = state.placed_on(self.node).filter_map(|id| state.agents().get(id));
+        let agents = state.placed_on(self.node).filter_map(|id| state.agent(id));
         let agents: Vec<&Agent> = agents.filter(|agent| self.concerns(agent)).collect();
         let put = agents.iter().filter_map(|agent| self.assignment(state, agent)).collect();
         let sent = agents.iter().map(|agent| agent.id.clone()).collect();
@@ -202,7 +202,7 @@ impl Session {
                     request.quarantined = Some(self.quarantined(state));
                 }
                 Key::Agent(id) => {
-                    let agent = state.agents().get(id);
+                    let agent = state.agent(id);
                     let here = agent.filter(|agent| {
                         let placed = agent.placement.as_ref().is_some_and(|p| p.node == self.node);
                         placed && (self.concerns(agent) || sent.contains(id))
@@ -229,7 +229,7 @@ impl Session {
     fn note(&self, observations: &[Observation]) {
         let current = |state: &State, observation: &Observation| {
             let id = parse_agent(&observation.fleet, &observation.agent).ok()?;
-            let agent = state.agents().get(&id)?;
+            let agent = state.agent(&id)?;
             let here = agent.placement.as_ref()?.node == self.node;
             (here && is_of(observation, agent)).then(|| observation.clone())
         };
@@ -246,7 +246,7 @@ impl Session {
         let confirms = confirms.filter_map(|observation| {
             let id = parse_agent(&observation.fleet, &observation.agent).ok()?;
             let awaited = self.leader.raft.read(|state| {
-                let agent = state.agents().get(&id)?;
+                let agent = state.agent(&id)?;
                 let placement = agent.placement.as_ref().filter(|p| p.node == self.node)?;
                 let stopping = placement.evicting || agent.lifecycle == Lifecycle::Deleting;
                 (stopping && is_stopped(observation, agent)).then_some(agent.generation)
@@ -255,7 +255,7 @@ impl Session {
             let (node, epoch, said) = (self.node, self.epoch, observation.clone());
             let build: crate::proposer::Build = Box::new(move |draft| {
                 // It may have been told to run again since.
-                let agent = draft.planner.state().agents().get(&id);
+                let agent = draft.planner.state().agent(&id);
                 let agent = agent.filter(|agent| is_stopped(&said, agent));
                 let agent = agent.ok_or(Rejection::NotStopping(id))?;
                 let moves = agent.lifecycle == Lifecycle::Live;
@@ -279,7 +279,7 @@ impl Session {
         for observation in observations.iter().filter(|o| !o.ports_taken.is_empty()) {
             let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
             let current = self.leader.raft.read(|state| {
-                let agent = state.agents().get(&id)?;
+                let agent = state.agent(&id)?;
                 let here = agent.placement.as_ref()?.node == self.node;
                 let helps = here && is_helped_by_other_ports(state, agent);
                 (helps && is_of(observation, agent)).then_some(agent.generation)
@@ -300,7 +300,7 @@ impl Session {
             let Ok(id) = parse_agent(&observation.fleet, &observation.agent) else { continue };
             let start = observation.starts;
             let news = self.leader.raft.read(|state| {
-                let agent = state.agents().get(&id)?;
+                let agent = state.agent(&id)?;
                 let here = agent.placement.as_ref()?.node == self.node;
                 let current = here && is_of(observation, agent);
                 let told = || state.told_of_double_run(&id, agent.generation, start);
@@ -329,7 +329,7 @@ impl Session {
         });
         let news: Vec<Parked> = self.leader.raft.read(|state| {
             let is_new = |it: &Parked| {
-                let agent = state.agents().get(&it.agent);
+                let agent = state.agent(&it.agent);
                 agent.is_some_and(|agent| is_parked_anew(state, agent, self.node, it.revision))
             };
             parked.filter(is_new).collect()
@@ -374,7 +374,7 @@ impl Session {
                 };
                 self.leader.observed.look(agent, |o| is_overdue(o).then(|| o.clone())).flatten()
             };
-            sent.iter().filter_map(|id| look(state.agents().get(id)?)).collect()
+            sent.iter().filter_map(|id| look(state.agent(id)?)).collect()
         });
         self.confirm(&overdue).await;
         self.quarantine(&overdue).await;

@@ -412,7 +412,7 @@ pub fn decode_record(bytes: &[u8]) -> Result<core::Record> {
             created: Timestamp(f.created_ms),
             revision: Revision(f.revision),
         }),
-        Kind::Agent(a) => core::Record::Agent(get_agent(a)?),
+        Kind::Agent(a) => core::Record::Agent(Box::new(get_agent(a)?)),
         Kind::Token(t) => core::Record::Token(core::JoinToken {
             id: parse("token id", &t.id)?,
             secret_sha256: hash(&t.secret_sha256)?,
@@ -429,6 +429,6 @@ pub fn decode_record(bytes: &[u8]) -> Result<core::Record> {
             revision: Revision(r.revision),
         }),
         Kind::Quarantine(q) => core::Record::Quarantine(get_quarantine(q)?),
-        Kind::Event(e) => core::Record::Event(events::get_event(e)?),
+        Kind::Event(e) => core::Record::Event(Box::new(events::get_event(e)?)),
     })
 }
