@@ -52,6 +52,16 @@ fn write(path: &Path, value: impl ToString) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
+/// As [`write`], if the file does not hold that: setting a quota makes the kernel walk over all
+/// groups of the machine, milliseconds where there are a thousand, and reading one does not.
+fn write_other(path: &Path, value: impl ToString) -> io::Result<()> {
+    let value = value.to_string();
+    if fs::read_to_string(path).is_ok_and(|held| held.trim_end() == value) {
+        return Ok(());
+    }
+    write(path, value)
+}
+
 impl Limiter {
     /// A limiter for groups below `parent`, a path below the version 2 hierarchy at `root`.
     pub fn new(root: &Path, parent: &Path) -> Self {
@@ -102,8 +112,13 @@ impl Limiter {
             }
             fs::create_dir_all(&directory)?;
             match (CONTROLLERS[controller], two) {
-                // Another of its name may have had one.
-                _ if value == 0 => only_if_there(&directory.join("cpu.cfs_quota_us"), -1)?,
+                // Another of its name may have had one. Kernels without quotas have no file.
+                _ if value == 0 => {
+                    let quota = directory.join("cpu.cfs_quota_us");
+                    if quota.exists() {
+                        write_other(&quota, -1)?;
+                    }
+                }
                 ("memory", true) => {
                     write(&directory.join("memory.max"), value)?;
                     write(&directory.join("memory.oom.group"), 1)?;
@@ -121,8 +136,8 @@ impl Limiter {
                     write(&directory.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
                 }
                 (_, false) => {
-                    write(&directory.join("cpu.cfs_period_us"), PERIOD_US)?;
-                    write(&directory.join("cpu.cfs_quota_us"), value * PERIOD_US / 1_000)?;
+                    write_other(&directory.join("cpu.cfs_period_us"), PERIOD_US)?;
+                    write_other(&directory.join("cpu.cfs_quota_us"), value * PERIOD_US / 1_000)?;
                 }
             }
             if !two {
