@@ -59,6 +59,9 @@ fn sticky_and_pinned_agents_live_through_a_cut_and_leave_a_dead_machine() {
     assert!(stays.into_iter().all(runs));
     let agent = cluster.agent(&sticky);
     assert_eq!((&agent["state"], host_of(&agent)), (&"STATE_UNKNOWN".into(), cut), "{agent}");
+    assert_eq!(agent["stateMessage"], format!("its node n{cut} is out of reach"));
+    let why = cluster.ok(&["agent", "explain", &sticky]);
+    assert!(why.contains(&format!("`fleet-cluster node confirm-dead n{cut}`")), "{why}");
 
     cluster.mend(cut);
     for (name, was) in [&sticky, &pinned].into_iter().zip(stays) {

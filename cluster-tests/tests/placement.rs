@@ -199,6 +199,8 @@ fn taken_ports_are_named_and_their_agent_gets_others() {
     let agent = cluster.agent("f/a");
     assert_eq!(agent["placement"]["portBlock"]["base"], 20_016, "{agent}");
     assert!(told(&cluster, "f/a").contains(&"PORTS_QUARANTINED".to_owned()));
+    let why = cluster.ok(&["agent", "explain", "f/a"]);
+    assert!(why.contains("moved (something else listened on its ports)"), "{why}");
     let ports = cluster.ok(&["node", "ports", "n1"]);
     let holder = format!("port 20005 is taken by pid {} (python3)", foreign.id());
     assert!(ports.contains("quarantined") && ports.contains(&holder), "{ports}");
@@ -262,6 +264,20 @@ fleets:
     assert_eq!(run("plan", &silent).code, 0, "what is not stated is left alone");
     let wrong = run("plan", "fleets: {shop: {agnets: {}}}");
     assert!(wrong.code == 2 && wrong.err.contains("agnets"), "{wrong:?}");
+    let large = "x".repeat(4_000);
+    let variables: String = (0..60).map(|n| format!("V{n}: {large}, ")).collect();
+    let agent = |n| {
+        format!(
+            "      a{n}: {{runtime: exec, command: [/bin/true], environment: {{{variables}}}}}\n"
+        )
+    };
+    let agents: String = (0..40).map(agent).collect();
+    let manifest_of_large = format!("fleets:\n  large:\n    agents:\n{agents}");
+    assert_eq!(run("apply", &manifest_of_large).code, 0, "in several calls");
+    let again = run("plan", &manifest_of_large);
+    assert_eq!((again.code, again.out.trim()), (0, "nothing would change"), "{}", again.err);
+    let named = run("plan", &manifest.replace("      b:", "      c: {runtime: none}\n      b:"));
+    assert!(named.code == 2 && named.err.contains("agent c: "), "{named:?}");
     let unreachable = cluster.cli_with(&["plan", "-f", "-", "--context", "/nonexistent"], manifest);
     assert_eq!(unreachable.code, 2, "{unreachable:?}");
 }

@@ -13,7 +13,7 @@ use alloc::{
     vec::Vec,
 };
 
-use fleet_types::{NodeId, Resources};
+use fleet_types::{AgentName, NodeId, Resources};
 
 use crate::{
     command::{Admission, AgentDraft},
@@ -268,8 +268,8 @@ pub(crate) fn check<'a>(
         let ports = draft.spec.ports;
         let too_large = largest_block.filter(|most| ports > *most);
         if let Some(most) = too_large.filter(|_| !closed_has_block(state, ports)) {
-            let (what, asked) = ("ports in one block", ports.into());
-            return Err(Rejection::NoNodeEver { what, asked, most: most.into() });
+            let (agent, what, asked) = (draft.name.clone(), "ports in one block", ports.into());
+            return Err(Rejection::NoNodeEver { agent, what, asked, most: most.into() });
         }
         for (of, amount) in Dimension::ALL.into_iter().zip(asked(&draft.spec)) {
             more[of as usize] += amount;
@@ -277,8 +277,8 @@ pub(crate) fn check<'a>(
             let most = totals.sizes[of as usize].last().map(|(most, _)| *most);
             let too_large = |most: &u64| !totals.unbounded(of) && amount > *most;
             if let Some(most) = most.filter(too_large).filter(|_| !closed_has(state, of, amount)) {
-                let (what, asked) = (of.name(), amount);
-                return Err(Rejection::NoNodeEver { what, asked, most });
+                let (agent, what, asked) = (draft.name.clone(), of.name(), amount);
+                return Err(Rejection::NoNodeEver { agent, what, asked, most });
             }
         }
     }
@@ -299,7 +299,11 @@ pub(crate) fn check<'a>(
 
 /// Refuses an agent that none of the nodes that suit it, whether they take agents now or not, is
 /// large enough for. One that no node suits may be waiting for such a node.
-pub(crate) fn check_suiting(state: &State, spec: &AgentSpec) -> Result<(), Rejection> {
+pub(crate) fn check_suiting(
+    state: &State,
+    agent: &AgentName,
+    spec: &AgentSpec,
+) -> Result<(), Rejection> {
     let (policy, asked) = (state.placement_policy(), asked(spec));
     let has = |node: &Node| {
         let mut amounts = amounts(node, &policy)?;
@@ -323,7 +327,8 @@ pub(crate) fn check_suiting(state: &State, spec: &AgentSpec) -> Result<(), Rejec
         // Of nodes that differ one may have enough of this and another of that.
         suiting.retain(|has| enough(of, has));
         if let Some(most) = most.filter(|_| suiting.is_empty()) {
-            return Err(Rejection::NoNodeEver { what: of.name(), asked: asked[of as usize], most });
+            let (agent, what, asked) = (agent.clone(), of.name(), asked[of as usize]);
+            return Err(Rejection::NoNodeEver { agent, what, asked, most });
         }
     }
     Ok(())

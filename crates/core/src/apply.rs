@@ -132,7 +132,7 @@ fn dispatch(
         Operation::SetSchedulable(op) => commands::set_schedulable::apply(state, revision, at, op),
         Operation::HoldNode(op) => commands::hold_node::apply(state, revision, at, op),
         Operation::SetMovePolicy(op) => commands::set_move_policy::apply(state, revision, op),
-        Operation::RemoveNode(op) => commands::remove_node::apply(state, revision, at, op),
+        Operation::RemoveNode(op) => commands::remove_node::apply(rules, state, revision, at, op),
         Operation::CreateFleet(op) => commands::create_fleet::apply(state, revision, at, op),
         Operation::DeleteFleet(op) => commands::delete_fleet::apply(state, revision, op),
         Operation::CreateAgents(op) => {

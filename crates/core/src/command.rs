@@ -23,6 +23,8 @@ pub const RULES: u32 = 3;
 pub const RULES_OF_PARKED: u32 = 2;
 /// The first by which the placement that a create ends in is an event.
 pub(crate) const RULES_OF_FIRST_PLACEMENTS: u32 = 3;
+/// The first by which no node is removed that agents wait for.
+pub(crate) const RULES_OF_AWAITED: u32 = 3;
 
 /// One command: an operation, the leader's time, and the caller's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -124,6 +124,8 @@ pub(crate) struct Index {
     pub(crate) whereabouts: Whereabouts,
     /// The nodes that take agents.
     listed: BTreeMap<NodeId, Listed>,
+    /// Those that registered once and take none now.
+    pub(crate) closed: BTreeSet<NodeId>,
     /// How many of these are unfit for strict agents.
     unfit: usize,
     slots: Slots,
@@ -515,9 +517,12 @@ impl Index {
         let room = self.rooms.entry(node.id).or_insert_with(|| Room::new(report.port_range, bound));
         room.set_limit(bound);
         if open(node) {
+            self.closed.remove(&node.id);
             self.unfit += usize::from(!report.unfit.is_empty());
             self.put(node, Some(self.listing(node.id, self.traits(node))));
             self.count_slots(node.id);
+        } else {
+            self.closed.insert(node.id);
         }
     }
 
@@ -554,6 +559,7 @@ impl Index {
 
     pub(crate) fn remove_node(&mut self, node: &Node) {
         self.unlist(node);
+        self.closed.remove(&node.id);
         self.totals.remove_node(node.id);
         self.rooms.remove(&node.id);
         self.placed.remove(&node.id);

@@ -532,10 +532,11 @@ fn what_no_node_could_ever_run_is_refused_with_the_limit() {
     };
     let large = refuse(asking(Ask { memory: 17, ..plain }));
     let most = 4 << 30;
-    assert_eq!(large, Rejection::NoNodeEver { what: "bytes of memory", asked: 17 << 28, most });
+    let (agent, what) = ("a".parse().unwrap(), "bytes of memory");
+    assert_eq!(large, Rejection::NoNodeEver { agent, what, asked: 17 << 28, most });
     let wide = refuse(asking(Ask { order: 8, ..plain }));
-    let what = "ports in one block";
-    assert_eq!(wide, Rejection::NoNodeEver { what, asked: 256, most: 128 });
+    let (agent, what) = ("a".parse().unwrap(), "ports in one block");
+    assert_eq!(wide, Rejection::NoNodeEver { agent, what, asked: 256, most: 128 });
     let mut torn = asking(Ask { rack: Some(1), ..plain });
     torn.wants.spread_by = Some("rack".into());
     assert_eq!(refuse(torn).reason(), "CONSTRAINTS_CONTRADICT");
@@ -610,7 +611,8 @@ fn what_no_node_that_suits_could_run_is_refused_and_what_no_node_suits_waits() {
         Provision::new(&state).admit(drafts, Admission::Overcommit)
     };
     let most = 4 << 30;
-    let refused = Rejection::NoNodeEver { what: "bytes of memory", asked: 17 << 28, most };
+    let (agent, what) = ("a".parse().unwrap(), "bytes of memory");
+    let refused = Rejection::NoNodeEver { agent, what, asked: 17 << 28, most };
     assert_eq!(admit(1, 17), Err(refused), "quarters of a GiB");
     assert_eq!((admit(1, 16), admit(0, 17)), (Ok(()), Ok(())));
     assert_eq!(admit(2, 17), Ok(()), "such a node may come");

@@ -68,10 +68,11 @@ pub(crate) fn suiting<'a>(state: &'a State, spec: &'a AgentSpec) -> impl Iterato
     let with_room =
         state.index().search(spec.into(), Some(admission::asked(spec)), None, None).nodes();
     let with_room = with_room.filter_map(|id| state.nodes().get(&id));
-    let listed = listed(state, spec.into(), None);
     // Which nodes are fit changes by itself.
     let needs = Needs { strict: false, ..spec.into() };
-    with_room.chain(listed).chain(state.nodes().values()).filter(move |node| matches(node, needs))
+    let closed = state.index().closed.iter().filter_map(|id| state.nodes().get(id));
+    let others = listed(state, needs, None).chain(closed);
+    with_room.chain(others).filter(move |node| matches(node, needs))
 }
 
 /// Whether some node that takes agents would have room for an agent if nothing else were there.

@@ -1,7 +1,7 @@
 //! Random histories: whatever is asked in whatever order, the state stays sound, replicas agree,
 //! and a snapshot loses nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_types::{
     AgentClass, AgentId, AgentName, Epoch, FleetName, Generation, Labels, LeaseProfile, NodeId,
@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use crate::{
     explain::{Loss, Verdict, explain, loss},
+    offer::Needs,
     placement_tests::naive,
     plan::Planner,
     *,
@@ -380,6 +381,10 @@ proptest! {
             // One more of a kind there is.
             if let Some(agent) = pick(state.agents().values(), number) {
                 let (fleet, spec) = (&agent.id.fleet, &agent.spec);
+                let needs = Needs { strict: false, ..(&**spec).into() };
+                let suiting: BTreeSet<_> = plan::suiting(&state, spec).map(|node| node.id).collect();
+                let all = state.nodes().values().filter(|node| plan::matches(node, needs));
+                prop_assert_eq!(suiting, all.map(|node| node.id).collect());
                 let chosen = Planner::new(&state).choose(fleet, spec);
                 prop_assert_eq!(chosen, naive(&state, fleet, spec));
             }
@@ -538,6 +543,9 @@ fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
     let reasons = waiting.iter().map(|id| state.agents()[id].pending);
     assert!(reasons.into_iter().all(|reason| reason == Some(PendingReason::MovesPaused)));
     assert_eq!(plan::placements(&state, 10, 1), [], "still three of four");
+    let remove = command(Operation::RemoveNode(RemoveNode { node: nodes[2] }));
+    let refused = apply(&mut state, 2_001, &remove).unwrap_err();
+    assert_eq!(refused, Rejection::NodeAwaited { node: nodes[2], agents: waiting.len() });
     assert_eq!(
         plan::placements(&state, 10, 0).len(),
         waiting.len(),

@@ -130,7 +130,7 @@ impl<'a> Provision<'a> {
     /// Refuses what was drafted after the first `known`.
     fn check(&self, known: usize, admission: Admission) -> Result<(), Rejection> {
         for alike in self.drafted[known..].chunk_by(|one, other| alike(&one.spec, &other.spec)) {
-            admission::check_suiting(self.state, &alike[0].spec)?;
+            admission::check_suiting(self.state, &alike[0].id.agent, &alike[0].spec)?;
         }
         if known == self.drafted.len() || admission != Admission::SurviveLoss || !self.in_doubt() {
             return Ok(());

@@ -4,7 +4,8 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use fleet_types::{
-    AgentId, Epoch, FleetName, Generation, InvalidLimit, NodeId, NodeName, TokenId, limits,
+    AgentId, AgentName, Epoch, FleetName, Generation, InvalidLimit, NodeId, NodeName, TokenId,
+    limits,
 };
 
 /// The class of a refusal, after the gRPC status codes.
@@ -68,6 +69,8 @@ pub enum Rejection {
     VoterCount(u8),
     /// No node could ever run such an agent.
     NoNodeEver {
+        /// Its name in its fleet.
+        agent: AgentName,
         /// What it asks for.
         what: &'static str,
         /// How much.
@@ -128,6 +131,13 @@ pub enum Rejection {
     PortsInUse(NodeId),
     /// The node still has agents.
     NodeNotEmpty {
+        /// The node.
+        node: NodeId,
+        /// How many.
+        agents: usize,
+    },
+    /// Agents wait for the node, which was lost.
+    NodeAwaited {
         /// The node.
         node: NodeId,
         /// How many.
@@ -203,6 +213,7 @@ impl Rejection {
             | R::StorageMismatch(_)
             | R::PortsInUse(_)
             | R::NodeNotEmpty { .. }
+            | R::NodeAwaited { .. }
             | R::NodeActive(_)
             | R::NodeNotActive(_)
             | R::NotHeld(_)
@@ -255,6 +266,7 @@ impl Rejection {
             R::StaleEpoch { .. } => "STALE_EPOCH",
             R::PortsInUse(_) => "PORTS_IN_USE",
             R::NodeNotEmpty { .. } => "NODE_NOT_EMPTY",
+            R::NodeAwaited { .. } => "NODE_AWAITED",
             R::NodeActive(_) => "NODE_ACTIVE",
             R::NodeNotActive(_) => "NODE_NOT_ACTIVE",
             R::HoldLength(_) => "HOLD_LENGTH_INVALID",
@@ -294,6 +306,7 @@ impl Rejection {
             | R::QuorumAtRisk { node, .. }
             | R::EnoughVoters { node, .. }
             | R::NodeNotEmpty { node, .. }
+            | R::NodeAwaited { node, .. }
             | R::StaleEpoch { node, .. } => node.to_string(),
             R::NoNodeEver { what, .. } | R::NoRoomAfterLoss { what, .. } => (*what).to_string(),
             R::OvercommitPercent(percent) => percent.to_string(),
@@ -344,9 +357,9 @@ impl fmt::Display for Rejection {
                 limits::REBALANCE_MOVES.end()
             ),
             R::VoterCount(voters) => write!(f, "{voters} nodes cannot vote: use 3, 5 or 7"),
-            R::NoNodeEver { what, asked, most } => write!(
+            R::NoNodeEver { agent, what, asked, most } => write!(
                 f,
-                "an agent asks for {asked} {what}, and no node that suits it has more than {most} to \
+                "agent {agent} asks for {asked} {what}, and no node that suits it has more than {most} to \
                  promise: ask for less, add a larger node, or raise the overcommit factor with \
                  `fleet-cluster placement set`"
             ),
@@ -423,6 +436,14 @@ impl fmt::Display for Rejection {
                     f,
                     "node {node} still has {agents} agents; `fleet-cluster node drain` it first, \
                      or if its machine has no power, `fleet-cluster node confirm-dead` it"
+                )
+            }
+            R::NodeAwaited { node, agents } => {
+                write!(
+                    f,
+                    "{agents} agents wait for node {node}, which was lost: bring it back, have them \
+                     placed elsewhere by `fleet-cluster moves always`, or if its machine has no \
+                     power, `fleet-cluster node confirm-dead` it"
                 )
             }
             R::NodeActive(node) => write!(f, "node {node} is alive; stop its daemon first"),

@@ -56,7 +56,8 @@ fn place(node: &Node, key: Option<&str>) -> Option<String> {
 fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
     let may = |node: &&Node| {
         let gone = seen.get(&node.id).is_some_and(|seen| seen.gone);
-        up(node) && !gone && (node.may_vote || node.role == Role::Voter)
+        let may_vote = node.may_vote && knows(node, state.rules());
+        up(node) && !gone && (may_vote || node.role == Role::Voter)
     };
     let able = state.nodes().values().filter(may).count();
     let odd = if able.is_multiple_of(2) { able.saturating_sub(1) } else { able };

@@ -29,6 +29,9 @@ pub enum SetupError {
     /// The cluster answered nonsense.
     #[error("the cluster's answer has no valid {0}")]
     Answer(&'static str),
+    /// The name is a number.
+    #[error("{0} is a number, by which nodes are named, too: give a name with a letter by --name")]
+    Name(NodeName),
     /// The address is not usable.
     #[error("--advertise {value:?}: {why}")]
     Address {
@@ -55,10 +58,13 @@ impl Place {
     /// that port and the two after it.
     ///
     /// # Errors
-    /// When the address has no host, or no room for three ports.
+    /// When the name is a number; when the address has no host, or no room for three ports.
     pub fn new(name: NodeName, advertise: &str, listen: &str) -> Result<Self, SetupError> {
         /// Base port when none is given.
         const PORT: u16 = 7400;
+        if name.is_number() {
+            return Err(SetupError::Name(name));
+        }
         let refuse = |why| SetupError::Address { value: advertise.to_owned(), why };
         let (host, port) = match advertise.rsplit_once(':') {
             Some((host, port)) if !host.ends_with(':') => {
@@ -210,6 +216,8 @@ mod tests {
         for bad in ["", "0.0.0.0", "h:65534", "h:0", "h:x"] {
             assert!(place(bad).is_err(), "{bad}");
         }
+        let numbered = Place::new("71".parse().unwrap(), "10.0.0.1", "0.0.0.0");
+        assert!(matches!(numbered, Err(SetupError::Name(_))));
     }
 
     #[test]

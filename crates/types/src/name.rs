@@ -87,6 +87,13 @@ name!(AgentName, "agent name", "The name of an agent within its fleet.");
 name!(NodeName, "node name", "The name an operator gives a node.");
 name!(RuntimeName, "runtime name", "The name of a runtime, e.g. `openclaw` or `exec`.");
 
+impl NodeName {
+    /// Whether it could be a node's number, by which people name nodes, too.
+    pub fn is_number(&self) -> bool {
+        self.as_str().bytes().all(|byte| byte.is_ascii_digit())
+    }
+}
+
 /// An agent's full name, written `fleet/agent`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentId {

@@ -227,6 +227,8 @@ struct Compared {
     missing: Vec<(String, AgentSpec)>,
     /// Agents that exist and are not what is stated, with the fields.
     different: Vec<(String, Vec<&'static str>)>,
+    /// Agents that exist and will not for long.
+    deleting: Vec<String>,
 }
 
 async fn compare(client: &Client, file: &File) -> Result<Vec<Compared>> {
@@ -245,26 +247,28 @@ async fn compare(client: &Client, file: &File) -> Result<Vec<Compared>> {
             Err(status) if status.code() == Code::NotFound => (false, Vec::new()),
             Err(status) => return Err(status.into()),
         };
-        let there: BTreeMap<String, AgentSpec> = if exists {
+        let there: BTreeMap<String, Agent> = if exists {
             let agents = agent::list(client, Some(name)).await?.agents.into_iter();
-            agents.map(|agent| (agent.name, agent.spec.unwrap_or_default())).collect()
+            agents.map(|agent| (agent.name.clone(), agent)).collect()
         } else {
             BTreeMap::new()
         };
-        let (mut missing, mut different) = (Vec::new(), Vec::new());
+        let (mut missing, mut different, mut deleting) = (Vec::new(), Vec::new(), Vec::new());
         for (id, agent) in &entry.agents {
             let spec = agent.spec().with_context(|| format!("agent {name}/{id}"))?;
             match there.get(&format!("fleets/{name}/agents/{id}")) {
                 None => missing.push((id.clone(), spec)),
+                Some(there) if there.deleting => deleting.push(id.clone()),
                 Some(there) => {
-                    let fields = differences(&spec, there);
+                    let fields = differences(&spec, &there.spec.clone().unwrap_or_default());
                     if !fields.is_empty() {
                         different.push((id.clone(), fields));
                     }
                 }
             }
         }
-        all.push(Compared { name: name.clone(), fleet, exists, differs, missing, different });
+        let name = name.clone();
+        all.push(Compared { name, fleet, exists, differs, missing, different, deleting });
     }
     Ok(all)
 }
@@ -290,6 +294,13 @@ async fn rehearse(client: &Client, all: &[Compared], allow_overcommit: bool) -> 
         requests: compared.missing.iter().map(request).collect(),
     });
     let request = PlanAgentsRequest { fleets: fleets.collect(), allow_overcommit };
+    let (bytes, most) = (request.encoded_len(), 4 * MESSAGE_BYTES_MAX);
+    if bytes > most {
+        bail!(
+            "what the file states anew has {bytes} bytes; {most} can be planned together: split the \
+             file, or apply it, which makes as many calls as it takes"
+        );
+    }
     let answer = client.call(|channel| {
         let request = request.clone();
         async move { service(channel).plan_agents(request).await }
@@ -363,7 +374,12 @@ impl Compared {
             (!self.differs.is_empty()).then(|| refused("fleet", self.name.clone(), &self.differs));
         let agents = self.different.iter();
         let agents = agents.map(|(id, f)| refused("agent", format!("{}/{id}", self.name), f));
-        fleet.into_iter().chain(agents)
+        let deleting = self.deleting.iter().map(|id| Change {
+            what: "cannot create agent".into(),
+            name: format!("{}/{id}", self.name),
+            detail: "the one there is being deleted; create it when that is gone".into(),
+        });
+        fleet.into_iter().chain(agents).chain(deleting)
     }
 }
 

@@ -6,7 +6,7 @@ use fleet_types::{Revision, Timestamp};
 
 use crate::{
     Outcome, Rejection, State,
-    command::RemoveNode,
+    command::{RULES_OF_AWAITED, RemoveNode},
     commands::set_role,
     event::What,
     record::{NodeStatus, Role},
@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub(crate) fn apply(
+    rules: u32,
     state: &mut State,
     revision: Revision,
     at: Timestamp,
@@ -29,6 +30,10 @@ pub(crate) fn apply(
     }
     if node.status == NodeStatus::Active {
         return Err(Rejection::NodeActive(op.node));
+    }
+    let agents = state.held_for(op.node).count();
+    if agents > 0 && rules >= RULES_OF_AWAITED {
+        return Err(Rejection::NodeAwaited { node: op.node, agents });
     }
     let name = node.name.to_string();
     state.remove_node(op.node);

@@ -301,7 +301,13 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
             format!("{why}; it was on {}: {proof}", name(node))
         }
         (Some(reason), _) => pending(reason, &agent.spec),
-        (None, _) => "its node has not reported yet".into(),
+        (None, _) => {
+            let node = agent.placement.as_ref().and_then(|p| state.nodes().get(&p.node));
+            match node.filter(|node| node.status == core::NodeStatus::Fenced) {
+                Some(node) => format!("its node {} is out of reach", node.name),
+                None => "its node has not reported yet".into(),
+            }
+        }
     };
     v1::Agent {
         name: resource::agent(&agent.id),
@@ -317,6 +323,7 @@ pub fn agent(state: &core::State, agent: &core::Agent) -> v1::Agent {
         generation: agent.generation.0,
         uid: agent.uid,
         home: home(&agent.id),
+        deleting: agent.lifecycle == core::Lifecycle::Deleting,
         create_time: Some(timestamp(agent.created)),
         revision: agent.revision.0,
         pid: 0,

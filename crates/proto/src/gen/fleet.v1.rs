@@ -765,6 +765,9 @@ pub struct Agent {
     /// Where it was placed before. Output only.
     #[prost(message, optional, tag = "15")]
     pub former_placement: ::core::option::Option<FormerPlacement>,
+    /// Whether it is being deleted: it is gone once its node says that nothing of it runs. Output only.
+    #[prost(bool, tag = "16")]
+    pub deleting: bool,
 }
 /// Nested message and enum types in `Agent`.
 pub mod agent {
@@ -5671,8 +5674,9 @@ pub mod event_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What happened: every placement, move and fence, every change of a node, each with its cause. Kept
-    /// by the cluster itself, the last 100,000.
+    /// What happened: every placement, move and fence; nodes that come, go, are opened, closed or held;
+    /// votes given and taken; ports kept from agents; each with its cause. Kept by the cluster itself, the
+    /// last 100,000.
     #[derive(Debug, Clone)]
     pub struct EventServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -5802,8 +5806,9 @@ pub mod event_service_server {
             tonic::Status,
         >;
     }
-    /// What happened: every placement, move and fence, every change of a node, each with its cause. Kept
-    /// by the cluster itself, the last 100,000.
+    /// What happened: every placement, move and fence; nodes that come, go, are opened, closed or held;
+    /// votes given and taken; ports kept from agents; each with its cause. Kept by the cluster itself, the
+    /// last 100,000.
     #[derive(Debug)]
     pub struct EventServiceServer<T> {
         inner: Arc<T>,

@@ -40,6 +40,10 @@ use super::{
     idempotency,
 };
 
+/// Bytes after which a page has no more agents, however many are asked for: a client takes 4 MiB by
+/// default, and an agent has less than one.
+const PAGE_BYTES: usize = 3 << 20;
+
 type Logs = Pin<Box<dyn Stream<Item = Result<TailAgentLogsResponse, Status>> + Send>>;
 
 /// An agent to be made, checked as far as it can be without the state.
@@ -49,13 +53,34 @@ pub(super) struct Wanted {
     pub(super) desired: Desired,
 }
 
+/// A refusal that names the agent, of the several of a call, that it is for.
+fn of_agent(id: &str, refusal: &Status) -> Status {
+    let message = format!("agent {id:.60}: {}", refusal.message());
+    Status::with_details(refusal.code(), message, refusal.details().to_vec().into())
+}
+
 impl Api {
-    /// Reads a request; what it does not state is what its fleet gives, or its runtime.
-    pub(super) fn parse(
+    /// Reads the requests of a call.
+    pub(super) fn parse_all(
         &self,
-        request: CreateAgentRequest,
-        fleet: &Gives,
-    ) -> Result<Wanted, Status> {
+        requests: &[CreateAgentRequest],
+        gives: &Gives,
+    ) -> Result<Vec<Wanted>, Status> {
+        let parse = |one: &CreateAgentRequest| {
+            let wanted = self.parse(one.clone(), gives).and_then(|wanted| {
+                self.check_overlay(&gives.config, &wanted)?;
+                Ok(wanted)
+            });
+            match wanted {
+                Err(refusal) if requests.len() > 1 => Err(of_agent(&one.agent_id, &refusal)),
+                other => other,
+            }
+        };
+        requests.iter().map(parse).collect()
+    }
+
+    /// Reads a request; what it does not state is what its fleet gives, or its runtime.
+    fn parse(&self, request: CreateAgentRequest, fleet: &Gives) -> Result<Wanted, Status> {
         let id = &request.agent_id;
         let name = id.parse().map_err(|e| invalid_field("INVALID_NAME", "agent_id", id, e))?;
         let agent = request.agent.unwrap_or_default();
@@ -94,17 +119,17 @@ impl Api {
         Ok(Wanted { name, spec, desired })
     }
 
-    /// Refuses overlays, of agents and of their fleet, that touch what the runtime reserves.
-    pub(super) fn check_overlays(&self, fleet: &str, wanted: &[Wanted]) -> Result<(), Status> {
-        for wanted in wanted.iter().filter(|w| !w.spec.config.is_empty() || !fleet.is_empty()) {
-            let field = "agent.spec.config_json";
-            let merged = overlay::combine([fleet, wanted.spec.config.as_str()])
-                .map_err(|e| invalid_field("CONFIG_INVALID", field, &wanted.spec.config, e))?;
-            self.runtimes
-                .check_overlay(&wanted.spec.runtime, &merged)
-                .map_err(|e| invalid_field("CONFIG_INVALID", field, &wanted.spec.config, e))?;
+    /// Refuses an overlay, of an agent and of its fleet, that touches what the runtime reserves.
+    fn check_overlay(&self, fleet: &str, Wanted { spec, .. }: &Wanted) -> Result<(), Status> {
+        if spec.config.is_empty() && fleet.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let invalid = |why: String| {
+            invalid_field("CONFIG_INVALID", "agent.spec.config_json", &spec.config, why)
+        };
+        let merged = overlay::combine([fleet, spec.config.as_str()]);
+        let merged = merged.map_err(|e| invalid(e.to_string()))?;
+        self.runtimes.check_overlay(&spec.runtime, &merged).map_err(|e| invalid(e.to_string()))
     }
 
     async fn create(
@@ -121,9 +146,7 @@ impl Api {
         }
         let gives = self.read_to_commit(|state| Gives::of(state, &fleet)).await?;
         let gives = gives.unwrap_or_default();
-        let wanted = requests.iter().map(|one| self.parse(one.clone(), &gives));
-        let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
-        self.check_overlays(&gives.config, &wanted)?;
+        let wanted = self.parse_all(requests, &gives)?;
         let names: Vec<AgentId> = wanted
             .iter()
             .map(|w| AgentId { fleet: fleet.clone(), agent: w.name.clone() })
@@ -409,7 +432,7 @@ impl AgentService for Api {
             }
             (None, None) => Bound::Unbounded,
         };
-        let agents: Vec<Agent> = self
+        let (agents, more): (Vec<Agent>, bool) = self
             .read(|state| {
                 let agents = state.agents().range((start, Bound::Unbounded));
                 let wanted = agents
@@ -420,12 +443,18 @@ impl AgentService for Api {
                     self.observed.complete(agent, &mut shown);
                     shown
                 };
-                wanted.take(size).map(show).collect()
+                let (mut page, mut bytes) = (Vec::new(), 0);
+                let mut shown = wanted.map(show);
+                while page.len() < size && bytes < PAGE_BYTES {
+                    let Some(agent) = shown.next() else { return (page, false) };
+                    bytes += agent.encoded_len();
+                    page.push(agent);
+                }
+                (page, true)
             })
             .await?;
-        let full = agents.len() == size;
         let next_page_token =
-            agents.last().filter(|_| full).map(|a| a.name.clone()).unwrap_or_default();
+            agents.last().filter(|_| more).map(|a| a.name.clone()).unwrap_or_default();
         Ok(Response::new(ListAgentsResponse { agents, next_page_token }))
     }
 

@@ -1,8 +1,8 @@
 //! What nodes are to an agent, in words: why it is there, what stands in the way, and what to do.
 
 use fleet_core::{
-    Agent, AgentSpec, Cause, Evidence, FULL, Lack, Node, NodeStatus, PendingReason, Room, State,
-    What,
+    Agent, AgentSpec, Evidence, FULL, Lack, Lifecycle, Node, NodeStatus, PendingReason, Room,
+    State, What,
     explain::{Obstacle, Verdict, remedies},
     plan::waits_for,
 };
@@ -135,23 +135,48 @@ fn why_here(state: &State, agent: &Agent) -> String {
         (Evidence::First, _) if agent.spec.wants.spread_by.is_none() => {
             format!("{evidence}, on what was the least full of the nodes that suited it")
         }
-        (Evidence::ConfirmedEmpty, Some(why)) => format!("moved ({}); {evidence}", cause(why)),
+        (Evidence::ConfirmedEmpty, Some(why)) => format!("moved ({why}); {evidence}"),
         _ => evidence,
     }
 }
 
-/// Why an agent left the node that it was on before, if it was asked to.
-fn left_for(state: &State, agent: &Agent) -> Option<Cause> {
+/// Why an agent left the place that it had before, if it was asked to.
+fn left_for(state: &State, agent: &Agent) -> Option<&'static str> {
     let events = state.events().values().rev();
     let events = events.filter(|event| event.agent.as_ref() == Some(&agent.id));
     let came = |what: &What| match what {
         What::AgentPlaced { generation, .. } => *generation == agent.generation,
         _ => false,
     };
-    let mut before = events.skip_while(|event| !came(&event.what)).skip(1);
-    match before.next()?.what {
-        What::AgentEvicted { cause } => Some(cause),
+    let before = events.skip_while(|event| !came(&event.what)).skip(1).map(|event| &event.what);
+    let mut since_placed = before.take_while(|what| {
+        !matches!(what, What::AgentPlaced { .. } | What::AgentKept | What::AgentDeleted)
+    });
+    since_placed.find_map(|what| match what {
+        What::AgentEvicted { cause: why } => Some(cause(*why)),
+        What::PortsQuarantined { .. } => Some("something else listened on its ports"),
         _ => None,
+    })
+}
+
+/// What is to be known of an agent that has a place, and may not run there for long, or not at all.
+fn standing(state: &State, agent: &Agent, node: Option<&Node>) -> String {
+    let name = |id| state.nodes().get(&id).map_or_else(String::new, |node| node.name.to_string());
+    let next = agent.placement.as_ref().and_then(|placement| placement.next);
+    let leaves = agent.placement.as_ref().is_some_and(|placement| placement.evicting);
+    if node.is_some_and(|node| node.status == NodeStatus::Fenced) {
+        let name = node.map_or("", |node| node.name.as_str());
+        return format!(
+            "; but the node is out of reach, and an agent of its class is not placed elsewhere \
+             before it is known that nothing of it runs there: bring the node back, or if its \
+             machine has no power, `fleet-cluster node confirm-dead {name}`"
+        );
+    }
+    match (agent.lifecycle, next.filter(|_| leaves)) {
+        (Lifecycle::Deleting, _) => "; it is being deleted".into(),
+        (_, Some(next)) => format!("; it leaves for {}", name(next)),
+        _ if leaves => "; it leaves, and goes where there is room".into(),
+        _ => String::new(),
     }
 }
 
@@ -161,7 +186,9 @@ pub(super) fn shown(state: &State, agent: &Agent, id: NodeId, verdict: &Verdict)
     let (suits, reason, message) = match verdict {
         Verdict::Here { agents, load } => {
             let (full, why) = (load * 100 / FULL, why_here(state, agent));
-            let message = format!("it is here, beside {agents} agents, {full} % full: {why}");
+            let standing = standing(state, agent, node);
+            let message =
+                format!("it is here, beside {agents} agents, {full} % full: {why}{standing}");
             (true, "PLACED", message)
         }
         Verdict::Suits { agents, load, of_fleet } => {

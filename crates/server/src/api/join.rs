@@ -6,6 +6,7 @@ use fleet_proto::{
     error::{from_rejection, invalid_field, reason, status},
     v1::{JoinClusterRequest, JoinClusterResponse, Member, join_service_server::JoinService},
 };
+use fleet_types::{InvalidName, NodeName};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tonic::{Code, Request, Response, Status};
@@ -35,10 +36,15 @@ fn parse(request: &JoinClusterRequest) -> Result<AdmitNode, Status> {
         let why = "is not 32 hexadecimal digits";
         return Err(invalid_field("STORAGE_ID_INVALID", "storage_id", &request.storage_id, why));
     }
+    let invalid = |why: String| invalid_field("INVALID_NAME", "node_name", name, why);
+    let parsed: NodeName = name.parse().map_err(|e: InvalidName| invalid(e.to_string()))?;
+    if parsed.is_number() {
+        return Err(invalid("is a number, by which nodes are named, too: give it a letter".into()));
+    }
     Ok(AdmitNode {
         token: request.token_id.parse().map_err(|_| unknown())?,
         secret_sha256: Sha256::digest(secret).into(),
-        name: name.parse().map_err(|e| invalid_field("INVALID_NAME", "node_name", name, e))?,
+        name: parsed,
         address: NodeAddress {
             api: address("api_address", &request.api_address)?,
             peer: address("peer_address", &request.peer_address)?,

@@ -87,7 +87,11 @@ impl Api {
             }
             let checked = self.read(|state| match role {
                 Role::Voter => voters::check_promotion(state, node),
-                Role::Worker => voters::check_demotion(state, node, &self.not_heard(state)),
+                Role::Worker => {
+                    let mut lost = self.not_heard(state);
+                    lost.extend(self.not_counted(state));
+                    voters::check_demotion(state, node, &lost)
+                }
             });
             checked.await?.map_err(|rejection| from_rejection(&rejection))?;
         }
@@ -103,6 +107,13 @@ impl Api {
         let up = state.nodes().values().filter(|node| node.status == NodeStatus::Active);
         let heard = |id| self.leases.age_ms(id).is_some_and(|age| age < of_late_ms);
         up.map(|node| node.id).filter(|id| !heard(*id)).collect()
+    }
+
+    /// The nodes that were given a vote which Raft does not count, as they have not caught up.
+    fn not_counted(&self, state: &State) -> Vec<NodeId> {
+        let counted = self.raft.status().voters;
+        let voters = state.nodes().values().filter(|node| node.role == Role::Voter);
+        voters.map(|node| node.id).filter(|id| !counted.contains(id)).collect()
     }
 
     /// Refuses what rests on who was heard of, while nobody could be.

@@ -62,9 +62,7 @@ impl Api {
             Some(gives) => gives,
             None => Gives::parse(planned.fleet.unwrap_or_default())?.0,
         };
-        let wanted = planned.requests.into_iter().map(|one| self.parse(one, &gives));
-        let wanted = wanted.collect::<Result<Vec<_>, Status>>()?;
-        self.check_overlays(&gives.config, &wanted)?;
+        let wanted = self.parse_all(&planned.requests, &gives)?;
         let draft = |Wanted { name, spec, desired }| AgentDraft { name, spec, desired, node: None };
         Ok((name, wanted.into_iter().map(draft).collect()))
     }

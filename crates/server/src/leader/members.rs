@@ -1,9 +1,9 @@
 //! Keeping Raft's members in step with the nodes: a node admitted as a voter and up becomes a
 //! learner, then, caught up, a voter; a node that was removed, or made a worker, leaves.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use fleet_core::{Node, NodeStatus, Role};
+use fleet_core::{NodeStatus, Role};
 use fleet_types::NodeId;
 
 use super::Leader;
@@ -12,6 +12,14 @@ use super::Leader;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long one change may take; a node that is not up yet is tried again.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether those that vote would be a quorum without one of them, as far as they are up. A membership
+/// counts once it is appended: one that can have no quorum could not be committed, nor taken back.
+fn can_spare(voters: &BTreeSet<NodeId>, node: NodeId, up: &BTreeSet<NodeId>) -> bool {
+    let rest: Vec<_> = voters.iter().filter(|voter| **voter != node).collect();
+    let alive = rest.iter().filter(|voter| up.contains(voter)).count();
+    !voters.contains(&node) || alive * 2 > rest.len()
+}
 
 pub(super) async fn run(leader: Leader) {
     loop {
@@ -24,13 +32,14 @@ pub(super) async fn run(leader: Leader) {
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        let wanted: Vec<(NodeId, String, bool)> = leader.raft.read(|state| {
+        let (wanted, up) = leader.raft.read(|state| {
             let voters = state.nodes().values().filter(|n| n.role == Role::Voter);
-            let up = |n: &Node| n.status == NodeStatus::Active;
-            voters.map(|n| (n.id, n.address.peer.clone(), up(n))).collect()
+            let wanted: Vec<_> = voters.map(|n| (n.id, n.address.peer.clone())).collect();
+            let up = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
+            (wanted, up.map(|n| n.id).collect::<BTreeSet<_>>())
         });
-        for (node, address, up) in &wanted {
-            if status.voters.contains(node) || !up {
+        for (node, address) in &wanted {
+            if status.voters.contains(node) || !up.contains(node) {
                 continue;
             }
             tracing::info!(node.id = node.0, "node catches up to become a voter");
@@ -51,11 +60,32 @@ pub(super) async fn run(leader: Leader) {
             leader.raft.transfer_leadership(PATIENCE).await;
         }
         for node in gone.into_iter().filter(|id| **id != leader.raft.id()) {
+            // As they are now: one that was to take its place may not have caught up.
+            if !can_spare(&leader.raft.status().voters, *node, &up) {
+                tracing::warn!(node.id = node.0, "its vote is kept: the others would be no quorum");
+                continue;
+            }
             match leader.raft.remove_member(*node).await {
                 Ok(()) => tracing::info!(node.id = node.0, "removed node votes no more"),
                 Err(error) => tracing::warn!(node.id = node.0, %error, "removing a voter failed"),
             }
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_vote_is_taken_that_is_needed_for_a_quorum() {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let voters = nodes(&[1, 2, 3]);
+        assert!(can_spare(&voters, NodeId(3), &nodes(&[1, 2])));
+        assert!(can_spare(&voters, NodeId(2), &nodes(&[1, 2, 3])));
+        assert!(!can_spare(&voters, NodeId(2), &nodes(&[1, 2])));
+        assert!(!can_spare(&voters, NodeId(2), &nodes(&[1, 2, 4])), "one that votes not yet");
+        assert!(can_spare(&voters, NodeId(4), &nodes(&[1])), "it has none");
     }
 }
