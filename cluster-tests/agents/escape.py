@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 guard, other_home, keys, outside = sys.argv[1:5]
 # Numbers of system calls differ between the two machines this runs on.
@@ -62,6 +63,15 @@ def listen_as(family, protocol, port):
 def connect(path, kind):
     with socket.socket(socket.AF_UNIX, kind) as client:
         client.connect(path)
+
+
+def abstract_socket():
+    while True:
+        try:
+            connect("\0neighbour", socket.SOCK_STREAM)
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.01)  # Nobody listens yet.
 
 
 def foreign_processes():
@@ -125,6 +135,7 @@ ATTEMPTS = {
     "SMC by another name": lambda: listen_as(socket.AF_INET, 256, base + count),
     "the guard's socket": lambda: connect(guard, socket.SOCK_STREAM),
     "init's socket": lambda: connect(os.path.dirname(guard) + "/init", socket.SOCK_SEQPACKET),
+    "another agent's abstract socket": abstract_socket,
     "processes of others": foreign_processes,
     "signals to others": foreign_signals,
     "a signal to init": lambda: os.kill(1, signal.SIGKILL),

@@ -68,6 +68,21 @@ fn a_daemon_told_to_end_stops_its_agents_if_so_configured() {
 }
 
 #[test]
+fn a_daemon_told_to_end_kills_its_agents_if_so_configured() {
+    let (mut cluster, _) = node();
+    for class in ["sticky", "pinned"] {
+        let create = ["agent", "create", &format!("f/{class}"), "--class", class, "--runtime"];
+        cluster.ok(&[&create[..], &["exec", "--", "/bin/sleep", "infinity"]].concat());
+    }
+    cluster.end(1, "TERM");
+    cluster.configure(1, "on_shutdown = \"kill\"\n");
+    cluster.start(1);
+    cluster.wait_ready("f/a", 1, 10);
+    assert_eq!(cluster.end(1, "TERM"), Some(0));
+    assert!(!cluster.populated(1), "an agent runs on");
+}
+
+#[test]
 fn agents_may_drain_for_longer_than_a_lease_lasts() {
     let mut cluster = Cluster::hosts(1).form(1, "fast");
     cluster.end(1, "TERM");

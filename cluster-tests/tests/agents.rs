@@ -117,7 +117,7 @@ fn one_that_waits_for_its_turn_to_start_says_so() {
     cluster.configure(1, "starts_at_once = 1\n");
     let cluster = cluster.form(1, "fast");
     cluster.ok(&["fleet", "create", "f"]);
-    // Never ready, so it keeps the only place.
+    // Never ready, so it keeps the only place for a while.
     let silent = r#"{"probe": {"kind": "tcp"}}"#;
     let create = ["agent", "create", "f/a", "--runtime", "exec", "--no-wait", "--config-file", "-"];
     let said = cluster.cli_with(&[&create[..], &["--", "/bin/sleep", "infinity"]].concat(), silent);

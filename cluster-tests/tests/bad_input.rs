@@ -1,6 +1,9 @@
 //! What is wrong is refused by name, with a stable reason, and nothing is half made.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cluster_tests::{Cluster, Said, until};
 
@@ -169,19 +172,29 @@ fn no_leader_is_said_and_no_cluster_too() {
     assert!(said.err.contains("hint"), "{said:?}");
 }
 
-#[test]
-fn a_full_disk_stops_its_node_and_nobody_else() {
-    let mut cluster = Cluster::formed(3, "fast");
-    cluster.end(3, "TERM");
-    let data = cluster.folder(3, "data");
+/// Starts a host anew, its data directory on a disk of 4 MiB.
+fn on_a_small_disk(cluster: &mut Cluster, host: u32) -> PathBuf {
+    cluster.end(host, "TERM");
+    let data = cluster.folder(host, "data");
     let script = format!(
         "cp -a {0} {0}.old && mount -t tmpfs -o size=4m tmpfs {0} && cp -a {0}.old/. {0}/",
         data.display()
     );
     let mounted = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
     assert!(mounted.success());
-    cluster.start(3);
-    cluster.wait_active(3);
+    cluster.start(host);
+    cluster.wait_active(host);
+    data
+}
+
+fn unmount(data: &Path) {
+    assert!(std::process::Command::new("umount").arg(data).status().unwrap().success());
+}
+
+#[test]
+fn a_full_disk_stops_its_node_and_nobody_else() {
+    let mut cluster = Cluster::formed(3, "fast");
+    let data = on_a_small_disk(&mut cluster, 3);
     let _ = fs::write(data.join("fill"), vec![0_u8; 8 << 20]);
     let code = {
         let mut n = 0;
@@ -202,8 +215,28 @@ fn a_full_disk_stops_its_node_and_nobody_else() {
     cluster.wait_active(3);
     assert_eq!(cluster.json(&["fleet", "list"])["fleets"].as_array().unwrap().len(), fleets);
     cluster.end(3, "KILL");
-    let unmounted = std::process::Command::new("umount").arg(&data).status().unwrap();
-    assert!(unmounted.success());
+    unmount(&data);
+}
+
+#[test]
+fn a_worker_with_a_full_disk_lets_its_agents_go() {
+    let mut cluster = Cluster::formed(4, "fast");
+    let data = on_a_small_disk(&mut cluster, 4);
+    cluster.ok(&["fleet", "create", "f"]);
+    let names: Vec<String> = (1..=4).map(|n| format!("f/a{n}")).collect();
+    for name in &names {
+        let create = ["agent", "create", name, "--runtime", "exec", "--", "/bin/sleep", "infinity"];
+        cluster.ok(&create);
+    }
+    let there = names.iter().find(|name| cluster.wait_ready(name, 1, 30) == 4);
+    let there = there.expect("one of four agents on the fourth of four nodes");
+    let _ = fs::write(data.join("fill"), vec![0_u8; 8 << 20]);
+    assert_ne!(cluster.wait_ready(there, 2, 60), 4);
+    assert!(cluster.log(4).contains("the disk takes no writes"), "it does not say why");
+    fs::remove_file(data.join("fill")).unwrap();
+    cluster.wait_active(4);
+    cluster.end(4, "KILL");
+    unmount(&data);
 }
 
 #[test]

@@ -386,11 +386,11 @@ impl Task {
                 self.ports_taken.clear();
                 Event::Launched
             }
-            Err(Refusal { why, fatal, ports_taken }) => {
+            Err(Refusal { why, fault, ports_taken }) => {
                 // It may have been given others while this was found out.
                 let taken = ports_taken == Some(block(&self.assignment));
                 self.ports_taken = if taken { why.clone() } else { String::new() };
-                Event::LaunchFailed { why, fatal }
+                Event::LaunchFailed { why, fault }
             }
         }
     }

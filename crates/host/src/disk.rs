@@ -2,9 +2,7 @@
 //! log nor serve its agents' HOMEs; it must let its lease go, so that they move.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt,
     path::Path,
     sync::{
         Arc,
@@ -13,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use fleet_client::private_file;
 use fleet_runtime::clock::boot_ms;
 
 /// A thread that writes and syncs a few bytes now and then.
@@ -26,17 +25,16 @@ impl DiskProbe {
     /// Starts probing the disk that `directory` is on, every `period`.
     ///
     /// # Errors
-    /// When the file it writes cannot be made, or no thread.
+    /// When no thread can be made.
     pub fn start(directory: &Path, period: Duration) -> io::Result<Self> {
         let path = directory.join("disk-probe");
-        let file = File::options().write(true).create(true).truncate(false).open(path)?;
         let probe = Self { written_ms: Arc::new(AtomicU64::new(boot_ms())) };
         let written_ms = probe.written_ms.clone();
         std::thread::Builder::new().name("disk-probe".into()).spawn(move || {
             loop {
                 let begun = boot_ms();
-                let written = file.write_all_at(&begun.to_le_bytes(), 0);
-                match written.and_then(|()| file.sync_data()) {
+                // A file anew, as what the node is told is written: a full disk takes what lies in place.
+                match private_file::write(&path, &begun.to_le_bytes()) {
                     Ok(()) => written_ms.store(begun, Ordering::Relaxed),
                     Err(error) => tracing::error!(%error, "the disk takes no writes"),
                 }

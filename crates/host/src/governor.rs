@@ -6,15 +6,24 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 /// A start shorter than this waits for its parts to hear of each other more than it computes: twice
 /// as many at once keep the cores busy.
 const SHORT: Duration = Duration::from_millis(50);
+
+/// A start that takes longer than this, and than [`OVERDUE`] usual ones, is none that others wait for:
+/// its agent never gets ready, maybe, and would keep them from starting for minutes at each try.
+const OVERDUE_MIN: Duration = Duration::from_secs(30);
+/// See [`OVERDUE_MIN`].
+const OVERDUE: u32 = 4;
 
 /// A place in the line: the highest priority first, the oldest agent first, the first to come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +64,9 @@ pub(crate) struct Ticket {
 pub(crate) struct Permit {
     governor: Arc<Governor>,
     since: Instant,
+    /// Whether others wait for it still.
+    counts: Arc<AtomicBool>,
+    overdue: JoinHandle<()>,
 }
 
 impl Line {
@@ -116,6 +128,13 @@ impl Governor {
         (line.width(self), line.start)
     }
 
+    /// Ends what counts as a start, if it counts still.
+    fn leave_once(&self, counts: &AtomicBool) {
+        if counts.swap(false, Ordering::Relaxed) {
+            self.leave();
+        }
+    }
+
     fn leave(&self) {
         let mut line = self.line();
         line.starting -= 1;
@@ -133,7 +152,17 @@ impl Ticket {
     pub(crate) async fn turn(mut self) -> Permit {
         // The line keeps the sender until it is this one's turn.
         (&mut self.called).await.expect("the line outlives those in it");
-        Permit { governor: self.governor.clone(), since: Instant::now() }
+        let governor = self.governor.clone();
+        let counts = Arc::new(AtomicBool::new(true));
+        let overdue = tokio::spawn({
+            let (governor, counts) = (governor.clone(), counts.clone());
+            let usual = governor.pace().1.unwrap_or_default();
+            async move {
+                tokio::time::sleep(OVERDUE_MIN.max(usual * OVERDUE)).await;
+                governor.leave_once(&counts);
+            }
+        });
+        Permit { governor, since: Instant::now(), counts, overdue }
     }
 }
 
@@ -172,7 +201,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.governor.leave();
+        self.overdue.abort();
+        self.governor.leave_once(&self.counts);
     }
 }
 
@@ -234,6 +264,19 @@ mod tests {
         // Called, and dropped before it started: the next one is called all the same.
         drop(late);
         low.turn().await.started();
+        assert_eq!(governor.line().starting, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_long_for_a_start_that_does_not_end() {
+        let (governor, _dir) = governor(1);
+        let never_ready = governor.line_up(9, 0).turn().await;
+        // Time passes while nobody has anything to do.
+        let next = governor.line_up(0, 1).turn().await;
+        assert_eq!(governor.line().starting, 1);
+        drop(never_ready);
+        assert_eq!(governor.line().starting, 1);
+        drop(next);
         assert_eq!(governor.line().starting, 0);
     }
 

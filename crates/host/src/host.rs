@@ -18,6 +18,7 @@ use fleet_proto::{
     v1::{Member, Role},
 };
 use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName, PortBlock};
+use futures::future::join_all;
 use tokio::{
     sync::{
         broadcast,
@@ -106,14 +107,13 @@ pub(crate) struct Shared {
     pub(crate) histories: Histories,
     pub(crate) disk_growth: DiskGrowth,
     logs: PathBuf,
-    log_bytes_max: u64,
 }
 
 impl Shared {
     /// The log of an agent.
     pub(crate) fn log(&self, id: &AgentId) -> LogFile {
         let path = self.logs.join(id.fleet.as_str()).join(format!("{}.log", id.agent));
-        LogFile::new(path, self.log_bytes_max)
+        LogFile::new(path, self.site.log_bytes_max)
     }
 }
 
@@ -171,6 +171,9 @@ pub enum AssignError {
     /// A leader of a later term has spoken.
     #[error("a leader of term {0} has spoken")]
     StaleTerm(u64),
+    /// The leader has said more since.
+    #[error("the leader has said more since")]
+    Late,
     /// It names an agent that cannot be.
     #[error("malformed: {0}")]
     Malformed(String),
@@ -274,6 +277,13 @@ fn key(assignment: &Assignment) -> AgentKey {
     AgentKey { fleet: assignment.fleet.clone(), agent: assignment.agent.clone() }
 }
 
+/// Whether a leader has said more since it said this: a call may outlast its connection, and be carried
+/// out after later ones.
+fn is_late(told: &AssignRequest, new: &AssignRequest) -> bool {
+    let of = |request: &AssignRequest| (request.term, request.epoch);
+    new.number > 0 && of(told) == of(new) && new.number <= told.number
+}
+
 /// What the host knows after `new`: all of it, or the old with the changes.
 fn fold(old: &AssignRequest, new: AssignRequest) -> AssignRequest {
     if new.complete {
@@ -311,6 +321,7 @@ impl Host {
                 runtimes: options.runtimes,
                 writable: options.writable,
                 hidden: vec![HOMES.into(), options.data_dir.clone()],
+                log_bytes_max: options.log_bytes_max,
             },
             governor: Arc::new(Governor::new(
                 options.starts_at_once.max(1),
@@ -321,7 +332,6 @@ impl Host {
             histories,
             disk_growth: DiskGrowth::start(Path::new(HOMES)),
             logs: options.data_dir.join("logs"),
-            log_bytes_max: options.log_bytes_max,
         });
         let (agents, tasks) = (BTreeMap::new(), Default::default());
         let state = State { epoch: Epoch(0), told, leaving, ledger, agents, tasks };
@@ -511,6 +521,9 @@ impl Host {
         // Until all is done: an epoch that ends, or a later leader, comes before it or after it.
         let mut state = self.state.lock().expect("no holder panics");
         self.admit(&state, request.term, NodeId(request.node_id), Epoch(request.epoch))?;
+        if is_late(&state.told, &request) {
+            return Err(AssignError::Late);
+        }
         if !request.members.is_empty() {
             self.members.send_if_modified(|members| {
                 let changed = *members != request.members;
@@ -686,13 +699,15 @@ impl Host {
 
     /// Ends every agent at once and waits until nothing of them runs.
     pub async fn kill_all(&self) {
-        for kept in &*self.kept {
+        // From here on nothing is started again, though a guard that is there anew may be renewed.
+        self.state.lock().expect("no holder panics").epoch = Epoch(0);
+        let ended = self.kept.iter().map(|kept| {
+            let mut lease = kept.guard.watch();
             kept.guard.end();
-        }
-        for kept in &*self.kept {
             // Ends only with the sender, which the guard's handle holds.
-            let _ = kept.guard.watch().wait_for(Option::is_none).await;
-        }
+            async move { drop(lease.wait_for(Option::is_none).await) }
+        });
+        join_all(ended).await;
         self.fenced().await;
         for class in [AgentClass::Sticky, AgentClass::Pinned] {
             self.ended(class).await;
@@ -720,6 +735,23 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_leader_said_before_is_refused_when_it_comes_late() {
+        let said =
+            |term, epoch, number| AssignRequest { term, epoch, number, ..AssignRequest::default() };
+        let told = fold(&said(5, 7, 1), said(5, 7, 3));
+        for (new, late) in [
+            (said(5, 7, 2), true),
+            (said(5, 7, 3), true),
+            (said(5, 7, 4), false),
+            (said(6, 7, 1), false),
+            (said(5, 8, 1), false),
+            (said(5, 7, 0), false),
+        ] {
+            assert_eq!(is_late(&told, &new), late, "{new:?}");
+        }
+    }
 
     #[test]
     fn a_placement_for_another_node_or_of_the_past_is_refused() {

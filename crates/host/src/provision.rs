@@ -1,7 +1,11 @@
 //! From what the leader said of an agent to what its launch needs.
 
 use std::{
-    fs, io,
+    fs,
+    io::{
+        self,
+        ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull},
+    },
     os::unix::fs::{MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
@@ -12,6 +16,7 @@ use fleet_proto::{
     host::Assignment,
     v1,
 };
+use fleet_supervision::Fault;
 use fleet_types::{AgentId, ClusterId, NodeId, NodeName, PortBlock, ResourceLimits};
 use serde_json::Value;
 
@@ -24,13 +29,13 @@ use crate::{
 /// Where programs named without a slash are looked for, and the PATH of agents.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Least size a file may grow to where a HOME is limited: its log is one, too, and is kept small by
-/// other means.
+/// Least size a file may grow to where a HOME is limited.
 const FILE_BYTES_MIN: u64 = 1 << 30;
 
-/// How large one file may grow where a HOME may hold `home_bytes`, 0 being any size for both.
-fn file_bytes(home_bytes: u64) -> u64 {
-    if home_bytes == 0 { 0 } else { home_bytes.max(FILE_BYTES_MIN) }
+/// How large one file may grow where a HOME may hold `home_bytes`, 0 being any size for both. An
+/// agent's log is a file, too, which is cut once it has `log_bytes`: it must come that far.
+fn file_bytes(home_bytes: u64, log_bytes: u64) -> u64 {
+    if home_bytes == 0 { 0 } else { home_bytes.max(FILE_BYTES_MIN).max(2 * log_bytes) }
 }
 
 /// Why an agent cannot be prepared.
@@ -38,14 +43,14 @@ fn file_bytes(home_bytes: u64) -> u64 {
 pub(crate) struct Refusal {
     /// In words.
     pub(crate) why: String,
-    /// Whether trying again is pointless until someone changes something.
-    pub(crate) fatal: bool,
+    /// Whose fault that is.
+    pub(crate) fault: Fault,
     /// The ports something else listens on.
     pub(crate) ports_taken: Option<PortBlock>,
 }
 
 fn fatal(why: impl Into<String>) -> Refusal {
-    Refusal { why: why.into(), fatal: true, ports_taken: None }
+    Refusal { why: why.into(), fault: Fault::Lasting, ports_taken: None }
 }
 
 /// What stays the same for every agent of a node.
@@ -58,6 +63,8 @@ pub(crate) struct Site {
     pub(crate) writable: Vec<PathBuf>,
     /// Directories no agent may read.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Size of an agent's log where its limits do not say.
+    pub(crate) log_bytes_max: u64,
 }
 
 /// An agent, ready to be launched.
@@ -156,13 +163,16 @@ impl Site {
         let files = configuration(definition, &overlay, &variables)?;
         make_home(&home, assignment.uid).map_err(|e| {
             let why = format!("HOME {}: {e}", home.display());
-            Refusal { why, fatal: false, ports_taken: None }
+            let full = matches!(e.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem);
+            let fault = if full { Fault::Node } else { Fault::Agent };
+            Refusal { why, fault, ports_taken: None }
         })?;
         let limits = limits(spec.limits).or(definition.limits.limits());
+        let log_bytes = if limits.log_bytes > 0 { limits.log_bytes } else { self.log_bytes_max };
         let launch = LaunchSpec {
             groups: Vec::new(),
             open_files: limits.open_files,
-            file_bytes: file_bytes(limits.home_bytes),
+            file_bytes: file_bytes(limits.home_bytes, log_bytes),
             lease: LeaseCheck::default(),
             uid: assignment.uid,
             // Stable and the same on every node: OpenClaw's owner lease names the host.

@@ -61,6 +61,7 @@ fn refused(error: &AssignError) -> Status {
         AssignError::WrongNode(_) => (Code::FailedPrecondition, "WRONG_NODE"),
         AssignError::StaleEpoch(_) => (Code::FailedPrecondition, "STALE_EPOCH"),
         AssignError::StaleTerm(_) => (Code::FailedPrecondition, "STALE_TERM"),
+        AssignError::Late => (Code::Aborted, "LATE"),
         AssignError::Malformed(_) => (Code::InvalidArgument, "MALFORMED"),
         AssignError::Busy(_) => (Code::Unavailable, "AGENT_BEHIND"),
         AssignError::Ledger(_) => (Code::Unavailable, "LEDGER_FAILED"),

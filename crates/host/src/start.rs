@@ -4,6 +4,7 @@ use std::{io::ErrorKind::NotFound, sync::Arc, time::Duration};
 
 use fleet_process::{Child, Group, GroupError, LeaseCheck, LogFile, holders};
 use fleet_proto::host::Assignment;
+use fleet_supervision::Fault;
 use fleet_types::AgentId;
 
 use crate::{
@@ -40,7 +41,7 @@ pub(crate) async fn waited<T: Send + 'static>(
     kept: &Kept,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let refused = |why: String, fatal| Refusal { why, fatal, ports_taken: None };
+    let refused = |why: String, fault| Refusal { why, fault, ports_taken: None };
     let mut lease = kept.guard.watch();
     let over = async {
         // One that was just granted is announced a moment later.
@@ -50,13 +51,13 @@ pub(crate) async fn waited<T: Send + 'static>(
         let _ = lease.wait_for(Option::is_none).await;
     };
     tokio::select! {
-        done = tokio::task::spawn_blocking(work) => done.map_err(|e| refused(e.to_string(), false)),
+        done = tokio::task::spawn_blocking(work) => done.map_err(|e| refused(e.to_string(), Fault::Agent)),
         // Not again by itself: each try that hangs keeps a thread.
         () = tokio::time::sleep(PREPARING_MAX) => {
             let seconds = PREPARING_MAX.as_secs();
-            Err(refused(format!("its HOME could not be prepared within {seconds} s"), true))
+            Err(refused(format!("its HOME could not be prepared within {seconds} s"), Fault::Lasting))
         }
-        () = over => Err(refused("its lease is over".into(), false)),
+        () = over => Err(refused("its lease is over".into(), Fault::Node)),
     }
 }
 
@@ -86,11 +87,11 @@ pub(crate) async fn launch(
     start: Start,
 ) -> Result<Launched, Refusal> {
     let Start { id, assignment, number, repair, group, log } = start;
-    let passing = |why: String| Refusal { why, fatal: false, ports_taken: None };
+    let of_node = |why: String| Refusal { why, fault: Fault::Node, ports_taken: None };
     // There is mostly nothing in it, and no need to look.
     if group.renew().is_err() {
         empty(&group).await;
-        group.renew().map_err(|e| passing(format!("making its control group: {e}")))?;
+        group.renew().map_err(|e| of_node(format!("making its control group: {e}")))?;
     }
     let key = StartKey {
         agent: id.clone(),
@@ -106,13 +107,15 @@ pub(crate) async fn launch(
         let block = block(&assignment);
         let holders = holders(block).map_err(|e| Refusal {
             why: format!("looking who listens on its ports: {e}"),
-            fatal: false,
+            fault: Fault::Node,
             ports_taken: None,
         })?;
         match holders.first() {
-            Some(holder) => {
-                Err(Refusal { why: holder.to_string(), fatal: false, ports_taken: Some(block) })
-            }
+            Some(holder) => Err(Refusal {
+                why: holder.to_string(),
+                fault: Fault::Node,
+                ports_taken: Some(block),
+            }),
             None => Ok(prepared),
         }
     });
@@ -122,16 +125,20 @@ pub(crate) async fn launch(
         launch.command = command;
     }
     let lease = kept.guard.cover(&group);
-    let lease = lease.map_err(|e| passing(format!("leasing what it sends: {e}")))?;
+    let lease = lease.map_err(|e| of_node(format!("leasing what it sends: {e}")))?;
     let Some(lease) = lease else {
-        return Err(passing("there is no lease for its class here".into()));
+        return Err(of_node("there is no lease for its class here".into()));
     };
     let limited = kept.limiter.set(&group_name(&key.agent), &plan.limits);
-    let limited = limited.map_err(|e| passing(format!("limiting it: {e}")))?;
+    let limited = limited.map_err(|e| Refusal {
+        why: format!("limiting it: {e}"),
+        fault: Fault::Agent,
+        ports_taken: None,
+    })?;
     launch.groups = limited;
     launch.lease = LeaseCheck { status: kept.guard.status_file(), epoch: lease.epoch.0 };
     let memory_kills = kept.limiter.memory_kills(&group_name(&key.agent));
     let child = kept.launcher.launch(&key.to_string(), &launch, &log, &group).await;
-    let child = child.map_err(|e| passing(format!("starting failed: {e}")))?;
+    let child = child.map_err(|e| of_node(format!("starting failed: {e}")))?;
     Ok(Launched { child, plan: Arc::new(plan), memory_kills })
 }

@@ -6,10 +6,13 @@ use std::{
     net::{Ipv6Addr, SocketAddrV6},
 };
 
-use fleet_types::PortBlock;
+use fleet_types::{
+    PortBlock,
+    limits::{AGENT_UID_FIRST, AGENT_UID_LAST},
+};
 use procfs::{
     ProcError, ProcResult,
-    net::{TcpNetEntry, TcpState, tcp, tcp6, udp, udp6},
+    net::{TcpNetEntry, TcpState, UdpNetEntry, tcp, tcp6, udp, udp6},
     process::{FDTarget, all_processes},
 };
 use rustix::net::{
@@ -66,6 +69,14 @@ fn table<T>(read: ProcResult<Vec<T>>) -> io::Result<Vec<T>> {
     }
 }
 
+/// Sockets for datagrams, but those of agents: no agent can be kept from any port for datagrams, nor
+/// may one that takes them all keep others from starting.
+fn datagrams() -> io::Result<impl Iterator<Item = UdpNetEntry>> {
+    let agents = AGENT_UID_FIRST..=AGENT_UID_LAST;
+    let all = table(udp())?.into_iter().chain(table(udp6())?);
+    Ok(all.filter(move |entry| !agents.contains(&entry.uid)))
+}
+
 /// Who holds the ports of `block`, listening or for datagrams, in port order.
 ///
 /// # Errors
@@ -77,8 +88,7 @@ pub fn holders(block: PortBlock) -> io::Result<Vec<Holder>> {
     let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen;
     let streams = table(tcp())?.into_iter().chain(table(tcp6())?).filter(listening);
     let streams = streams.map(|entry| (entry.local_address.port(), entry.inode));
-    let datagrams = table(udp())?.into_iter().chain(table(udp6())?);
-    let datagrams = datagrams.map(|entry| (entry.local_address.port(), entry.inode));
+    let datagrams = datagrams()?.map(|entry| (entry.local_address.port(), entry.inode));
     let here = |(port, _): &(u16, u64)| (block.base..=block.last()).contains(port);
     let sockets: BTreeMap<u16, u64> = datagrams.chain(streams).filter(here).collect();
     Ok(sockets.into_iter().map(|(port, inode)| holder(port, inode)).collect())
@@ -94,8 +104,7 @@ pub fn unused(blocks: &[PortBlock]) -> io::Result<Vec<PortBlock>> {
     }
     let tables = [table(tcp())?, table(tcp6())?];
     let streams = tables.into_iter().flatten().map(|entry| entry.local_address.port());
-    let tables = [table(udp())?, table(udp6())?];
-    let datagrams = tables.into_iter().flatten().map(|entry| entry.local_address.port());
+    let datagrams = datagrams()?.map(|entry| entry.local_address.port());
     let used: BTreeSet<u16> = streams.chain(datagrams).collect();
     let idle = |block: &&PortBlock| used.range(block.base..=block.last()).next().is_none();
     Ok(blocks.iter().filter(idle).copied().collect())

@@ -1,6 +1,7 @@
 //! The files below a directory, however deep they lie, and what they take up on their disk.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -78,10 +79,14 @@ fn is_too_deep(error: &io::Error) -> bool {
 /// system may be out of files before it is out of room. What goes away meanwhile, or
 /// cannot be read, takes up nothing; none when some lie too deep to be counted.
 pub fn disk_usage(directory: &Path) -> Option<u64> {
-    let mut bytes = 0;
+    let (mut bytes, mut linked) = (0, HashSet::new());
     let counted = walk(directory, &mut |path| match path {
         Ok(path) => {
-            bytes += (fs::symlink_metadata(path)?.blocks() * BLOCK_BYTES).max(FILE_BYTES);
+            let about = fs::symlink_metadata(path)?;
+            // One with several names counts once.
+            if about.is_dir() || about.nlink() < 2 || linked.insert(about.ino()) {
+                bytes += (about.blocks() * BLOCK_BYTES).max(FILE_BYTES);
+            }
             Ok(())
         }
         Err(error) if is_too_deep(&error) => Err(error),
@@ -103,6 +108,7 @@ mod tests {
         fs::write(dir.path().join("a/b"), vec![1; 1 << 20]).unwrap();
         fs::write(elsewhere.path().join("c"), vec![1; 1 << 20]).unwrap();
         symlink(elsewhere.path(), dir.path().join("link")).unwrap();
+        fs::hard_link(dir.path().join("a/b"), dir.path().join("another")).unwrap();
         let more = disk_usage(dir.path()).unwrap() - empty;
         assert!((1 << 20..(1 << 20) + 65_536).contains(&more), "{more}");
         assert_eq!(disk_usage(&dir.path().join("nothing")), Some(0));

@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// Most things a node may say it lacks, and the bytes of one.
-const DEGRADED_MAX: usize = 8;
-const DEGRADED_BYTES_MAX: usize = 256;
+pub(crate) const DEGRADED_MAX: usize = 8;
+pub(crate) const DEGRADED_BYTES_MAX: usize = 256;
 
 /// The service.
 pub struct Service {

@@ -17,6 +17,8 @@ use fleet_types::{Epoch, NodeId};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
+use crate::registration::{DEGRADED_BYTES_MAX, DEGRADED_MAX};
+
 /// Pauses between rounds over the members: the first, and twice as long each time up to the last.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(200);
@@ -133,6 +135,12 @@ impl Life<'_> {
             about.held_epoch = held.0;
             about.degraded.extend(degraded);
             about.unfit.extend(unfit);
+            for whys in [&mut about.degraded, &mut about.unfit] {
+                whys.truncate(DEGRADED_MAX);
+                for why in whys {
+                    why.truncate(why.floor_char_boundary(DEGRADED_BYTES_MAX));
+                }
+            }
             let members: Vec<Member> = self.host.members().borrow().clone();
             let mut longest = RETRY_MAX;
             for member in &members {

@@ -28,6 +28,17 @@ impl core::fmt::Display for Exit {
     }
 }
 
+/// Whose fault it is that a process could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The agent's, and it may pass.
+    Agent,
+    /// The agent's, and trying again is pointless until someone changes something.
+    Lasting,
+    /// Its node's: not held against the agent, which is tried again for as long as it takes.
+    Node,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -43,12 +54,12 @@ pub enum Event {
     Launched,
     /// Its process was found running, or ended, from before this daemon.
     Adopted,
-    /// Its process could not be made; `fatal` when another try cannot help.
+    /// Its process could not be made.
     LaunchFailed {
         /// Why.
         why: String,
-        /// Whether trying again is pointless.
-        fatal: bool,
+        /// Whose fault it is.
+        fault: Fault,
     },
     /// A readiness probe succeeded.
     ProbeOk,
@@ -93,6 +104,9 @@ pub enum Action {
     /// Kill the control group and answer [`Event::Emptied`] once it is empty.
     Kill,
 }
+
+/// However long its node could not start it, an agent is tried again after the pause of this try.
+const NODE_TRIES_MAX: u32 = 5;
 
 /// What comes after the control group is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,8 +366,8 @@ impl Life {
                     }
                 }
             }
-            Event::LaunchFailed { why, fatal } => {
-                self.on_launch_failed(why, fatal, now_ms, &mut actions);
+            Event::LaunchFailed { why, fault } => {
+                self.on_launch_failed(why, fault, now_ms, &mut actions);
             }
             Event::ProbeOk => self.on_probe_ok(now_ms, &mut actions),
             Event::ProbeFailed { why } => self.on_probe_failed(why),
@@ -433,18 +447,25 @@ impl Life {
     fn on_launch_failed(
         &mut self,
         why: String,
-        fatal: bool,
+        fault: Fault,
         now_ms: u64,
         actions: &mut Vec<Action>,
     ) {
         if self.state != State::Launching {
             return;
         }
-        let cure = if fatal { Cure::None } else { Cure::Restart };
         let told = self.next == Next::Stop || self.outdated;
         // A repair that did not run is due still.
         self.repaired &= !self.repair;
-        let next = if told { self.next } else { self.crashed(cure, now_ms) };
+        let next = match fault {
+            _ if told => self.next,
+            Fault::Agent => self.crashed(Cure::Restart, now_ms),
+            Fault::Lasting => self.crashed(Cure::None, now_ms),
+            Fault::Node => {
+                self.tries = self.tries.min(NODE_TRIES_MAX);
+                Next::BackOff
+            }
+        };
         self.message = why;
         self.empty(next, now_ms, actions);
     }

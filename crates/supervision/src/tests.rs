@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::{Action, Event, Exit, Life, Past, Policy, State};
+use crate::{Action, Event, Exit, Fault, Life, Past, Policy, State};
 
 fn policy() -> Policy {
     Policy {
@@ -146,7 +146,7 @@ fn a_repair_that_did_not_run_is_due_still() {
     life.on(Event::Launched, 6, 0);
     broken(&mut life, 7);
     assert_eq!(life.on(Event::Permit, 8, 0), [Action::Repair]);
-    life.on(Event::LaunchFailed { why: "no memory".into(), fatal: false }, 9, 0);
+    life.on(Event::LaunchFailed { why: "no memory".into(), fault: Fault::Agent }, 9, 0);
     life.on(Event::Emptied, 10, 0);
     life.on(Event::Time, 2_000, 0);
     life.on(Event::Permit, 2_001, 0);
@@ -338,7 +338,7 @@ fn restarted_while_launching_starts_anew_once_it_is_there() {
         before.map(|before| life.on(before, 1, 0));
         assert_eq!(life.on(Event::Restart, 2, 0), []);
         if fails {
-            let failed = Event::LaunchFailed { why: "no".into(), fatal: true };
+            let failed = Event::LaunchFailed { why: "no".into(), fault: Fault::Lasting };
             assert_eq!(life.on(failed, 3, 0), [Action::ReleasePermit, Action::Kill]);
         } else {
             let stopped = [Action::ReleasePermit, Action::Terminate];
@@ -352,6 +352,28 @@ fn restarted_while_launching_starts_anew_once_it_is_there() {
     }
 }
 
+#[test]
+fn what_its_node_cannot_do_is_not_held_against_an_agent() {
+    let mut life = Life::new(policy());
+    life.on(Event::Want, 0, 0);
+    let (mut now, mut longest) = (0, 0);
+    for _ in 0..100 {
+        assert_eq!(life.on(Event::Permit, now, 0), [Action::Launch]);
+        let failed = Event::LaunchFailed { why: "no guard".into(), fault: Fault::Node };
+        assert_eq!(life.on(failed, now, 0), [Action::ReleasePermit, Action::Kill]);
+        life.on(Event::Emptied, now, 0);
+        if let Some(due) = life.deadline() {
+            longest = longest.max(due - now);
+            now = due;
+            assert_eq!(life.on(Event::Time, now, 0), [Action::AskPermit]);
+        }
+        assert_eq!((life.state(), life.message()), (State::Waiting, "no guard"));
+    }
+    let policy = policy();
+    assert_eq!(longest, (policy.backoff_min_ms << 4).min(policy.backoff_max_ms));
+    assert_eq!(life.past().crashes_ms, []);
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Want),
@@ -359,7 +381,8 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::Restart),
         Just(Event::Permit),
         Just(Event::Launched),
-        any::<bool>().prop_map(|fatal| Event::LaunchFailed { why: "no".into(), fatal }),
+        prop_oneof![Just(Fault::Agent), Just(Fault::Lasting), Just(Fault::Node)]
+            .prop_map(|fault| Event::LaunchFailed { why: "no".into(), fault }),
         Just(Event::ProbeOk),
         Just(Event::ProbeFailed { why: "no".into() }),
         Just(Event::OverLimit { why: "no".into() }),
@@ -405,7 +428,7 @@ proptest! {
             }
         }
         life.on(Event::Unwant, now, 0);
-        life.on(Event::LaunchFailed { why: "no".into(), fatal: false }, now, 0);
+        life.on(Event::LaunchFailed { why: "no".into(), fault: Fault::Agent }, now, 0);
         life.on(Event::Exited(Exit::Signal(15)), now, 0);
         life.on(Event::Emptied, now, 0);
         prop_assert_eq!(life.state(), State::Stopped);

@@ -87,6 +87,10 @@ pub struct AssignRequest {
     /// The node's role; unspecified for no change.
     #[prost(enumeration = "super::super::super::v1::Role", tag = "9")]
     pub role: i32,
+    /// Larger with each message of a leader, so that one which comes late is refused; 0 where it does not
+    /// count them.
+    #[prost(uint64, tag = "10")]
+    pub number: u64,
 }
 /// Ports that are kept from agents.
 #[derive(Clone, PartialEq, ::prost::Message)]

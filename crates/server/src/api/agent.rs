@@ -53,7 +53,7 @@ pub(super) struct Wanted {
     pub(super) desired: Desired,
 }
 
-/// A refusal that names the agent, of the several of a call, that it is for.
+/// A refusal that names the agent, of several in a call maybe, that it is for.
 fn of_agent(id: &str, refusal: &Status) -> Status {
     let message = format!("agent {id:.60}: {}", refusal.message());
     Status::with_details(refusal.code(), message, refusal.details().to_vec().into())
@@ -71,10 +71,7 @@ impl Api {
                 self.check_overlay(&gives.config, &wanted)?;
                 Ok(wanted)
             });
-            match wanted {
-                Err(refusal) if requests.len() > 1 => Err(of_agent(&one.agent_id, &refusal)),
-                other => other,
-            }
+            wanted.map_err(|refusal| of_agent(&one.agent_id, &refusal))
         };
         requests.iter().map(parse).collect()
     }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,6 +56,9 @@ pub(super) struct Session {
     /// The voters.
     pub(super) members: watch::Receiver<Vec<Member>>,
 }
+
+/// How many messages this process has made for hosts. A term has one leader, and that one process.
+static SAID: AtomicU64 = AtomicU64::new(0);
 
 impl Session {
     /// Never returns, but for an address that is none.
@@ -140,6 +146,7 @@ impl Session {
             term: self.term,
             node_id: self.node.0,
             epoch: self.epoch.0,
+            number: SAID.fetch_add(1, Ordering::Relaxed) + 1,
             ..AssignRequest::default()
         }
     }
