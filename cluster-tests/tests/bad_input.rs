@@ -180,7 +180,7 @@ fn on_a_small_disk(cluster: &mut Cluster, host: u32) -> PathBuf {
         "cp -a {0} {0}.old && mount -t tmpfs -o size=4m tmpfs {0} && cp -a {0}.old/. {0}/",
         data.display()
     );
-    let mounted = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
+    let mounted = std::process::Command::new("sh").args(["-c", &script]).status().expect("a shell");
     assert!(mounted.success());
     cluster.start(host);
     cluster.wait_active(host);
@@ -188,7 +188,7 @@ fn on_a_small_disk(cluster: &mut Cluster, host: u32) -> PathBuf {
 }
 
 fn unmount(data: &Path) {
-    assert!(std::process::Command::new("umount").arg(data).status().unwrap().success());
+    assert!(std::process::Command::new("umount").arg(data).status().expect("umount").success());
 }
 
 #[test]

@@ -382,7 +382,8 @@ proptest! {
             if let Some(agent) = pick(state.agents().values(), number) {
                 let (fleet, spec) = (&agent.id.fleet, &agent.spec);
                 let needs = Needs { strict: false, ..(&**spec).into() };
-                let suiting: BTreeSet<_> = plan::suiting(&state, spec).map(|node| node.id).collect();
+                let suiting = plan::suiting(&state, spec).map(|node| node.id);
+                let suiting: BTreeSet<_> = suiting.collect();
                 let all = state.nodes().values().filter(|node| plan::matches(node, needs));
                 prop_assert_eq!(suiting, all.map(|node| node.id).collect());
                 let chosen = Planner::new(&state).choose(fleet, spec);

@@ -32,6 +32,8 @@ const KILLED_BELOW: i32 = 128 + KILL;
 /// How soon after the end of a guard its agents' tasks are ended, at most: it is looked at once a
 /// second.
 const GUARD_MISSED: Duration = Duration::from_secs(3);
+/// How long what is cut from a log is not kept, once some was.
+const FLOOD: Duration = Duration::from_secs(1);
 /// When a log that just was too large is looked at again.
 const FLOOD_CHECK: Duration = Duration::from_millis(50);
 
@@ -100,6 +102,8 @@ pub(crate) struct Task {
     /// Looking at it.
     measuring: Pending<HomeSize>,
     watch: LogWatch,
+    /// When what was cut from its log was kept last.
+    cut: Option<Instant>,
     /// The line that says that another copy of its session is live.
     double_run: String,
     /// Who listens on its ports, in words; empty for nobody.
@@ -149,6 +153,7 @@ impl Task {
             home_size: None,
             measuring: None,
             watch,
+            cut: None,
             double_run: String::new(),
             ports_taken: String::new(),
         }
@@ -541,9 +546,12 @@ impl Task {
         let grown = self.watch.grown(&self.log);
         if grown {
             self.watch_log();
-            match self.log.cap() {
+            // Copying what is written by the second would be work for all to wait for.
+            let floods = self.cut.is_some_and(|cut| cut.elapsed() < FLOOD);
+            match self.log.cap(!floods) {
                 Ok(true) => {
                     self.watch.begin();
+                    self.cut = self.cut.filter(|_| floods).or_else(|| Some(Instant::now()));
                     return (Instant::now() + FLOOD_CHECK, true);
                 }
                 Ok(false) => {}

@@ -33,7 +33,8 @@ impl DiskProbe {
         std::thread::Builder::new().name("disk-probe".into()).spawn(move || {
             loop {
                 let begun = boot_ms();
-                // A file anew, as what the node is told is written: a full disk takes what lies in place.
+                // A file anew, as what the node is told is written: what is in place is taken even
+                // by a full disk.
                 match private_file::write(&path, &begun.to_le_bytes()) {
                     Ok(()) => written_ms.store(begun, Ordering::Relaxed),
                     Err(error) => tracing::error!(%error, "the disk takes no writes"),

@@ -114,7 +114,7 @@ mod tests {
         assert!(watch.grown(&log), "there is more to look at");
         assert_eq!(watch.look(&log, &texts).as_deref(), Some("a conflict"));
         assert!(!watch.grown(&log));
-        assert!(log.cap().unwrap());
+        assert!(log.cap(true).unwrap());
         watch.begin();
         writer.write_all(format!("another conflict\n{flood}").as_bytes()).unwrap();
         assert_eq!(watch.look(&log, &texts).as_deref(), Some("another conflict"));

@@ -51,7 +51,9 @@ pub(crate) async fn waited<T: Send + 'static>(
         let _ = lease.wait_for(Option::is_none).await;
     };
     tokio::select! {
-        done = tokio::task::spawn_blocking(work) => done.map_err(|e| refused(e.to_string(), Fault::Agent)),
+        done = tokio::task::spawn_blocking(work) => {
+            done.map_err(|e| refused(e.to_string(), Fault::Agent))
+        }
         // Not again by itself: each try that hangs keeps a thread.
         () = tokio::time::sleep(PREPARING_MAX) => {
             let seconds = PREPARING_MAX.as_secs();

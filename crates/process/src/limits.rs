@@ -52,7 +52,7 @@ fn write(path: &Path, value: impl ToString) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
-/// As [`write`], if the file does not hold that: setting a quota makes the kernel walk over all
+/// As [`write()`], if the file does not hold that: setting a quota makes the kernel walk over all
 /// groups of the machine, milliseconds where there are a thousand, and reading one does not.
 fn write_other(path: &Path, value: impl ToString) -> io::Result<()> {
     let value = value.to_string();

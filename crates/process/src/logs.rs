@@ -50,13 +50,13 @@ impl LogFile {
         OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)
     }
 
-    /// Moves the end of it to the older file once it is too large, and answers whether it was. The
-    /// writers keep their open file, so its content is copied and cut; a line written in between is
-    /// lost.
+    /// Moves the end of it to the older file once it is too large, or forgets it unless it is to be
+    /// `kept`, and answers whether it was. The writers keep their open file, so its content is copied
+    /// and cut; a line written in between is lost.
     ///
     /// # Errors
     /// When the disk is full; the file is cut all the same, so that one agent cannot fill a disk.
-    pub fn cap(&self) -> io::Result<bool> {
+    pub fn cap(&self, kept: bool) -> io::Result<bool> {
         let length = match fs::metadata(&self.path) {
             Ok(about) => about.len(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
@@ -65,7 +65,7 @@ impl LogFile {
         if length <= self.bytes_max {
             return Ok(false);
         }
-        let copied = self.copy_from(length - self.bytes_max);
+        let copied = if kept { self.copy_from(length - self.bytes_max) } else { Ok(()) };
         OpenOptions::new().write(true).open(&self.path)?.set_len(0)?;
         copied.map(|()| true)
     }
@@ -150,12 +150,19 @@ mod tests {
         for _ in 0..100 {
             writer.write_all(&[b'x'; 99]).unwrap();
             writer.write_all(b"\n").unwrap();
-            log.cap().unwrap();
+            log.cap(true).unwrap();
         }
         let sizes =
             fs::metadata(log.path()).unwrap().len() + fs::metadata(log.older()).unwrap().len();
         assert!(sizes <= 2_200, "{sizes}");
         writer.write_all(b"last\n").unwrap();
         assert!(tail(log.path(), 1).unwrap().0.ends_with(b"last\n"));
+        let older = fs::read(log.older()).unwrap();
+        writer.write_all(&[b'y'; 2_000]).unwrap();
+        assert!(log.cap(false).unwrap());
+        assert_eq!(
+            (fs::metadata(log.path()).unwrap().len(), fs::read(log.older()).unwrap()),
+            (0, older)
+        );
     }
 }

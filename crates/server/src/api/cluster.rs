@@ -19,6 +19,7 @@ use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::{Api, census::Census, idempotency, problems};
+use crate::leader::{Observed, moving};
 
 fn parse(policy: &v1::MovePolicy) -> Result<MovePolicy, Status> {
     let rule = match policy.rule() {
@@ -49,7 +50,8 @@ impl Api {
     /// Refuses a rebalance while as many agents are on the move as the policy allows. A retry begins
     /// nothing.
     async fn check_free_moves(&self, request: &StartRebalanceRequest) -> Result<(), Status> {
-        if self.read(free_moves).await? > 0 || self.is_done(&request.request_id, request).await? {
+        let free = self.read(|state| free_moves(state, &self.observed)).await?;
+        if free > 0 || self.is_done(&request.request_id, request).await? {
             return Ok(());
         }
         let message = "as many agents are on the move as may be at once (`fleet-cluster placement \
@@ -150,9 +152,11 @@ impl ClusterService for Api {
             some => Some(moves_max(some)?),
         };
         let (chosen, moves) = tokio::sync::oneshot::channel();
+        let observed = self.observed.clone();
         let build: crate::proposer::Build = Box::new(move |draft| {
             let state = draft.planner.state();
-            let moves = rebalance::moves(state, limit.unwrap_or_else(|| free_moves(state)));
+            let limit = limit.unwrap_or_else(|| free_moves(state, &observed));
+            let moves = rebalance::moves(state, limit);
             let evict = rebalance::carry_out(state, &moves, Cause::Operator);
             // Who hung up does not want to know.
             let _ = chosen.send(shown(state, &moves));
@@ -181,8 +185,8 @@ fn moves_max(asked: u32) -> Result<usize, Status> {
 }
 
 /// How many more agents may be on the move, by the policy.
-fn free_moves(state: &State) -> usize {
-    usize::from(state.placement_policy().moves_max).saturating_sub(state.on_the_move().count())
+fn free_moves(state: &State, observed: &Observed) -> usize {
+    usize::from(state.placement_policy().moves_max).saturating_sub(moving(state, observed))
 }
 
 /// The moves that operators began at a revision.

@@ -1,7 +1,10 @@
 //! Asking agents to leave their nodes: for drains, at their pace, and for balance, once the cluster
 //! has been calm for a while.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{
     Agent, EvictAgents, Evidence, Operation, Schedulable, State, open,
@@ -26,8 +29,8 @@ const CALM: Duration = Duration::from_secs(60);
 /// not hold up the others for good.
 const ARRIVING_MAX: Duration = Duration::from_secs(600);
 
-/// The agents that were asked to leave, until they are up elsewhere.
-struct Moved(Vec<(AgentId, NodeId, Instant)>);
+/// The agents that were asked to leave a node, since when, until they are up elsewhere.
+struct Moved(BTreeMap<AgentId, (NodeId, Instant)>);
 
 impl Moved {
     /// What a leader before may have begun: the agents that leave nodes that are drained, or left
@@ -42,29 +45,34 @@ impl Moved {
         let moved = state.agents().values().filter_map(|agent| {
             let placement = agent.placement.as_ref();
             if let Some(leaving) = placement.filter(|it| it.evicting && drained(&it.node)) {
-                return Some((agent.id.clone(), leaving.node, now));
+                return Some((agent.id.clone(), (leaving.node, now)));
             }
             let (node, _) = agent.former.filter(|(node, _)| drained(node))?;
             let evidence = placement.map_or(&agent.evidence, |it| &it.evidence);
             let arrives = placement.is_none_or(|it| it.placed.plus_ms(late) > clock::now());
             let left = arrives && *evidence == Evidence::ConfirmedEmpty;
-            left.then(|| (agent.id.clone(), node, now))
+            left.then(|| (agent.id.clone(), (node, now)))
         });
         Self(moved.collect())
     }
 
     fn note(&mut self, state: &State, evict: &EvictAgents) {
         let agents = evict.agents.iter().filter_map(|eviction| state.agent(&eviction.agent));
-        let left = agents.filter_map(|a| Some((a.id.clone(), a.placement.as_ref()?.node)));
-        let now = Instant::now();
-        self.0.extend(left.map(|(agent, node)| (agent, node, now)));
+        self.0.extend(agents.filter_map(leaves_now));
+    }
+
+    /// Notes whom others asked to leave: an operator does.
+    fn see(&mut self, state: &State) {
+        for (agent, leaves) in state.on_the_move().filter_map(leaves_now) {
+            self.0.entry(agent).or_insert(leaves);
+        }
     }
 
     /// Those that left each node and are not up elsewhere; the others are forgotten, but for those
     /// that have not left yet.
     fn arriving(&mut self, state: &State, observed: &Observed) -> Arriving {
         let mut arriving = Arriving::new();
-        self.0.retain(|(id, from, since)| {
+        self.0.retain(|id, (from, since)| {
             let agent = state.agent(id).filter(|_| since.elapsed() < ARRIVING_MAX);
             let Some(agent) = agent else { return false };
             let leaving = |agent: &Agent| agent.placement.as_ref().is_some_and(|p| p.evicting);
@@ -76,6 +84,24 @@ impl Moved {
         });
         arriving
     }
+}
+
+fn leaves_now(agent: &Agent) -> Option<(AgentId, (NodeId, Instant))> {
+    Some((agent.id.clone(), (agent.placement.as_ref()?.node, Instant::now())))
+}
+
+/// How many agents are on the move: leave their nodes, or left them of late and are not up elsewhere.
+pub(crate) fn moving(state: &State, observed: &Observed) -> usize {
+    let late = u64::try_from(ARRIVING_MAX.as_millis()).unwrap_or(u64::MAX);
+    let now = clock::now();
+    let arrives = |agent: &&Agent| {
+        let moved = agent.placement.as_ref().is_some_and(|it| {
+            it.evidence == Evidence::ConfirmedEmpty && !it.evicting && it.placed.plus_ms(late) > now
+        });
+        moved && !is_up(observed.state(agent))
+    };
+    let arriving = state.agents().values().map(Box::as_ref).filter(arrives).count();
+    state.on_the_move().count() + arriving
 }
 
 /// Whether an agent runs, or will not by waiting.
@@ -101,6 +127,7 @@ pub(super) async fn run(leader: Leader) {
         let calm = since.elapsed() >= CALM;
         let looking = Instant::now();
         let asked = leader.raft.read(|state| {
+            moved.see(state);
             let arriving = moved.arriving(state, &leader.observed);
             let mut asked = rebalance::drains(state, clock::now(), &arriving);
             // Each knows nothing of the room that the other counts on.
@@ -131,8 +158,8 @@ mod tests {
     use std::sync::Arc;
 
     use fleet_core::{
-        Command, InitCluster, NodeAddress, Placement, Record, SetSchedulable, apply,
-        rebalance::Arriving,
+        Command, InitCluster, Node, NodeAddress, NodeStatus, Placement, Record, SetSchedulable,
+        apply, rebalance::Arriving,
     };
     use fleet_types::{Generation, LeaseProfile, PortBlock, Timestamp};
 
@@ -179,14 +206,23 @@ mod tests {
             at(7, 2, false, 1, clock::now()),
             at(8, 2, false, 1, Timestamp(1)),
         ];
-        let records: Vec<Record> = state.records().collect();
+        let up = |record| match record {
+            Record::Node(node) => Record::Node(Node { status: NodeStatus::Active, ..node }),
+            record => record,
+        };
+        let records: Vec<Record> = state.records().map(up).collect();
         let state =
             State::restore(records.into_iter().chain(agents.map(Box::new).map(Record::Agent)));
         let observed = Arc::new(Observed::default());
         let mut moved = Moved::found(&state);
-        let found: Vec<String> = moved.0.iter().map(|(id, ..)| id.agent.to_string()).collect();
+        let found: Vec<String> = moved.0.keys().map(|id| id.agent.to_string()).collect();
         assert_eq!(found, ["a1", "a5", "a7"]);
         let arriving = moved.arriving(&state, &observed);
         assert_eq!(arriving, Arriving::from([(node, 2)]), "one has not left yet");
+        let mut seen = Moved(BTreeMap::new());
+        seen.see(&state);
+        let leaving: Vec<_> = state.on_the_move().map(|agent| &agent.id).collect();
+        assert_eq!(seen.0.keys().collect::<Vec<_>>(), leaving);
+        assert_eq!((leaving.len(), moving(&state, &observed)), (1, 2));
     }
 }

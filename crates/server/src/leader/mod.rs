@@ -20,6 +20,7 @@ use fleet_raft::Node;
 use fleet_types::LeaseTiming;
 use tokio::{sync::watch, task::JoinSet};
 
+pub(crate) use leave::moving;
 pub use observed::{Observed, Pace};
 
 use crate::{leases::Leases, proposer::Proposer};
