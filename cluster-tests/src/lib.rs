@@ -667,5 +667,6 @@ impl Drop for Cluster {
         for name in &names {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
+        keeper::remove_groups(&format!("fleet-tests/{}n*", self.prefix));
     }
 }

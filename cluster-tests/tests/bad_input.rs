@@ -230,8 +230,15 @@ fn a_worker_with_a_full_disk_lets_its_agents_go() {
     }
     let there = names.iter().find(|name| cluster.wait_ready(name, 1, 30) == 4);
     let there = there.expect("one of four agents on the fourth of four nodes");
+    let registered = |cluster: &Cluster| {
+        let events = cluster.json(&["events", "--node", "n4"])["events"].as_array().cloned();
+        let events = events.unwrap_or_default();
+        events.iter().filter(|event| event["reason"] == "NODE_REGISTERED").count()
+    };
+    let before = registered(&cluster);
     let _ = fs::write(data.join("fill"), vec![0_u8; 8 << 20]);
     assert_ne!(cluster.wait_ready(there, 2, 60), 4);
+    assert_eq!(registered(&cluster), before, "it came back, its disk still full");
     assert!(cluster.log(4).contains("the disk takes no writes"), "it does not say why");
     fs::remove_file(data.join("fill")).unwrap();
     cluster.wait_active(4);

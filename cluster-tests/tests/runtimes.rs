@@ -8,6 +8,11 @@ use serde_json::Value;
 /// A one-node cluster with one more runtime: `command`, a shell script, and `more` of the
 /// definition.
 fn cluster(command: &str, more: &str) -> Cluster {
+    with_agent(host(command, more))
+}
+
+/// As [`cluster`], before anything runs.
+fn host(command: &str, more: &str) -> Cluster {
     let cluster = Cluster::hosts(1);
     let runtimes = cluster.folder(1, "runtimes");
     fs::create_dir_all(&runtimes).expect("a folder of ours");
@@ -17,7 +22,11 @@ fn cluster(command: &str, more: &str) -> Cluster {
     );
     fs::write(runtimes.join("custom.toml"), definition).expect("a file of ours");
     cluster.configure(1, &format!("runtime_dirs = [{runtimes:?}]\n"));
-    let cluster = cluster.form(1, "fast");
+    cluster
+}
+
+fn with_agent(host: Cluster) -> Cluster {
+    let cluster = host.form(1, "fast");
     cluster.ok(&["fleet", "create", "f"]);
     cluster.ok(&["agent", "create", "f/a", "--runtime", "custom", "--no-wait"]);
     cluster
@@ -65,6 +74,30 @@ fn what_was_parked_stays_so_when_the_daemon_comes_back() {
     until(20, "another start and another repair", || (starts() >= 4).then_some(()));
     assert_eq!(parked(&cluster), (4, 2));
     until(10, "another event", || (told(&cluster).len() == 2).then_some(()));
+}
+
+#[test]
+fn what_a_full_disk_keeps_from_starting_is_started_once_there_is_room() {
+    let more = "[config]\npath = \"config.json\"\n[probe]\nkind = \"none\"\n";
+    let host = host("exec sleep infinity", more);
+    let homes = host.folder(1, "fleets");
+    let small = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+    let mounted = Command::new("mount").args(small).arg(&homes).status();
+    assert!(mounted.expect("mount").success());
+    let cluster = with_agent(host);
+    cluster.wait_ready("f/a", 1, 20);
+    let _ = fs::write(homes.join("fill"), vec![0_u8; 2 << 20]);
+    let pid = cluster.agent("f/a")["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
+    let why = until(20, "a start that fails", || {
+        let agent = cluster.agent("f/a");
+        (agent["state"] == "STATE_BACKING_OFF").then(|| agent["stateMessage"].to_string())
+    });
+    assert!(why.contains("its node could not start it") && why.contains("No space left"), "{why}");
+    fs::remove_file(homes.join("fill")).expect("a file of ours");
+    cluster.wait_ready("f/a", 1, 30);
+    drop(cluster);
+    assert!(Command::new("umount").arg(&homes).status().expect("umount").success());
 }
 
 #[test]

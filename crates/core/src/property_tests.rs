@@ -544,9 +544,18 @@ fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
     let reasons = waiting.iter().map(|id| state.agents()[id].pending);
     assert!(reasons.into_iter().all(|reason| reason == Some(PendingReason::MovesPaused)));
     assert_eq!(plan::placements(&state, 10, 1), [], "still three of four");
-    let remove = command(Operation::RemoveNode(RemoveNode { node: nodes[2] }));
-    let refused = apply(&mut state, 2_001, &remove).unwrap_err();
-    assert_eq!(refused, Rejection::NodeAwaited { node: nodes[2], agents: waiting.len() });
+    let remove = |rules, rule| {
+        let mut state = state.clone();
+        let policy = MovePolicy { rule, lost_percent_max: 50 };
+        let set = Operation::SetMovePolicy(SetMovePolicy { policy });
+        apply(&mut state, 2_001, &command(set)).unwrap();
+        let remove = command(Operation::RemoveNode(RemoveNode { node: nodes[2] }));
+        apply_by(rules, &mut state, 2_002, &remove)
+    };
+    let refused = Rejection::NodeAwaited { node: nodes[2], agents: waiting.len() };
+    assert_eq!(remove(RULES, MoveRule::Never), Err(refused));
+    assert!(remove(2, MoveRule::Never).is_ok(), "as it was before");
+    assert!(remove(RULES, MoveRule::Always).is_ok(), "they wait for room");
     assert_eq!(
         plan::placements(&state, 10, 0).len(),
         waiting.len(),

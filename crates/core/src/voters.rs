@@ -54,9 +54,10 @@ fn place(node: &Node, key: Option<&str>) -> Option<String> {
 
 /// How many nodes should vote.
 fn wanted(state: &State, seen: &BTreeMap<NodeId, Seen>) -> usize {
+    let rules = state.rules();
     let may = |node: &&Node| {
         let gone = seen.get(&node.id).is_some_and(|seen| seen.gone);
-        let may_vote = node.may_vote && knows(node, state.rules());
+        let may_vote = node.may_vote && knows(node, rules);
         up(node) && !gone && (may_vote || node.role == Role::Voter)
     };
     let able = state.nodes().values().filter(may).count();
@@ -121,10 +122,11 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     let crowd = |node: &Node| beside.get(&place(node, key)).copied().unwrap_or(0);
     let wanted = wanted(state, seen);
     let change = |node: &Node, role, cause| Some(SetRole { node: node.id, role, cause });
+    let rules = state.rules();
     let least_crowded = || {
         let able = state.nodes().values().filter(|node| {
             let able = node.may_vote && up(node) && of(node.id).steady;
-            node.role == Role::Worker && able && knows(node, state.rules())
+            node.role == Role::Worker && able && knows(node, rules)
         });
         able.min_by_key(|node| (crowd(node), node.id))
     };

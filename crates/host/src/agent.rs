@@ -2,13 +2,13 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use fleet_process::{Child, Group, LAUNCH_FAILED, LogFile, signal_or_code, tail};
+use fleet_process::{Child, Group, LAUNCH_FAILED, LAUNCH_HINDERED, LogFile, signal_or_code, tail};
 use fleet_proto::{
     host::{Assignment, Observation},
     v1::agent::State as Reported,
 };
 use fleet_runtime::clock::boot_ms;
-use fleet_supervision::{Action, Event, Exit, Life, Policy, State};
+use fleet_supervision::{Action, Event, Exit, HINDERED, Life, Policy, State};
 use fleet_types::AgentId;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -417,6 +417,7 @@ impl Task {
             // Where the kernel ends one process of the group, a shell says so of what it ran.
             Ok(KILL) | Err(KILLED_BELOW) if kills > self.memory_kills => Exit::MemoryLimit,
             Ok(signal) => Exit::Signal(signal),
+            Err(code) if code == i32::from(LAUNCH_HINDERED) => Exit::Hindered,
             Err(code) => Exit::Code(code),
         }))
     }
@@ -533,7 +534,8 @@ impl Task {
 
     /// What a failed launcher said, in place of its exit code.
     fn explained(&self, message: String) -> String {
-        if !message.contains(&format!("exit code {LAUNCH_FAILED}")) {
+        let failed = format!("exit code {LAUNCH_FAILED}");
+        if !message.contains(&failed) && message != HINDERED {
             return message;
         }
         let last = tail(self.log.path(), 1).map(|(bytes, _)| bytes).unwrap_or_default();
@@ -547,7 +549,8 @@ impl Task {
         if grown {
             self.watch_log();
             // Copying what is written by the second would be work for all to wait for.
-            let floods = self.cut.is_some_and(|cut| cut.elapsed() < FLOOD);
+            // What an agent ended with is kept.
+            let floods = self.child.is_some() && self.cut.is_some_and(|cut| cut.elapsed() < FLOOD);
             match self.log.cap(!floods) {
                 Ok(true) => {
                     self.watch.begin();

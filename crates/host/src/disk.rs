@@ -1,8 +1,11 @@
 //! Whether the node's disk still takes what is written to it. A node whose disk hangs can neither
-//! log nor serve its agents' HOMEs; it must let its lease go, so that they move.
+//! log nor serve its agents' HOMEs, and one whose disk is full cannot write down what it is told;
+//! it must let its lease go, so that they move.
 
 use std::{
+    fs::File,
     io,
+    os::unix::fs::FileExt,
     path::Path,
     sync::{
         Arc,
@@ -11,31 +14,38 @@ use std::{
     time::Duration,
 };
 
-use fleet_client::private_file;
+use fleet_process::disk_room;
 use fleet_runtime::clock::boot_ms;
 
 /// A thread that writes and syncs a few bytes now and then.
 #[derive(Clone)]
 pub struct DiskProbe {
-    /// When the last write that reached the disk began, in milliseconds of `CLOCK_BOOTTIME`.
+    /// When the last write that reached the disk, while there was room for more, began, in milliseconds of `CLOCK_BOOTTIME`.
     written_ms: Arc<AtomicU64>,
+    /// Bytes there was no room for.
+    needed: Arc<AtomicU64>,
+    period: Duration,
 }
 
 impl DiskProbe {
     /// Starts probing the disk that `directory` is on, every `period`.
     ///
     /// # Errors
-    /// When no thread can be made.
+    /// When the file it writes cannot be made, or no thread.
     pub fn start(directory: &Path, period: Duration) -> io::Result<Self> {
         let path = directory.join("disk-probe");
-        let probe = Self { written_ms: Arc::new(AtomicU64::new(boot_ms())) };
-        let written_ms = probe.written_ms.clone();
+        let file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        let written_ms = Arc::new(AtomicU64::new(boot_ms()));
+        let probe = Self { written_ms, needed: Arc::default(), period };
+        let (written_ms, needed) = (probe.written_ms.clone(), probe.needed.clone());
         std::thread::Builder::new().name("disk-probe".into()).spawn(move || {
             loop {
                 let begun = boot_ms();
-                // A file anew, as what the node is told is written: what is in place is taken even
-                // by a full disk.
-                match private_file::write(&path, &begun.to_le_bytes()) {
+                let written = file.write_all_at(&begun.to_le_bytes(), 0);
+                let synced = written.and_then(|()| file.sync_data());
+                // What lies in place is taken by a full disk, too.
+                let needed = needed.load(Ordering::Relaxed);
+                match synced.and_then(|()| disk_room(&path, needed)) {
                     Ok(()) => written_ms.store(begun, Ordering::Relaxed),
                     Err(error) => tracing::error!(%error, "the disk takes no writes"),
                 }
@@ -45,8 +55,21 @@ impl DiskProbe {
         Ok(probe)
     }
 
-    /// Whether a write that began within the last `within_ms` reached the disk.
-    pub fn fresh(&self, within_ms: u64) -> bool {
+    /// Asks for room for so many bytes, which could not be written; 0 for none but a little.
+    pub(crate) fn needs(&self, bytes: usize) {
+        self.needed.store(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether a write that began within the last two periods reached the disk, and there was room.
+    pub fn fresh(&self) -> bool {
+        let within_ms = u64::try_from(2 * self.period.as_millis()).unwrap_or(u64::MAX);
         boot_ms().saturating_sub(self.written_ms.load(Ordering::Relaxed)) <= within_ms
+    }
+
+    /// Returns once it is so.
+    pub async fn works(&self) {
+        while !self.fresh() {
+            tokio::time::sleep(self.period).await;
+        }
     }
 }

@@ -19,6 +19,7 @@ use fleet_proto::{
 };
 use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName, PortBlock};
 use futures::future::join_all;
+use prost::Message;
 use tokio::{
     sync::{
         broadcast,
@@ -32,6 +33,7 @@ use tokio::{
 use crate::{
     adoption::{self, Adoption},
     agent::{Order, Task},
+    disk::DiskProbe,
     governor::Governor,
     guard::Guard,
     history::Histories,
@@ -62,6 +64,8 @@ pub struct HostOptions {
     pub node_name: NodeName,
     /// Where the host keeps its ledger and agents' logs.
     pub data_dir: PathBuf,
+    /// The disk that is on.
+    pub disk: DiskProbe,
     /// The runtimes.
     pub runtimes: Runtimes,
     /// Directories every agent may write to, beside its HOME.
@@ -251,6 +255,7 @@ impl State {
 #[derive(Clone)]
 pub struct Host {
     shared: Arc<Shared>,
+    disk: DiskProbe,
     state: Arc<Mutex<State>>,
     kept: Arc<[Arc<Kept>; AgentClass::ALL.len()]>,
     members: watch::Sender<Vec<Member>>,
@@ -337,6 +342,7 @@ impl Host {
         let state = State { epoch: Epoch(0), told, leaving, ledger, agents, tasks };
         let host = Self {
             shared,
+            disk: options.disk,
             state: Arc::new(Mutex::new(state)),
             kept: Arc::new(options.kept.map(Arc::new)),
             members: watch::channel(options.members).0,
@@ -487,6 +493,11 @@ impl Host {
         self.shared.log(id)
     }
 
+    /// The disk that what it is told is written to.
+    pub fn disk(&self) -> &DiskProbe {
+        &self.disk
+    }
+
     /// Begins a new epoch. Nothing of an earlier one may run; see [`Host::fenced`].
     pub fn begin_epoch(&self, epoch: Epoch) {
         self.state.lock().expect("no holder panics").epoch = epoch;
@@ -554,7 +565,11 @@ impl Host {
             && told.put == state.told.put
             && leaving == state.leaving;
         if !is_written {
-            state.ledger.write(&told, &leaving)?;
+            let written = state.ledger.write(&told, &leaving);
+            self.disk.needs(if written.is_ok() { 0 } else { told.encoded_len() });
+            written.inspect_err(|error| {
+                tracing::error!(%error, "what the leader says is not written down, nor followed");
+            })?;
         }
         (state.told, state.leaving) = (told, leaving);
         // A task is kept until it has reported its agent gone, so that an agent that comes back
@@ -701,17 +716,16 @@ impl Host {
     pub async fn kill_all(&self) {
         // From here on nothing is started again, though a guard that is there anew may be renewed.
         self.state.lock().expect("no holder panics").epoch = Epoch(0);
-        let ended = self.kept.iter().map(|kept| {
+        let ended = AgentClass::ALL.into_iter().zip(&*self.kept).map(|(class, kept)| {
             let mut lease = kept.guard.watch();
             kept.guard.end();
-            // Ends only with the sender, which the guard's handle holds.
-            async move { drop(lease.wait_for(Option::is_none).await) }
+            async move {
+                // Ends only with the sender, which the guard's handle holds.
+                let _ = lease.wait_for(Option::is_none).await;
+                self.ended(class).await;
+            }
         });
         join_all(ended).await;
-        self.fenced().await;
-        for class in [AgentClass::Sticky, AgentClass::Pinned] {
-            self.ended(class).await;
-        }
     }
 
     /// Stops every agent, each with its runtime's drain time, and waits until all have.

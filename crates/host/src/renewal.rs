@@ -77,7 +77,7 @@ impl Renewal {
             if epoch.0 == 0 {
                 continue;
             }
-            let disk_works = self.disk.fresh(self.timing.lease_ms / 2);
+            let disk_works = self.disk.fresh();
             if disk_works != disk_worked {
                 disk_worked = disk_works;
                 if disk_works {

@@ -184,11 +184,15 @@ pub struct ConfigFile {
     /// Where in HOME.
     pub path: PathBuf,
     /// What the owner may change.
-    #[serde(default)]
+    #[serde(default = "nothing")]
     pub defaults: Value,
     /// What the owner may not.
-    #[serde(default)]
+    #[serde(default = "nothing")]
     pub reserved: Value,
+}
+
+fn nothing() -> Value {
+    Value::Object(serde_json::Map::new())
 }
 
 /// How an agent is asked.
@@ -521,6 +525,14 @@ mod tests {
         assert!(check(json!({"gateway": "x"})).is_err(), "replacing a parent overrides too");
         assert!(check(json!({"logging": {"file": "/x"}})).is_err());
         assert!(check(json!({"logging": {"level": "debug"}})).is_ok());
+    }
+
+    #[test]
+    fn a_configuration_may_reserve_nothing() {
+        let text = "name = \"r\"\ndescription = \"\"\nports = 1\ncommand = [\"/bin/true\"]\n\
+                    [probe]\nkind = \"none\"\n[config]\npath = \"c.json\"\n";
+        let config = toml::from_str::<Definition>(text).unwrap().config.unwrap();
+        assert_eq!(overlay::first_conflict(&json!({"a": 1}), &config.reserved), None);
     }
 
     #[test]

@@ -23,6 +23,9 @@ use rustix::net::{
 pub const PACKET_BYTES_MAX: usize = 1_024;
 /// Exit code of a launcher that failed before it became the agent.
 pub const LAUNCH_FAILED: u8 = 125;
+/// Exit code of a launcher that its node kept from becoming the agent: it holds no lease, or its disk
+/// is full.
+pub const LAUNCH_HINDERED: u8 = 122;
 /// Descriptors beside one packet.
 const DESCRIPTORS_MAX: usize = 4;
 

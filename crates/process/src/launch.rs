@@ -12,7 +12,8 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, ErrorKind},
     os::{
         fd::AsFd,
         unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -22,7 +23,7 @@ use std::{
 };
 
 use fleet_guard::Status;
-use fleet_init::{LAUNCH_FAILED, Report, Request, receive, send};
+use fleet_init::{LAUNCH_FAILED, LAUNCH_HINDERED, Report, Request, receive, send};
 use nix::{
     sys::{
         prctl,
@@ -100,6 +101,34 @@ pub struct LaunchSpec {
     pub confinement: Confinement,
 }
 
+/// Why a process did not become the agent.
+struct Failure {
+    error: io::Error,
+    /// What the process exits with.
+    code: u8,
+}
+
+impl Failure {
+    fn of_node(error: io::Error) -> Self {
+        Self { error, code: LAUNCH_HINDERED }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem => Self::of_node(error),
+            _ => Self { error, code: LAUNCH_FAILED },
+        }
+    }
+}
+
+impl From<nix::Error> for Failure {
+    fn from(error: nix::Error) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
 fn context(what: &str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -169,9 +198,9 @@ pub fn serve() -> io::Result<ExitCode> {
     let init = io::stdin();
     if fstat(&init)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
         // An init of before a rolling upgrade, which executes a launcher for each agent.
-        let Err(error) = become_agent(&calls);
+        let Err(Failure { error, code }) = become_agent(&calls);
         eprintln!("fleet-launch: {error}");
-        return Ok(LAUNCH_FAILED.into());
+        return Ok(code.into());
     }
     while let Some((request, descriptors)) = receive(&init)? {
         let (Request::Launch(key), [input, output, group]) = (request, descriptors.as_slice())
@@ -181,10 +210,10 @@ pub fn serve() -> io::Result<ExitCode> {
         match bear(group.as_fd()) {
             Ok(Born::Child) => {
                 let streams = dup2_stdin(input).and(dup2_stdout(output)).and(dup2_stderr(output));
-                let Err(error) =
-                    streams.map_err(io::Error::from).and_then(|()| become_agent(&calls));
+                let became = streams.map_err(Failure::from).and_then(|()| become_agent(&calls));
+                let Err(Failure { error, code }) = became;
                 eprintln!("fleet-launch: {error}");
-                return Ok(LAUNCH_FAILED.into());
+                return Ok(code.into());
             }
             Ok(Born::Parent(pid, pidfd)) => {
                 send(&init, &Report::Born(key, pid), &[pidfd.as_fd()])?;
@@ -196,21 +225,24 @@ pub fn serve() -> io::Result<ExitCode> {
 }
 
 /// Reads a [`LaunchSpec`] from standard input and becomes the agent. Returns only on failure.
-fn become_agent(calls: &BpfProgram) -> io::Result<std::convert::Infallible> {
+fn become_agent(calls: &BpfProgram) -> Result<std::convert::Infallible, Failure> {
     let spec: LaunchSpec = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     let now_ms = u64::try_from(now.num_milliseconds()).unwrap_or(u64::MAX);
-    let held = fs::read_to_string(&spec.lease.status).map_err(context("asking for the lease"))?;
-    if !spec.lease.allows(&held, now_ms) {
-        return Err(io::Error::other("the guard does not hold the lease it was to start under"));
+    let held = fs::read_to_string(&spec.lease.status).map_err(context("asking for the lease"));
+    if !spec.lease.allows(&held.map_err(Failure::of_node)?, now_ms) {
+        let why = "the guard does not hold the lease it was to start under";
+        return Err(Failure::of_node(io::Error::other(why)));
     }
     ordinary().map_err(context("giving up being spared"))?;
     for group in &spec.groups {
         // 0 is the writer. As a thread, of which this process has one: moving a process makes the
         // kernel wait for all processors.
-        fs::write(group.join("tasks"), "0").map_err(context("entering a control group"))?;
+        let entered = fs::write(group.join("tasks"), "0");
+        entered.map_err(context("entering a control group")).map_err(Failure::of_node)?;
     }
-    sandbox::separate().map_err(context("making namespaces"))?;
+    let separate = sandbox::separate().map_err(context("making namespaces"));
+    separate.map_err(Failure::of_node)?;
     sethostname(&spec.hostname)?;
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
@@ -239,7 +271,7 @@ fn become_agent(calls: &BpfProgram) -> io::Result<std::convert::Infallible> {
     let (command, environment) = (strings(spec.command.clone())?, strings(environment)?);
     let program = command.first().ok_or_else(|| io::Error::other("no program to run"))?;
     execve(program.as_c_str(), &command, &environment)
-        .map_err(|e| context(&format!("running {}", spec.command[0]))(e.into()))
+        .map_err(|e| context(&format!("running {}", spec.command[0]))(e.into()).into())
 }
 
 #[cfg(test)]
@@ -254,6 +286,15 @@ mod tests {
         for status in ["held 4 1000", "held 5 2000", "held 3 2000", "empty", "", "held 4"] {
             assert!(!lease.allows(status, 1_000), "{status}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_the_nodes_fault() {
+        let code = |kind: ErrorKind| Failure::from(io::Error::from(kind)).code;
+        assert_eq!(code(ErrorKind::StorageFull), LAUNCH_HINDERED);
+        assert_eq!(code(ErrorKind::PermissionDenied), LAUNCH_FAILED);
+        let kept = context("writing")(ErrorKind::StorageFull.into());
+        assert_eq!(Failure::from(kept).code, LAUNCH_HINDERED);
     }
 
     #[test]

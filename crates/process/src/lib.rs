@@ -16,11 +16,11 @@ mod ports;
 mod sandbox;
 mod usage;
 
-pub use capacity::{capacity, disk_bytes, disk_used};
+pub use capacity::{capacity, disk_bytes, disk_room, disk_used};
 pub use cgroup::{Group, GroupError};
 pub use child::{Child, Launcher, signal_or_code};
 pub use egress_lease::EgressLease;
-pub use fleet_init::LAUNCH_FAILED;
+pub use fleet_init::{LAUNCH_FAILED, LAUNCH_HINDERED};
 pub use launch::{LaunchFile, LaunchSpec, LeaseCheck, serve};
 pub use limits::Limiter;
 pub use logs::{LogFile, READ_BYTES_MAX, read_from, tail};

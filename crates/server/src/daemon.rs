@@ -183,8 +183,7 @@ impl Daemon {
         };
         // The lease is still renewed while agents drain, but none is asked for anew.
         session.abort();
-        self.end(voting, &host, ended).await;
-        drop(epoch);
+        self.end(voting, &host, ended, epoch).await;
         Ok(ended)
     }
 
@@ -263,11 +262,14 @@ impl Daemon {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let starts_at_once =
             if self.config.starts_at_once == 0 { cores } else { self.config.starts_at_once };
+        // Twice as often as it must have succeeded.
+        let period = Duration::from_millis(self.timing.lease_ms / 4);
         let options = HostOptions {
             cluster: self.me.cluster.clone(),
             node: self.me.node,
             node_name: self.me.name.clone(),
             data_dir: self.config.data_dir.clone(),
+            disk: DiskProbe::start(&self.config.data_dir, period)?,
             runtimes,
             writable: self.config.writable_paths.clone(),
             starts_at_once,
@@ -465,9 +467,6 @@ impl Daemon {
         let (epoch, epochs) = watch::channel(Epoch(0));
         let (refused, refusals) = mpsc::channel(16);
         let (ready, readiness) = watch::channel(false);
-        // Twice as often as it must have succeeded.
-        let period = Duration::from_millis(self.timing.lease_ms / 4);
-        let disk = DiskProbe::start(&self.config.data_dir, period)?;
         let guard = guards[AgentClass::Strict as usize].clone();
         for guard in guards {
             Renewal {
@@ -477,7 +476,7 @@ impl Daemon {
                 members: host.members(),
                 epoch: epochs.clone(),
                 guard,
-                disk: disk.clone(),
+                disk: host.disk().clone(),
                 refused: refused.clone(),
             }
             .start()?;
@@ -486,6 +485,7 @@ impl Daemon {
             identity: self.identity.clone(),
             host: host.clone(),
             guard,
+            disk: host.disk().clone(),
             about,
             epoch: epoch.clone(),
             refused: refusals,
@@ -540,7 +540,14 @@ impl Daemon {
         }
     }
 
-    async fn end(&self, voting: Option<&Voting>, host: &Host, ended: Ended) {
+    /// Ends, with what `epoch` renews.
+    async fn end(
+        &self,
+        voting: Option<&Voting>,
+        host: &Host,
+        ended: Ended,
+        epoch: watch::Sender<Epoch>,
+    ) {
         tracing::info!(?ended, "ending");
         if let Some(voting) = voting {
             voting.raft.transfer_leadership(HANDOVER).await;
@@ -549,7 +556,10 @@ impl Daemon {
             _ if ended == Ended::Anew => tracing::info!("the agents go on"),
             OnShutdown::Keep if !system_stops() => tracing::info!("the agents go on"),
             OnShutdown::Keep | OnShutdown::Stop => host.stop_all().await,
-            OnShutdown::Kill => host.kill_all().await,
+            OnShutdown::Kill => {
+                epoch.send_replace(Epoch(0));
+                host.kill_all().await;
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fleet_client::{Identity, connect_node};
 use fleet_host::{
     Host,
+    disk::DiskProbe,
     guard::{Guard, Lacks},
     lease::Lease,
 };
@@ -38,6 +39,8 @@ pub struct Session {
     pub host: Host,
     /// What holds its lease.
     pub guard: Guard,
+    /// The disk, which must take what the node is told.
+    pub disk: DiskProbe,
     /// What it says of itself, but for what the guard lacks.
     pub about: RegisterRequest,
     /// Where the epoch to renew is announced; 0 for none.
@@ -61,6 +64,7 @@ impl Session {
                 identity: &self.identity,
                 host: &self.host,
                 guard: &self.guard,
+                disk: &self.disk,
                 about: &self.about,
                 epoch: &self.epoch,
                 ready: &self.ready,
@@ -87,6 +91,7 @@ struct Life<'a> {
     identity: &'a Identity,
     host: &'a Host,
     guard: &'a Guard,
+    disk: &'a DiskProbe,
     about: &'a RegisterRequest,
     epoch: &'a watch::Sender<Epoch>,
     ready: &'a watch::Sender<bool>,
@@ -96,6 +101,9 @@ impl Life<'_> {
     /// Registers and returns when the lease is over, or the epoch that was held.
     async fn live(&self, held: Epoch, lease: &mut watch::Receiver<Option<Lease>>) {
         let (mut while_held, mut lacks) = (lease.clone(), self.guard.lacks());
+        if held.0 == 0 {
+            self.disk.works().await;
+        }
         let registered = tokio::select! {
             registered = self.register(held, &mut lacks) => registered,
             _ = while_held.wait_for(Option::is_none), if held.0 > 0 => None,

@@ -33,7 +33,7 @@ extern crate alloc;
 mod life;
 mod policy;
 
-pub use life::{Action, Event, Exit, Fault, Life, Past, State};
+pub use life::{Action, Event, Exit, Fault, HINDERED, Life, Past, State};
 pub use policy::Policy;
 
 #[cfg(test)]

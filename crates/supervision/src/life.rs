@@ -4,6 +4,9 @@ use alloc::{collections::VecDeque, format, string::String, vec::Vec};
 
 use crate::policy::Policy;
 
+/// What is said of an agent that its node kept from starting.
+pub const HINDERED: &str = "its node could not start it";
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -15,6 +18,8 @@ pub enum Exit {
     MemoryLimit,
     /// Nobody is left who could tell: it ended with its guard, most likely.
     Untold,
+    /// Its node kept it from starting: see [`Fault::Node`].
+    Hindered,
 }
 
 impl core::fmt::Display for Exit {
@@ -23,6 +28,7 @@ impl core::fmt::Display for Exit {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Untold => f.write_str("a status that nobody was left to tell"),
+            Self::Hindered => f.write_str(HINDERED),
             Self::MemoryLimit => f.write_str("a kill by the kernel: its memory limit is reached"),
         }
     }
@@ -115,6 +121,8 @@ enum Next {
     Start,
     Repair,
     BackOff,
+    /// As its node could not start it.
+    Later,
     Park,
 }
 
@@ -191,6 +199,8 @@ pub struct Life {
     /// Whether what is going to be adopted was ready before.
     was_ready: bool,
     tries: u32,
+    /// How often its node kept it from starting, since it was ready.
+    hindered: u32,
     crashes_ms: VecDeque<u64>,
     message: String,
 }
@@ -212,6 +222,7 @@ impl Life {
             repaired: false,
             was_ready: false,
             tries: 0,
+            hindered: 0,
             crashes_ms: VecDeque::new(),
             message: String::new(),
         }
@@ -298,6 +309,15 @@ impl Life {
         actions.push(Action::AskPermit);
     }
 
+    fn pause(&mut self, pause_ms: u64, now_ms: u64, actions: &mut Vec<Action>) {
+        if pause_ms == 0 {
+            self.wait(now_ms, actions);
+        } else {
+            self.enter(State::BackingOff, now_ms);
+            self.deadline_ms = Some(now_ms + pause_ms);
+        }
+    }
+
     fn stop(&mut self, next: Next, now_ms: u64, actions: &mut Vec<Action>) {
         self.release(actions);
         self.enter(State::Stopping, now_ms);
@@ -340,6 +360,7 @@ impl Life {
 
     fn forgive(&mut self) {
         self.forget_crashes();
+        self.hindered = 0;
         self.message.clear();
     }
 
@@ -461,10 +482,7 @@ impl Life {
             _ if told => self.next,
             Fault::Agent => self.crashed(Cure::Restart, now_ms),
             Fault::Lasting => self.crashed(Cure::None, now_ms),
-            Fault::Node => {
-                self.tries = self.tries.min(NODE_TRIES_MAX);
-                Next::BackOff
-            }
+            Fault::Node => Next::Later,
         };
         self.message = why;
         self.empty(next, now_ms, actions);
@@ -485,6 +503,7 @@ impl Life {
 
     fn become_ready(&mut self, now_ms: u64) {
         self.message.clear();
+        self.hindered = 0;
         self.enter(State::Ready, now_ms);
         if self.tries > 0 || self.repaired || !self.crashes_ms.is_empty() {
             self.deadline_ms = Some(now_ms + self.policy.healthy_after_ms);
@@ -536,10 +555,22 @@ impl Life {
                     _ => Cure::Restart,
                 };
                 self.message = format!("ended by itself with {exit}");
-                // It is not held against it.
-                let untold = exit == Exit::Untold;
-                let next = if untold { Next::Start } else { self.crashed(cure, now_ms) };
+                let next = match exit {
+                    // It is not held against it.
+                    Exit::Untold => Next::Start,
+                    Exit::Hindered => {
+                        self.message = HINDERED.into();
+                        Next::Later
+                    }
+                    _ => self.crashed(cure, now_ms),
+                };
                 self.empty(next, now_ms, actions);
+            }
+            // It is due still.
+            State::Repairing if exit == Exit::Hindered => {
+                self.repaired = false;
+                self.message = HINDERED.into();
+                self.empty(Next::Later, now_ms, actions);
             }
             // Whatever it could do is done: the next start tells.
             State::Repairing => self.empty(Next::Start, now_ms, actions),
@@ -563,14 +594,12 @@ impl Life {
                 (self.repair, self.repaired) = (true, true);
             }
             Next::BackOff => {
-                let pause_ms = self.policy.pause_ms(self.tries, jitter);
                 self.tries += 1;
-                if pause_ms == 0 {
-                    self.wait(now_ms, actions);
-                } else {
-                    self.enter(State::BackingOff, now_ms);
-                    self.deadline_ms = Some(now_ms + pause_ms);
-                }
+                self.pause(self.policy.pause_ms(self.tries - 1, jitter), now_ms, actions);
+            }
+            Next::Later => {
+                self.hindered = (self.hindered + 1).min(NODE_TRIES_MAX + 1);
+                self.pause(self.policy.pause_ms(self.hindered - 1, jitter), now_ms, actions);
             }
             Next::Park => {
                 self.enter(State::CrashLooping, now_ms);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::{Action, Event, Exit, Fault, Life, Past, Policy, State};
+use crate::{Action, Event, Exit, Fault, HINDERED, Life, Past, Policy, State};
 
 fn policy() -> Policy {
     Policy {
@@ -371,7 +371,24 @@ fn what_its_node_cannot_do_is_not_held_against_an_agent() {
     }
     let policy = policy();
     assert_eq!(longest, (policy.backoff_min_ms << 4).min(policy.backoff_max_ms));
-    assert_eq!(life.past().crashes_ms, []);
+    assert_eq!(life.past(), Past::default());
+
+    // Nor what it is kept from after its process is there.
+    for _ in 0..100 {
+        assert_eq!(life.on(Event::Permit, now, 0), [Action::Launch]);
+        life.on(Event::Launched, now, 0);
+        let hindered = life.on(Event::Exited(Exit::Hindered), now, 0);
+        assert_eq!(hindered, [Action::ReleasePermit, Action::Kill]);
+        assert_eq!(life.on(Event::Emptied, now, 0), []);
+        now = life.deadline().unwrap();
+        assert_eq!(life.on(Event::Time, now, 0), [Action::AskPermit]);
+        assert_eq!((life.state(), life.message()), (State::Waiting, HINDERED));
+    }
+    assert_eq!(life.past(), Past::default());
+    life.on(Event::Permit, now, 0);
+    life.on(Event::Launched, now, 0);
+    life.on(Event::Exited(Exit::Code(1)), now, 0);
+    assert_eq!(life.on(Event::Emptied, now, 0), [Action::AskPermit], "at once, as the first try");
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -393,6 +410,7 @@ fn event() -> impl Strategy<Value = Event> {
             Just(Exit::Code(64)),
             Just(Exit::Code(78)),
             Just(Exit::Signal(9)),
+            Just(Exit::Hindered),
         ]
         .prop_map(Event::Exited),
         Just(Event::Emptied),

@@ -9,6 +9,7 @@ use crate::{
     command::{RULES_OF_AWAITED, RemoveNode},
     commands::set_role,
     event::What,
+    plan,
     record::{NodeStatus, Role},
     state::Moment,
 };
@@ -31,8 +32,10 @@ pub(crate) fn apply(
     if node.status == NodeStatus::Active {
         return Err(Rejection::NodeActive(op.node));
     }
-    let agents = state.held_for(op.node).count();
-    if agents > 0 && rules >= RULES_OF_AWAITED {
+    // Once they may go elsewhere they wait for room, and for no node.
+    let holds = rules >= RULES_OF_AWAITED && !plan::moves(state, 0);
+    let agents = if holds { state.held_for(op.node).count() } else { 0 };
+    if agents > 0 {
         return Err(Rejection::NodeAwaited { node: op.node, agents });
     }
     let name = node.name.to_string();

@@ -37,12 +37,8 @@ use super::{
     Api,
     explain::{help, shown},
     fleet::Gives,
-    idempotency,
+    idempotency, page,
 };
-
-/// Bytes after which a page has no more agents, however many are asked for: a client takes 4 MiB by
-/// default, and an agent has less than one.
-const PAGE_BYTES: usize = 3 << 20;
 
 type Logs = Pin<Box<dyn Stream<Item = Result<TailAgentLogsResponse, Status>> + Send>>;
 
@@ -429,7 +425,7 @@ impl AgentService for Api {
             }
             (None, None) => Bound::Unbounded,
         };
-        let (agents, more): (Vec<Agent>, bool) = self
+        let (agents, more) = self
             .read(|state| {
                 let agents = state.agents().range((start, Bound::Unbounded));
                 let wanted = agents
@@ -440,14 +436,7 @@ impl AgentService for Api {
                     self.observed.complete(agent, &mut shown);
                     shown
                 };
-                let (mut page, mut bytes) = (Vec::new(), 0);
-                let mut shown = wanted.map(show);
-                while page.len() < size && bytes < PAGE_BYTES {
-                    let Some(agent) = shown.next() else { return (page, false) };
-                    bytes += agent.encoded_len();
-                    page.push(agent);
-                }
-                (page, true)
+                page(wanted.map(show), size)
             })
             .await?;
         let next_page_token =

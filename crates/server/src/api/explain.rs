@@ -164,19 +164,20 @@ fn standing(state: &State, agent: &Agent, node: Option<&Node>) -> String {
     let name = |id| state.nodes().get(&id).map_or_else(String::new, |node| node.name.to_string());
     let next = agent.placement.as_ref().and_then(|placement| placement.next);
     let leaves = agent.placement.as_ref().is_some_and(|placement| placement.evicting);
-    if node.is_some_and(|node| node.status == NodeStatus::Fenced) {
-        let name = node.map_or("", |node| node.name.as_str());
-        return format!(
-            "; but the node is out of reach, and an agent of its class is not placed elsewhere \
-             before it is known that nothing of it runs there: bring the node back, or if its \
-             machine has no power, `fleet-cluster node confirm-dead {name}`"
-        );
-    }
-    match (agent.lifecycle, next.filter(|_| leaves)) {
+    let going = match (agent.lifecycle, next.filter(|_| leaves)) {
         (Lifecycle::Deleting, _) => "; it is being deleted".into(),
         (_, Some(next)) => format!("; it leaves for {}", name(next)),
         _ if leaves => "; it leaves, and goes where there is room".into(),
         _ => String::new(),
+    };
+    match node.filter(|node| node.status == NodeStatus::Fenced) {
+        Some(node) => format!(
+            "{going}; but the node is out of reach, and it is not known yet that nothing of the \
+             agent runs there: wait, bring the node back, or if its machine has no power, \
+             `fleet-cluster node confirm-dead {}`",
+            node.name
+        ),
+        None => going,
     }
 }
 

@@ -19,7 +19,7 @@ use fleet_proto::{
 use fleet_types::{FleetName, Labels};
 use tonic::{Request, Response, Status};
 
-use super::Api;
+use super::{Api, page};
 
 /// What a fleet gives its agents where they state nothing else.
 #[derive(Clone, Default)]
@@ -98,15 +98,14 @@ impl FleetService for Api {
         let (size, after) = convert::parse_page(request.page_size, &request.page_token)?;
         let after = after.map(|token| resource::parse_fleet("page_token", token)).transpose()?;
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let fleets: Vec<Fleet> = self
+        let (fleets, more) = self
             .read(|state| {
-                let page = state.fleets().range((start, Bound::Unbounded)).take(size);
-                page.map(|(_, fleet)| convert::fleet(state, fleet)).collect()
+                let all = state.fleets().range((start, Bound::Unbounded));
+                page(all.map(|(_, fleet)| convert::fleet(state, fleet)), size)
             })
             .await?;
-        let full = fleets.len() == size;
         let next_page_token =
-            fleets.last().filter(|_| full).map(|f| f.name.clone()).unwrap_or_default();
+            fleets.last().filter(|_| more).map(|f| f.name.clone()).unwrap_or_default();
         Ok(Response::new(ListFleetsResponse { fleets, next_page_token }))
     }
 

@@ -60,6 +60,23 @@ pub struct Api {
     pub settled: AtomicU64,
 }
 
+/// Bytes after which a page has no more records, however many are asked for: a client takes 4 MiB by
+/// default, and none has one.
+const PAGE_BYTES: usize = 3 << 20;
+
+/// The first `size` of some records, or fewer where they are large, and whether that is not all.
+fn page<T: Message>(all: impl Iterator<Item = T>, size: usize) -> (Vec<T>, bool) {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    for record in all {
+        if page.len() == size || bytes >= PAGE_BYTES {
+            return (page, true);
+        }
+        bytes += record.encoded_len();
+        page.push(record);
+    }
+    (page, false)
+}
+
 /// A call's idempotency key with the fingerprint of its content.
 fn idempotency(request_id: &str, content: &impl Message) -> Result<Option<Idempotency>, Status> {
     let Some(id) = resource::parse_request_id(request_id)? else { return Ok(None) };
@@ -141,4 +158,24 @@ pub fn add_services(routes: &mut RoutesBuilder, api: &Arc<Api>) {
         token_service_server::TokenServiceServer,
         join_service_server::JoinServiceServer
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_with_its_size_or_its_bytes() {
+        let texts = |count: usize, bytes: usize| (0..count).map(move |_| "x".repeat(bytes));
+        for (all, size, expected) in [
+            (texts(5, 1), 5, (5, false)),
+            (texts(5, 1), 3, (3, true)),
+            (texts(0, 1), 3, (0, false)),
+            (texts(9, 1 << 20), 9, (3, true)),
+            (texts(3, 1 << 20), 9, (3, false)),
+        ] {
+            let (found, more) = page(all, size);
+            assert_eq!((found.len(), more), expected);
+        }
+    }
 }

@@ -90,7 +90,8 @@ fn leaves_now(agent: &Agent) -> Option<(AgentId, (NodeId, Instant))> {
     Some((agent.id.clone(), (agent.placement.as_ref()?.node, Instant::now())))
 }
 
-/// How many agents are on the move: leave their nodes, or left them of late and are not up elsewhere.
+/// How many agents are on the move: leave their nodes, or left them of late for others where they are
+/// not up yet.
 pub(crate) fn moving(state: &State, observed: &Observed) -> usize {
     let late = u64::try_from(ARRIVING_MAX.as_millis()).unwrap_or(u64::MAX);
     let now = clock::now();

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use fleet_core::{NodeStatus, Role};
+use fleet_core::{NodeStatus, Role, State};
 use fleet_types::NodeId;
 
 use super::Leader;
@@ -21,6 +21,12 @@ fn can_spare(voters: &BTreeSet<NodeId>, node: NodeId, up: &BTreeSet<NodeId>) -> 
     !voters.contains(&node) || alive * 2 > rest.len()
 }
 
+/// The nodes that are taken to be up.
+fn up(state: &State) -> BTreeSet<NodeId> {
+    let up = state.nodes().values().filter(|node| node.status == NodeStatus::Active);
+    up.map(|node| node.id).collect()
+}
+
 pub(super) async fn run(leader: Leader) {
     loop {
         let status = leader.raft.status();
@@ -32,14 +38,13 @@ pub(super) async fn run(leader: Leader) {
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        let (wanted, up) = leader.raft.read(|state| {
+        let (wanted, are_up) = leader.raft.read(|state| {
             let voters = state.nodes().values().filter(|n| n.role == Role::Voter);
             let wanted: Vec<_> = voters.map(|n| (n.id, n.address.peer.clone())).collect();
-            let up = state.nodes().values().filter(|n| n.status == NodeStatus::Active);
-            (wanted, up.map(|n| n.id).collect::<BTreeSet<_>>())
+            (wanted, up(state))
         });
         for (node, address) in &wanted {
-            if status.voters.contains(node) || !up.contains(node) {
+            if status.voters.contains(node) || !are_up.contains(node) {
                 continue;
             }
             tracing::info!(node.id = node.0, "node catches up to become a voter");
@@ -60,7 +65,8 @@ pub(super) async fn run(leader: Leader) {
             leader.raft.transfer_leadership(PATIENCE).await;
         }
         for node in gone.into_iter().filter(|id| **id != leader.raft.id()) {
-            // As they are now: one that was to take its place may not have caught up.
+            // As they are now: who was to take its place may not have caught up, in a long time.
+            let up = leader.raft.read(up);
             if !can_spare(&leader.raft.status().voters, *node, &up) {
                 tracing::warn!(node.id = node.0, "its vote is kept: the others would be no quorum");
                 continue;
