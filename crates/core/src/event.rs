@@ -47,7 +47,7 @@ pub enum RoleCause {
     Operator,
     /// A voter is gone for long: another node votes instead.
     VoterGone,
-    /// The node itself is gone for long, and enough others vote.
+    /// The node itself is gone for long, or cannot vote, and enough others do.
     Gone,
     /// Fewer nodes vote than should.
     TooFew,

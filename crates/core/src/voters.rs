@@ -5,7 +5,8 @@
 //! even number stands no more losses than the odd one below. A voter that is lost for good is
 //! replaced: first another node gets a vote, then the lost one loses its own, so that the votes
 //! that count never get fewer than they are. Where no other node can have its vote it keeps it,
-//! unless three or more, and an odd number, are left. While a majority of the voters is not up
+//! unless three or more, and an odd number, are left. A vote that Raft does not come to count is
+//! taken back, so that another node gets it. While a majority of the voters is not up
 //! nothing is changed, and could not be.
 //!
 //! Of nodes that may vote, the one is chosen under whose value of the policy's label the fewest
@@ -35,6 +36,8 @@ pub struct Seen {
     pub gone: bool,
     /// Raft counts its vote.
     pub votes: bool,
+    /// It has been up with a vote for very long, and Raft does not count it.
+    pub stuck: bool,
 }
 
 fn up(node: &Node) -> bool {
@@ -110,9 +113,15 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     let of = |id: NodeId| seen.get(&id).copied().unwrap_or_default();
     let voters: Vec<&Node> = state.nodes().values().filter(|node| votes(node)).collect();
     let alive = voters.iter().filter(|node| up(node)).count();
+    if alive * 2 <= voters.len() {
+        return None;
+    }
+    if let Some(stuck) = voters.iter().find(|node| up(node) && of(node.id).stuck) {
+        return Some(SetRole { node: stuck.id, role: Role::Worker, cause: RoleCause::Gone });
+    }
     // One at a time: a vote that was given must count before the next change.
     let settled = voters.iter().all(|node| !up(node) || of(node.id).votes);
-    if alive * 2 <= voters.len() || !settled {
+    if !settled {
         return None;
     }
     let mut beside: BTreeMap<Option<String>, usize> = BTreeMap::new();
@@ -181,6 +190,7 @@ mod tests {
             steady: up(node),
             gone: !up(node),
             votes: node.role == Role::Voter,
+            stuck: false,
         };
         state.nodes().values().map(|node| (node.id, seen(node))).collect()
     }
@@ -224,6 +234,26 @@ mod tests {
         assert_eq!(settle(&mut state), [(nodes[3], Role::Voter), (nodes[2], Role::Worker)]);
         fence(&mut state, nodes[1]);
         assert_eq!(settle(&mut state), [(nodes[4], Role::Voter), (nodes[1], Role::Worker)]);
+    }
+
+    #[test]
+    fn one_that_cannot_vote_keeps_no_other_from_it() {
+        let (mut state, nodes) = cluster(5);
+        fence(&mut state, nodes[2]);
+        let change = next(&state, &steady(&state), NodeId(1)).unwrap();
+        assert_eq!((change.node, change.role), (nodes[3], Role::Voter));
+        apply(&mut state, 3_001, &command(Operation::SetRole(change))).unwrap();
+        let mut seen = steady(&state);
+        seen.get_mut(&nodes[3]).unwrap().votes = false;
+        assert_eq!(next(&state, &seen, NodeId(1)), None, "it may take its time");
+        seen.get_mut(&nodes[3]).unwrap().stuck = true;
+        let change = next(&state, &seen, NodeId(1)).unwrap();
+        assert_eq!((change.node, change.role), (nodes[3], Role::Worker));
+        apply(&mut state, 3_002, &command(Operation::SetRole(change))).unwrap();
+        let mut seen = steady(&state);
+        seen.get_mut(&nodes[3]).unwrap().steady = false;
+        let change = next(&state, &seen, NodeId(1)).unwrap();
+        assert_eq!((change.node, change.role), (nodes[4], Role::Voter), "the next in turn");
     }
 
     #[test]

@@ -20,7 +20,8 @@ use fleet_runtime::clock::boot_ms;
 /// A thread that writes and syncs a few bytes now and then.
 #[derive(Clone)]
 pub struct DiskProbe {
-    /// When the last write that reached the disk, while there was room for more, began, in milliseconds of `CLOCK_BOOTTIME`.
+    /// When the last write began that reached the disk while there was room for more, in milliseconds
+    /// of `CLOCK_BOOTTIME`.
     written_ms: Arc<AtomicU64>,
     /// Bytes there was no room for.
     needed: Arc<AtomicU64>,

@@ -329,7 +329,7 @@ fn role_cause(cause: RoleCause) -> &'static str {
     match cause {
         RoleCause::Operator => "an operator says so",
         RoleCause::VoterGone => "a voter is gone for long",
-        RoleCause::Gone => "it is gone for long, and enough others vote",
+        RoleCause::Gone => "it is gone for long or cannot vote, and enough others do",
         RoleCause::TooFew => "fewer nodes vote than should",
         RoleCause::TooMany => "more nodes vote than should",
         RoleCause::Spread => "voters are spread over the values of a label",
