@@ -91,8 +91,9 @@ pub fn cgroup_root() -> PathBuf {
 pub(crate) fn remove_groups(pattern: &str) {
     let below = format!("/sys/fs/cgroup/{pattern} /sys/fs/cgroup/*/{pattern}");
     let remove = format!(
-        "for n in 1 2 3 4 5 6 7 8 9 10; do \
-         find {below} -depth -type d -exec rmdir {{}} + 2>/dev/null && break; sleep 0.1; done"
+        "for n in 1 2 3 4 5 6 7 8 9 10; do all=$(ls -d {below} 2>/dev/null); \
+         [ -n \"$all\" ] || break; \
+         find $all -depth -type d -exec rmdir {{}} + 2>/dev/null || sleep 0.1; done"
     );
     let _ = Command::new("sh").args(["-c", &remove]).status();
 }

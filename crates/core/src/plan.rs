@@ -184,15 +184,23 @@ fn placed_without<'a>(
     agents.map(|agent| (agent, place(agent).flatten())).collect()
 }
 
+/// Whether an agent is kept for the node that it was on, as long as agents are not moved. One that was
+/// removed does not come back.
+fn waits_for_its_node(state: &State, agent: &Agent) -> bool {
+    let known = agent.former.is_some_and(|(former, _)| state.nodes().contains_key(&former));
+    known && agent.pending == Some(PendingReason::MovesPaused)
+}
+
 /// Where agents without a placement can go now; at most `limit` of them. `silent` as for [`moves`].
 /// While agents are not moved, those of a lost node go back there once it is up.
 pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, NodeId)> {
     let mut planner = Planner::beside_moves(state);
     let paused = !moves(state, silent);
+    let is_held = |agent: &Agent| paused && waits_for_its_node(state, agent);
     first_come(state.unplaced().filter_map(|id| state.agent(id)))
         .filter_map(|agent| {
             let (id, fleet, spec) = (&agent.id, &agent.id.fleet, &agent.spec);
-            if paused && agent.pending == Some(PendingReason::MovesPaused) {
+            if is_held(agent) {
                 let (former, _) = agent.former?;
                 return planner.take_if_suits(former, fleet, spec).then(|| (id.clone(), former));
             }
@@ -206,7 +214,7 @@ pub fn placements(state: &State, limit: usize, silent: usize) -> Vec<(AgentId, N
 /// more.
 pub fn waits_for(state: &State, agent: &Agent) -> Option<PendingReason> {
     let first = agent.pending?;
-    if first == PendingReason::MovesPaused && !moves(state, 0) {
+    if waits_for_its_node(state, agent) && !moves(state, 0) {
         return Some(first);
     }
     match why_pending(state, &agent.id.fleet, &agent.spec) {

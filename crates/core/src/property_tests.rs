@@ -550,11 +550,13 @@ fn agents_of_too_many_lost_nodes_wait_and_go_back_to_their_own() {
         let set = Operation::SetMovePolicy(SetMovePolicy { policy });
         apply(&mut state, 2_001, &command(set)).unwrap();
         let remove = command(Operation::RemoveNode(RemoveNode { node: nodes[2] }));
-        apply_by(rules, &mut state, 2_002, &remove)
+        apply_by(rules, &mut state, 2_002, &remove).map(|_| state)
     };
     let refused = Rejection::NodeAwaited { node: nodes[2], agents: waiting.len() };
-    assert_eq!(remove(RULES, MoveRule::Never), Err(refused));
-    assert!(remove(2, MoveRule::Never).is_ok(), "as it was before");
+    assert_eq!(remove(RULES, MoveRule::Never).err(), Some(refused));
+    let removed = remove(2, MoveRule::Never).expect("as it was before");
+    let placed = plan::placements(&removed, 10, 0).len();
+    assert_eq!(placed, waiting.len(), "nobody waits for a node that is no more");
     assert!(remove(RULES, MoveRule::Always).is_ok(), "they wait for room");
     assert_eq!(
         plan::placements(&state, 10, 0).len(),

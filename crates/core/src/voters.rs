@@ -116,11 +116,17 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
     if alive * 2 <= voters.len() {
         return None;
     }
-    if let Some(stuck) = voters.iter().find(|node| up(node) && of(node.id).stuck) {
-        return Some(SetRole { node: stuck.id, role: Role::Worker, cause: RoleCause::Gone });
+    // A vote is taken only where a majority of the rest is up.
+    let rest_is_safe = |node: &Node| {
+        let rest_alive = alive - usize::from(up(node));
+        rest_alive * 2 > voters.len() - 1
+    };
+    let stuck = |node: &Node| up(node) && of(node.id).stuck;
+    if let Some(node) = voters.iter().find(|node| stuck(node) && rest_is_safe(node)) {
+        return Some(SetRole { node: node.id, role: Role::Worker, cause: RoleCause::Gone });
     }
     // One at a time: a vote that was given must count before the next change.
-    let settled = voters.iter().all(|node| !up(node) || of(node.id).votes);
+    let settled = voters.iter().all(|node| !up(node) || of(node.id).votes || stuck(node));
     if !settled {
         return None;
     }
@@ -140,17 +146,12 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
         able.min_by_key(|node| (crowd(node), node.id))
     };
 
-    let lasting = voters.iter().filter(|node| !of(node.id).gone).count();
+    let lasting = voters.iter().filter(|node| !of(node.id).gone && !stuck(node)).count();
     if lasting < wanted {
         let replaces = lasting < voters.len();
         let cause = if replaces { RoleCause::VoterGone } else { RoleCause::TooFew };
         return change(least_crowded()?, Role::Voter, cause);
     }
-    // A vote is taken only where a majority of the rest is up.
-    let rest_is_safe = |node: &Node| {
-        let rest_alive = alive - usize::from(up(node));
-        rest_alive * 2 > voters.len() - 1
-    };
     let lost = voters.iter().find(|node| of(node.id).gone && rest_is_safe(node));
     // Where too few are left, or an even number, the lost are no worse than no vote.
     let enough = lasting >= 3 && !lasting.is_multiple_of(2);

@@ -417,7 +417,9 @@ impl Task {
             // Where the kernel ends one process of the group, a shell says so of what it ran.
             Ok(KILL) | Err(KILLED_BELOW) if kills > self.memory_kills => Exit::MemoryLimit,
             Ok(signal) => Exit::Signal(signal),
-            Err(code) if code == i32::from(LAUNCH_HINDERED) => Exit::Hindered,
+            Err(code) if code == i32::from(LAUNCH_HINDERED) && self.launcher_said() => {
+                Exit::Hindered
+            }
             Err(code) => Exit::Code(code),
         }))
     }
@@ -532,14 +534,24 @@ impl Task {
         });
     }
 
+    /// The last line of its log.
+    fn last_line(&self) -> String {
+        let last = tail(self.log.path(), 1).map(|(bytes, _)| bytes).unwrap_or_default();
+        String::from_utf8_lossy(&last).trim().to_owned()
+    }
+
+    /// Whether its launcher spoke last, and not what it is.
+    fn launcher_said(&self) -> bool {
+        self.last_line().starts_with("fleet-launch: ")
+    }
+
     /// What a failed launcher said, in place of its exit code.
     fn explained(&self, message: String) -> String {
         let failed = format!("exit code {LAUNCH_FAILED}");
         if !message.contains(&failed) && message != HINDERED {
             return message;
         }
-        let last = tail(self.log.path(), 1).map(|(bytes, _)| bytes).unwrap_or_default();
-        format!("{message}: {}", String::from_utf8_lossy(&last).trim())
+        format!("{message}: {}", self.last_line())
     }
 
     /// Reads what is new in the log and keeps it small; when to look again, and whether there was

@@ -17,6 +17,9 @@ use std::{
 use fleet_process::disk_room;
 use fleet_runtime::clock::boot_ms;
 
+/// What there must be room for.
+const ROOM_BYTES: u64 = 64 << 10;
+
 /// A thread that writes and syncs a few bytes now and then.
 #[derive(Clone)]
 pub struct DiskProbe {
@@ -34,8 +37,8 @@ impl DiskProbe {
     /// # Errors
     /// When the file it writes cannot be made, or no thread.
     pub fn start(directory: &Path, period: Duration) -> io::Result<Self> {
-        let path = directory.join("disk-probe");
-        let file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        let (path, room) = (directory.join("disk-probe"), directory.join("disk-room"));
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
         let written_ms = Arc::new(AtomicU64::new(boot_ms()));
         let probe = Self { written_ms, needed: Arc::default(), period };
         let (written_ms, needed) = (probe.written_ms.clone(), probe.needed.clone());
@@ -46,7 +49,7 @@ impl DiskProbe {
                 let synced = written.and_then(|()| file.sync_data());
                 // What lies in place is taken by a full disk, too.
                 let needed = needed.load(Ordering::Relaxed);
-                match synced.and_then(|()| disk_room(&path, needed)) {
+                match synced.and_then(|()| disk_room(&room, ROOM_BYTES.saturating_add(needed))) {
                     Ok(()) => written_ms.store(begun, Ordering::Relaxed),
                     Err(error) => tracing::error!(%error, "the disk takes no writes"),
                 }

@@ -19,7 +19,6 @@ use fleet_proto::{
 };
 use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName, PortBlock};
 use futures::future::join_all;
-use prost::Message;
 use tokio::{
     sync::{
         broadcast,
@@ -565,8 +564,9 @@ impl Host {
             && told.put == state.told.put
             && leaving == state.leaving;
         if !is_written {
-            let written = state.ledger.write(&told, &leaving);
-            self.disk.needs(if written.is_ok() { 0 } else { told.encoded_len() });
+            let encoded = Ledger::encode(&told, &leaving);
+            let written = state.ledger.write(&encoded);
+            self.disk.needs(if written.is_ok() { 0 } else { encoded.len() });
             written.inspect_err(|error| {
                 tracing::error!(%error, "what the leader says is not written down, nor followed");
             })?;

@@ -34,13 +34,13 @@ impl Ledger {
         Ok((Self { path }, AssignRequest { put, ..held }, leaving))
     }
 
-    /// Replaces what it holds; on disk when this returns. It is stored as the message it came in, made
-    /// complete, with those that are leaving both put, not to run, and removed.
-    pub(crate) fn write(&self, told: &AssignRequest, leaving: &[Assignment]) -> io::Result<()> {
+    /// What it is to hold: the message it came in, made complete, with those that are leaving both put,
+    /// not to run, and removed.
+    pub(crate) fn encode(told: &AssignRequest, leaving: &[Assignment]) -> Vec<u8> {
         let stopped = leaving.iter().map(|left| Assignment { run: false, ..left.clone() });
         let key =
             |left: &Assignment| AgentKey { fleet: left.fleet.clone(), agent: left.agent.clone() };
-        let bytes = match leaving {
+        match leaving {
             [] => told.encode_to_vec(),
             _ => {
                 let mut stored = told.clone();
@@ -48,8 +48,12 @@ impl Ledger {
                 stored.remove = leaving.iter().map(key).collect();
                 stored.encode_to_vec()
             }
-        };
-        private_file::write(&self.path, &bytes)
+        }
+    }
+
+    /// Replaces what it holds; on disk when this returns.
+    pub(crate) fn write(&self, encoded: &[u8]) -> io::Result<()> {
+        private_file::write(&self.path, encoded)
     }
 }
 
@@ -77,7 +81,7 @@ mod tests {
         assert_eq!(read(), (told.clone(), vec![]));
         let (ledger, ..) = Ledger::open(dir.path()).unwrap();
         for leaving in [vec![], vec![agent("c")]] {
-            ledger.write(&told, &leaving).unwrap();
+            ledger.write(&Ledger::encode(&told, &leaving)).unwrap();
             let stopped = leaving.into_iter().map(|it| Assignment { run: false, ..it }).collect();
             assert_eq!(read(), (told.clone(), stopped));
         }

@@ -1,14 +1,19 @@
 //! What this machine has for agents.
 
-use std::{io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 use fleet_types::Resources;
 use procfs::{Current, Meminfo};
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 
 use crate::usage::FILE_BYTES;
-
-/// What there must be room for beside.
-const ROOM_BYTES: u64 = 64 << 10;
 
 /// Memory and processor time; 0 for what cannot be told.
 pub fn capacity() -> Resources {
@@ -29,18 +34,19 @@ pub fn disk_used(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(used)
 }
 
-/// Whether the file system of a path has room for another file of some bytes, as root has it.
+/// Whether the disk has room for a file of some bytes, made at `path` and taken away again. What it says
+/// is free counts what nobody may have (ext4), or nothing at all.
 ///
 /// # Errors
-/// [`io::ErrorKind::StorageFull`] when it has not; when it cannot be told.
+/// When it has not.
 pub fn disk_room(path: &Path, bytes: u64) -> io::Result<()> {
-    let held = rustix::fs::statvfs(path)?;
-    let full = held.f_bfree * held.f_frsize < ROOM_BYTES.saturating_add(bytes);
-    // Some count no files.
-    if full || held.f_files > 0 && held.f_ffree == 0 {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, "it is full"));
-    }
-    Ok(())
+    let file = File::create(path)?;
+    let room = match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        // Room for a file is what is left to be seen where blocks cannot be set aside.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        room => room.map_err(io::Error::from),
+    };
+    fs::remove_file(path).and(room)
 }
 
 /// What the file system of a path holds, in bytes; 0 when it cannot be told.
@@ -53,12 +59,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_has_room_or_says_that_it_is_full() {
+    fn a_disk_has_room_or_says_that_it_has_not() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(disk_room(dir.path(), 1).is_ok());
-        assert!(disk_room(dir.path(), u64::MAX).is_err());
-        // It has no blocks at all.
-        let full = disk_room(Path::new("/proc"), 0).unwrap_err();
-        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        let path = dir.path().join("room");
+        assert!(disk_room(&path, 1).is_ok());
+        assert!(disk_room(&path, 1 << 50).is_err());
+        assert!(!path.exists());
+        assert!(disk_room(&dir.path().join("none/room"), 1).is_err());
     }
 }

@@ -199,7 +199,7 @@ pub struct Life {
     /// Whether what is going to be adopted was ready before.
     was_ready: bool,
     tries: u32,
-    /// How often its node kept it from starting, since it was ready.
+    /// How often its node kept it from starting, since it was healthy.
     hindered: u32,
     crashes_ms: VecDeque<u64>,
     message: String,
@@ -353,14 +353,13 @@ impl Life {
     }
 
     fn forget_crashes(&mut self) {
-        self.tries = 0;
+        (self.tries, self.hindered) = (0, 0);
         self.repaired = false;
         self.crashes_ms.clear();
     }
 
     fn forgive(&mut self) {
         self.forget_crashes();
-        self.hindered = 0;
         self.message.clear();
     }
 
@@ -503,9 +502,9 @@ impl Life {
 
     fn become_ready(&mut self, now_ms: u64) {
         self.message.clear();
-        self.hindered = 0;
         self.enter(State::Ready, now_ms);
-        if self.tries > 0 || self.repaired || !self.crashes_ms.is_empty() {
+        let is_held = self.tries > 0 || self.hindered > 0 || self.repaired;
+        if is_held || !self.crashes_ms.is_empty() {
             self.deadline_ms = Some(now_ms + self.policy.healthy_after_ms);
         }
     }
