@@ -186,7 +186,7 @@ fn placed_without<'a>(
 
 /// Whether an agent is kept for the node that it was on, as long as agents are not moved. One that was
 /// removed does not come back.
-fn waits_for_its_node(state: &State, agent: &Agent) -> bool {
+pub fn waits_for_its_node(state: &State, agent: &Agent) -> bool {
     let known = agent.former.is_some_and(|(former, _)| state.nodes().contains_key(&former));
     known && agent.pending == Some(PendingReason::MovesPaused)
 }
@@ -219,7 +219,7 @@ pub fn waits_for(state: &State, agent: &Agent) -> Option<PendingReason> {
     }
     match why_pending(state, &agent.id.fleet, &agent.spec) {
         // It is placed once nodes that are silent are not.
-        PendingReason::RoomKept if first == PendingReason::MovesPaused => Some(first),
+        PendingReason::RoomKept if waits_for_its_node(state, agent) => Some(first),
         now => Some(now),
     }
 }

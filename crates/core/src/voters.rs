@@ -122,9 +122,6 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
         rest_alive * 2 > voters.len() - 1
     };
     let stuck = |node: &Node| up(node) && of(node.id).stuck;
-    if let Some(node) = voters.iter().find(|node| stuck(node) && rest_is_safe(node)) {
-        return Some(SetRole { node: node.id, role: Role::Worker, cause: RoleCause::Gone });
-    }
     // One at a time: a vote that was given must count before the next change.
     let settled = voters.iter().all(|node| !up(node) || of(node.id).votes || stuck(node));
     if !settled {
@@ -146,6 +143,12 @@ pub fn next(state: &State, seen: &BTreeMap<NodeId, Seen>, leader: NodeId) -> Opt
         able.min_by_key(|node| (crowd(node), node.id))
     };
 
+    // Where no other can have its vote it may take its time.
+    if let Some(node) = voters.iter().find(|node| stuck(node) && rest_is_safe(node))
+        && least_crowded().is_some()
+    {
+        return change(node, Role::Worker, RoleCause::Gone);
+    }
     let lasting = voters.iter().filter(|node| !of(node.id).gone && !stuck(node)).count();
     if lasting < wanted {
         let replaces = lasting < voters.len();
@@ -248,6 +251,9 @@ mod tests {
         seen.get_mut(&nodes[3]).unwrap().votes = false;
         assert_eq!(next(&state, &seen, NodeId(1)), None, "it may take its time");
         seen.get_mut(&nodes[3]).unwrap().stuck = true;
+        let mut alone = seen.clone();
+        alone.get_mut(&nodes[4]).unwrap().steady = false;
+        assert_eq!(next(&state, &alone, NodeId(1)), None, "no other could have it");
         let change = next(&state, &seen, NodeId(1)).unwrap();
         assert_eq!((change.node, change.role), (nodes[3], Role::Worker));
         apply(&mut state, 3_002, &command(Operation::SetRole(change))).unwrap();

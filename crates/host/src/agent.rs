@@ -540,9 +540,10 @@ impl Task {
         String::from_utf8_lossy(&last).trim().to_owned()
     }
 
-    /// Whether its launcher spoke last, and not what it is.
+    /// Whether its launcher spoke last, as far as there was room for it, and not what it is.
     fn launcher_said(&self) -> bool {
-        self.last_line().starts_with("fleet-launch: ")
+        let last = self.last_line();
+        last.is_empty() || last.contains("fleet-launch: ")
     }
 
     /// What a failed launcher said, in place of its exit code.

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     ffi::CString,
     fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write},
     os::{
         fd::AsFd,
         unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -185,6 +185,12 @@ fn strings(texts: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>> 
     texts.into_iter().map(|text| CString::new(text).map_err(io::Error::other)).collect()
 }
 
+/// Says why a process does not become the agent; its log may be on a full disk, too.
+fn said(why: &io::Error, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "fleet-launch: {why}");
+    code.into()
+}
+
 /// Makes the agents that init asks for on standard input, until init is gone or asks another. In a
 /// process that was to be an agent it returns when that failed. Answers how the process is to exit.
 ///
@@ -199,8 +205,7 @@ pub fn serve() -> io::Result<ExitCode> {
     if fstat(&init)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
         // An init of before a rolling upgrade, which executes a launcher for each agent.
         let Err(Failure { error, code }) = become_agent(&calls);
-        eprintln!("fleet-launch: {error}");
-        return Ok(code.into());
+        return Ok(said(&error, code));
     }
     while let Some((request, descriptors)) = receive(&init)? {
         let (Request::Launch(key), [input, output, group]) = (request, descriptors.as_slice())
@@ -212,8 +217,7 @@ pub fn serve() -> io::Result<ExitCode> {
                 let streams = dup2_stdin(input).and(dup2_stdout(output)).and(dup2_stderr(output));
                 let became = streams.map_err(Failure::from).and_then(|()| become_agent(&calls));
                 let Err(Failure { error, code }) = became;
-                eprintln!("fleet-launch: {error}");
-                return Ok(code.into());
+                return Ok(said(&error, code));
             }
             Ok(Born::Parent(pid, pidfd)) => {
                 send(&init, &Report::Born(key, pid), &[pidfd.as_fd()])?;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{
-    Agent, MoveRule, Node, NodeStatus, PendingReason, Role, Schedulable, State, plan,
-};
+use fleet_core::{Agent, MoveRule, Node, NodeStatus, Role, Schedulable, State, plan};
 use fleet_proto::{
     convert::api::pending,
     host::Observation,
@@ -25,7 +23,7 @@ pub(super) fn find(state: &State, moves: bool, refused: &BTreeMap<NodeId, String
     let mut found = Vec::new();
     if !moves {
         let held = state.unplaced().filter_map(|id| state.agent(id));
-        let held = held.filter(|agent| agent.pending == Some(PendingReason::MovesPaused)).count();
+        let held = held.filter(|agent| plan::waits_for_its_node(state, agent)).count();
         let policy = state.cluster().map(|cluster| cluster.moves).unwrap_or_default();
         let why = match policy.rule {
             MoveRule::Never => "by the rule `never`".to_owned(),

@@ -179,13 +179,15 @@ impl Session {
     }
 
     /// What the host is to run as. A voter that is made a worker votes until Raft has taken it out:
-    /// its vote may be needed for that.
+    /// its vote may be needed for that, and while it learns it may be about to get one.
     fn role(&self, state: &State) -> v1::Role {
+        let is_member = || {
+            let status = self.leader.raft.status();
+            status.voters.contains(&self.node) || status.learners.contains(&self.node)
+        };
         let role = state.nodes().get(&self.node).map(|node| node.role);
         match role {
-            Some(Role::Worker) if self.leader.raft.status().voters.contains(&self.node) => {
-                v1::Role::Voter
-            }
+            Some(Role::Worker) if is_member() => v1::Role::Voter,
             role => role.map_or(v1::Role::Unspecified, convert::role),
         }
     }
