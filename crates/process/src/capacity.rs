@@ -43,12 +43,11 @@ pub fn disk_room(path: &Path, bytes: u64) -> io::Result<()> {
     let file = File::create(path)?;
     let room = match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         // What the file system says must do where it sets nothing aside.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => rustix::fs::fstatvfs(&file)
-            .map_err(io::Error::from)
-            .and_then(|held| match held.f_blocks > 0 && held.f_bfree * held.f_frsize < bytes {
-                true => Err(io::ErrorKind::StorageFull.into()),
-                false => Ok(()),
-            }),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let full = rustix::fs::fstatvfs(&file)
+                .is_ok_and(|held| held.f_blocks > 0 && held.f_bfree * held.f_frsize < bytes);
+            if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
         room => room.map_err(io::Error::from),
     };
     fs::remove_file(path).and(room)
