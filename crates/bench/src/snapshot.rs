@@ -2,7 +2,8 @@
 //! runs when a core is idle and has its data in memory, for on the cores and the disk of the others
 //! it would take what a machine of its own has. The others and the writers run in real time then:
 //! the kernel gives an ordinary process with the idle policy a whole slice (2.8 ms) before ordinary
-//! ones that wait, which is as long as several writes.
+//! ones that wait, which is as long as several writes. They may have all of each second: by
+//! default the kernel keeps a twentieth of it from what runs in real time.
 
 use std::{
     fmt, fs,
@@ -38,12 +39,32 @@ const MEMORY: &str = "/dev/shm";
 /// Pause between looks whether it follows.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Has this process, and what it starts from now on, run before all ordinary ones.
-fn run_in_real_time() -> Result<()> {
-    let mut command = Command::new("chrt");
-    command.args(["--all-tasks", "--rr", "--pid", "1", &process::id().to_string()]);
-    ensure!(command.status()?.success(), "running in real time was refused: run as root");
-    Ok(())
+/// How much of a second may be real time, in microseconds; -1 for all of it.
+const REAL_TIME: &str = "/proc/sys/kernel/sched_rt_runtime_us";
+
+/// While it lives, this process, and what it starts, run before all ordinary ones.
+struct RealTime {
+    /// How much of a second was real time before.
+    before: String,
+}
+
+impl RealTime {
+    fn begin() -> Result<Self> {
+        let mut command = Command::new("chrt");
+        command.args(["--all-tasks", "--rr", "--pid", "1", &process::id().to_string()]);
+        ensure!(command.status()?.success(), "running in real time was refused: run as root");
+        let before = fs::read_to_string(REAL_TIME)?;
+        fs::write(REAL_TIME, "-1").context(REAL_TIME)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RealTime {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(REAL_TIME, &self.before) {
+            eprintln!("{REAL_TIME} stays -1, was {}: {error}", self.before.trim());
+        }
+    }
 }
 
 /// When a write was answered, and after how many milliseconds.
@@ -114,7 +135,7 @@ impl fmt::Display for Figures {
 
 /// Prints what writers notice of a follower that joins.
 pub(crate) async fn run(binary: &Path) -> Result<()> {
-    run_in_real_time()?;
+    let _real_time = RealTime::begin()?;
     println!("\na new follower is sent a snapshot while agents are made, fsync on\n");
     println!(
         "| agents | snapshot MiB | clients | alone p50 ms | p99 ms | max ms \

@@ -14,10 +14,12 @@ use fleet_proto::{
         api::{HOMES, parse_class},
         host::parse_agent,
     },
-    host::{AgentKey, AssignRequest, Assignment, Observation},
+    host::{AssignRequest, Assignment, Observation},
     v1::{Member, Role},
 };
-use fleet_types::{AgentClass, AgentId, ClusterId, Epoch, NodeId, NodeName, PortBlock};
+use fleet_types::{
+    AgentClass, AgentId, ClusterId, Epoch, InvalidName, NodeId, NodeName, PortBlock,
+};
 use futures::future::join_all;
 use tokio::{
     sync::{
@@ -40,10 +42,11 @@ use crate::{
     ledger::Ledger,
     log_watch::Pace,
     old_logs,
-    provision::{Site, port_block},
+    provision::Site,
     quarantine::Quarantine,
     runtimes::Runtimes,
     start_key::StartKey,
+    told::Told,
 };
 
 /// Orders an agent's task may have waiting.
@@ -178,8 +181,8 @@ pub enum AssignError {
     #[error("the leader has said more since")]
     Late,
     /// It names an agent that cannot be.
-    #[error("malformed: {0}")]
-    Malformed(String),
+    #[error("it names an agent that cannot be")]
+    Malformed(#[from] InvalidName),
     /// An agent's task has not come to its earlier orders yet.
     #[error("agent {0} is behind with what it was told; say everything again")]
     Busy(AgentId),
@@ -227,9 +230,7 @@ struct Running {
 
 struct State {
     epoch: Epoch,
-    told: AssignRequest,
-    /// What was told last of agents that are not told of any more and may not have stopped yet.
-    leaving: Vec<Assignment>,
+    told: Told,
     ledger: Ledger,
     agents: BTreeMap<AgentId, Running>,
     /// By class.
@@ -237,16 +238,24 @@ struct State {
 }
 
 impl State {
-    /// What was told last of agents that `told` does not name and that have not gone.
-    fn leaving(&self, told: &AssignRequest) -> Vec<Assignment> {
-        let named: BTreeSet<(&str, &str)> =
-            told.put.iter().map(|it| (it.fleet.as_str(), it.agent.as_str())).collect();
-        let known = self.told.put.iter().chain(&self.leaving);
-        let left = known.filter(|it| !named.contains(&(it.fleet.as_str(), it.agent.as_str())));
-        let runs = |it: &&Assignment| {
-            parse_agent(&it.fleet, &it.agent).is_ok_and(|id| self.agents.contains_key(&id))
-        };
-        left.filter(runs).cloned().collect()
+    /// Writes down what the leader says of agents, if it is news, and takes it in.
+    fn take_in(&mut self, request: &AssignRequest, disk: &DiskProbe) -> Result<(), AssignError> {
+        let change = self.told.change(request, |id| self.agents.contains_key(id))?;
+        if self.told.is_changed_by(&change) {
+            let written = self.ledger.add(&self.told, &change);
+            disk.needs(self.ledger.unwritten());
+            written.inspect_err(|error| {
+                tracing::error!(%error, "what the leader says is not written down, nor followed");
+            })?;
+        }
+        Ok(self.told.fold(change)?)
+    }
+
+    /// What was told of agents whose task could not be made, or broke down.
+    fn without_task(&self) -> Vec<Assignment> {
+        let has_task = |id| self.agents.get(id).is_some_and(|it| !it.orders.is_closed());
+        let without = self.told.agents.iter().filter(|(id, _)| !has_task(id));
+        without.map(|(_, told)| told.clone()).collect()
     }
 }
 
@@ -277,32 +286,11 @@ fn which(assignment: &Assignment) -> (u32, u64) {
     (assignment.uid, assignment.generation)
 }
 
-fn key(assignment: &Assignment) -> AgentKey {
-    AgentKey { fleet: assignment.fleet.clone(), agent: assignment.agent.clone() }
-}
-
 /// Whether a leader has said more since it said this: a call may outlast its connection, and be carried
 /// out after later ones.
-fn is_late(told: &AssignRequest, new: &AssignRequest) -> bool {
-    let of = |request: &AssignRequest| (request.term, request.epoch);
-    new.number > 0 && of(told) == of(new) && new.number <= told.number
-}
-
-/// What the host knows after `new`: all of it, or the old with the changes.
-fn fold(old: &AssignRequest, new: AssignRequest) -> AssignRequest {
-    if new.complete {
-        return new;
-    }
-    let gone: BTreeSet<(&str, &str)> =
-        new.remove.iter().map(|k| (k.fleet.as_str(), k.agent.as_str())).collect();
-    let mut all: BTreeMap<(String, String), Assignment> = BTreeMap::new();
-    for assignment in old.put.iter().chain(&new.put) {
-        if !gone.contains(&(assignment.fleet.as_str(), assignment.agent.as_str())) {
-            let AgentKey { fleet, agent } = key(assignment);
-            all.insert((fleet, agent), assignment.clone());
-        }
-    }
-    AssignRequest { complete: true, put: all.into_values().collect(), remove: Vec::new(), ..new }
+fn is_late(told: &Told, new: &AssignRequest) -> bool {
+    let is_of = (told.term, told.epoch) == (new.term, new.epoch);
+    new.number > 0 && is_of && new.number <= told.number
 }
 
 impl Host {
@@ -312,7 +300,7 @@ impl Host {
     /// # Errors
     /// When the ledger cannot be read or the guard is not there.
     pub async fn open(options: HostOptions) -> Result<Self, AssignError> {
-        let (ledger, told, leaving) = Ledger::open(&options.data_dir.join("host"))?;
+        let (ledger, told) = Ledger::open(&options.data_dir.join("host"))?;
         let (changes, _) = broadcast::channel(OBSERVATIONS_BUFFERED);
         let histories =
             Histories { directory: options.data_dir.join("history"), boot: options.boot_id };
@@ -338,7 +326,7 @@ impl Host {
             logs: options.data_dir.join("logs"),
         });
         let (agents, tasks) = (BTreeMap::new(), Default::default());
-        let state = State { epoch: Epoch(0), told, leaving, ledger, agents, tasks };
+        let state = State { epoch: Epoch(0), told, ledger, agents, tasks };
         let host = Self {
             shared,
             disk: options.disk,
@@ -390,16 +378,12 @@ impl Host {
         let found = kept.launcher.found().await?;
         kept.remove_empty_groups();
         let mut state = self.state.lock().expect("no holder panics");
-        let (mut told, mut leaving) = (BTreeMap::new(), Vec::new());
+        let mut told = BTreeMap::new();
         // What outlasts the node's lease is told under later epochs than it was started.
         if state.told.epoch == lease.epoch.0 || of > AgentClass::Strict {
-            let of_class = |told: &&Assignment| class(told) == of;
-            leaving.extend(state.leaving.iter().filter(of_class).cloned());
-            for assignment in state.told.put.iter().filter(of_class).chain(&leaving) {
-                let id = parse_agent(&assignment.fleet, &assignment.agent)
-                    .map_err(|e| AssignError::Malformed(e.to_string()))?;
-                told.insert(id, assignment.clone());
-            }
+            let all = state.told.agents.iter().chain(&state.told.leaving);
+            let of_class = all.filter(|(_, told)| class(told) == of);
+            told.extend(of_class.map(|(id, told)| (id.clone(), told.clone())));
         }
         if of == AgentClass::Strict {
             state.epoch = lease.epoch;
@@ -419,22 +403,16 @@ impl Host {
         for (id, assignment) in told {
             let child = adopted.remove(&id);
             let group = self.agent_group(of, &id)?;
-            // What does not run is started by what the leader says now: it may run elsewhere since.
-            if child.is_none() && state.told.epoch != lease.epoch.0 {
+            // What is not there is started by what the leader says now: it may run elsewhere since.
+            if child.is_none() {
                 group.kill()?;
                 continue;
             }
-            if child.is_some()
-                && let Err(error) = kept.guard.cover_adopted(&group)
-            {
+            if let Err(error) = kept.guard.cover_adopted(&group) {
                 tracing::error!(agent = %id, %error, "it could not send for long: started anew");
                 group.kill()?;
             }
-            let is_leaving = leaving.contains(&assignment);
-            if is_leaving && child.is_none() {
-                group.kill()?;
-                continue;
-            }
+            let is_leaving = state.told.leaving.contains_key(&id);
             self.start_task(&mut state, id.clone(), assignment, child)?;
             if is_leaving && let Some(running) = state.agents.get_mut(&id) {
                 running.removed = running.orders.try_send(Order::Remove).is_ok();
@@ -544,48 +522,21 @@ impl Host {
         if request.role() != Role::Unspecified {
             self.role.send_replace(request.role());
         }
-        if let Some(quarantined) = &request.quarantined {
-            let blocks = quarantined.blocks.iter().map(|block| port_block(*block));
-            self.quarantine.keep(blocks.collect());
-        }
-        let told = fold(&state.told, request);
-        let leaving = state.leaving(&told);
-        let (mut wanted, mut outdated) = (BTreeMap::new(), BTreeSet::new());
-        for assignment in &told.put {
-            let id = parse_agent(&assignment.fleet, &assignment.agent)
-                .map_err(|e| AssignError::Malformed(e.to_string()))?;
-            if state.agents.get(&id).is_none_or(|running| running.which <= which(assignment)) {
-                wanted.insert(id, assignment.clone());
-            } else {
-                outdated.insert(id);
-            }
-        }
-        let is_written = (told.term, told.epoch) == (state.told.term, state.told.epoch)
-            && told.put == state.told.put
-            && leaving == state.leaving;
-        if !is_written {
-            let encoded = Ledger::encode(&told, &leaving);
-            let written = state.ledger.write(&encoded);
-            self.disk.needs(if written.is_ok() { 0 } else { encoded.len() });
-            written.inspect_err(|error| {
-                tracing::error!(%error, "what the leader says is not written down, nor followed");
-            })?;
-        }
-        (state.told, state.leaving) = (told, leaving);
+        self.quarantine.note(&request);
+        state.take_in(&request, &self.disk)?;
+        let State { told, agents, .. } = &mut *state;
         // A task is kept until it has reported its agent gone, so that an agent that comes back
         // meanwhile meets the same task, never a second one.
-        state.agents.retain(|id, running| {
-            // What is older than what runs here says nothing about it.
-            if wanted.contains_key(id) || outdated.contains(id) {
-                return true;
+        for id in told.leaving.keys() {
+            let Some(running) = agents.get_mut(id) else { continue };
+            if !running.removed {
+                running.removed = running.orders.try_send(Order::Remove).is_ok();
+            } else if self.shared.observed.forget_gone(id) {
+                agents.remove(id);
             }
-            if running.removed {
-                return !self.shared.observed.forget_gone(id);
-            }
-            running.removed = running.orders.try_send(Order::Remove).is_ok();
-            true
-        });
-        let told = wanted.into_iter().map(|(id, assignment)| self.tell(&mut state, id, assignment));
+        }
+        let told = request.put.into_iter().chain(state.without_task());
+        let told = told.map(|assignment| self.tell(&mut state, assignment));
         // One that is behind keeps no other from what it is told.
         let behind = told.filter_map(Result::err).fold(None, |first, error| first.or(Some(error)));
         for tasks in &mut state.tasks {
@@ -594,12 +545,12 @@ impl Host {
         behind.map_or(Ok(()), Err)
     }
 
-    fn tell(
-        &self,
-        state: &mut State,
-        id: AgentId,
-        assignment: Assignment,
-    ) -> Result<(), AssignError> {
+    fn tell(&self, state: &mut State, assignment: Assignment) -> Result<(), AssignError> {
+        let id = parse_agent(&assignment.fleet, &assignment.agent)?;
+        // What is older than what runs here says nothing about it.
+        if state.agents.get(&id).is_some_and(|running| running.which > which(&assignment)) {
+            return Ok(());
+        }
         if let Some(running) = state.agents.get(&id)
             && running.class != class(&assignment)
             && running.removed
@@ -657,9 +608,7 @@ impl Host {
     /// epoch begins.
     pub async fn fenced(&self) {
         {
-            let mut state = self.state.lock().expect("no holder panics");
-            state.epoch = Epoch(0);
-            state.told.put.retain(|told| class(told) > AgentClass::Strict);
+            self.state.lock().expect("no holder panics").epoch = Epoch(0);
         }
         self.ended(AgentClass::Strict).await;
     }
@@ -700,16 +649,15 @@ impl Host {
         if state.told.epoch != state.epoch.0 {
             return Ok(());
         }
-        let told: Vec<Assignment> =
-            state.told.put.iter().filter(|told| class(told) == of).cloned().collect();
-        for assignment in told {
-            let id = parse_agent(&assignment.fleet, &assignment.agent)
-                .map_err(|e| AssignError::Malformed(e.to_string()))?;
-            if !state.agents.contains_key(&id) {
-                self.start_task(&mut state, id, assignment, None)?;
-            }
-        }
-        Ok(())
+        let missing = |(id, told): &(&AgentId, &Assignment)| {
+            class(told) == of && !state.agents.contains_key(id)
+        };
+        let missing = state.told.agents.iter().filter(missing);
+        let missing: Vec<_> = missing.map(|(id, told)| (id.clone(), told.clone())).collect();
+        // One that cannot be made keeps no other from it, and is tried when the leader says more.
+        let made =
+            missing.into_iter().map(|(id, told)| self.start_task(&mut state, id, told, None));
+        Ok(made.collect::<Vec<_>>().into_iter().collect::<Result<(), GroupError>>()?)
     }
 
     /// Ends every agent at once and waits until nothing of them runs.
@@ -754,7 +702,8 @@ mod tests {
     fn what_a_leader_said_before_is_refused_when_it_comes_late() {
         let said =
             |term, epoch, number| AssignRequest { term, epoch, number, ..AssignRequest::default() };
-        let told = fold(&said(5, 7, 1), said(5, 7, 3));
+        let mut told = Told::default();
+        told.fold(said(5, 7, 3)).unwrap();
         for (new, late) in [
             (said(5, 7, 2), true),
             (said(5, 7, 3), true),

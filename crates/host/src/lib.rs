@@ -30,5 +30,6 @@ pub mod service;
 mod start;
 mod start_key;
 mod template;
+mod told;
 
 pub use host::{AssignError, Host, HostOptions, Kept, Observed};

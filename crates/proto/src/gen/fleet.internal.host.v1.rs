@@ -81,7 +81,8 @@ pub struct AssignRequest {
     /// The nodes to reach the cluster by; empty for no change.
     #[prost(message, repeated, tag = "7")]
     pub members: ::prost::alloc::vec::Vec<super::super::super::v1::Member>,
-    /// The ports of the node that are kept from agents, all of them; absent for no change.
+    /// The ports of the node that are kept from agents, all of them; absent for no change but `kept` and
+    /// `freed`.
     #[prost(message, optional, tag = "8")]
     pub quarantined: ::core::option::Option<Quarantined>,
     /// The node's role; unspecified for no change.
@@ -91,6 +92,13 @@ pub struct AssignRequest {
     /// count them.
     #[prost(uint64, tag = "10")]
     pub number: u64,
+    /// Ports of the node that are kept from agents from now on. A host of before takes no notice of this and
+    /// of `freed` until it is told all of them, with everything.
+    #[prost(message, repeated, tag = "11")]
+    pub kept: ::prost::alloc::vec::Vec<super::super::super::v1::PortBlock>,
+    /// First of ports of the node that are not kept from agents any more.
+    #[prost(uint32, repeated, tag = "12")]
+    pub freed: ::prost::alloc::vec::Vec<u32>,
 }
 /// Ports that are kept from agents.
 #[derive(Clone, PartialEq, ::prost::Message)]

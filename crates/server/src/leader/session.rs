@@ -12,7 +12,7 @@ use std::{
 use fleet_client::connect_node;
 use fleet_core::{
     Agent, ConfirmStopped, Desired, Key, Lifecycle, Operation, Parked, QuarantinePorts,
-    RULES_OF_PARKED, Rejection, ReleasePorts, ReportDoubleRun, ReportParked, Role, State,
+    RULES_OF_PARKED, Record, Rejection, ReleasePorts, ReportDoubleRun, ReportParked, Role, State,
     is_helped_by_other_ports, is_parked_anew,
 };
 use fleet_host::overlay;
@@ -173,7 +173,9 @@ impl Session {
         let agents: Vec<&Agent> = agents.filter(|agent| self.concerns(agent)).collect();
         let put = agents.iter().filter_map(|agent| self.assignment(state, agent)).collect();
         let sent = agents.iter().map(|agent| agent.id.clone()).collect();
-        let (members, quarantined) = (members(state), Some(self.quarantined(state)));
+        let kept = state.quarantined(self.node).map(|kept| port_block(kept.block));
+        let quarantined = Some(Quarantined { blocks: kept.collect() });
+        let members = members(state);
         let role = self.role(state).into();
         (sent, AssignRequest { complete: true, put, members, quarantined, role, ..self.request() })
     }
@@ -192,11 +194,6 @@ impl Session {
         }
     }
 
-    fn quarantined(&self, state: &State) -> Quarantined {
-        let kept = state.quarantined(self.node);
-        Quarantined { blocks: kept.map(|kept| port_block(kept.block)).collect() }
-    }
-
     /// What the host should know of the changed records; none when nothing.
     fn delta(
         &self,
@@ -207,9 +204,10 @@ impl Session {
         let mut request = self.request();
         for key in keys {
             match key {
-                Key::Quarantine(node, _) if *node == self.node => {
-                    request.quarantined = Some(self.quarantined(state));
-                }
+                Key::Quarantine(node, base) if *node == self.node => match state.record(key) {
+                    Some(Record::Quarantine(kept)) => request.kept.push(port_block(kept.block)),
+                    _ => request.freed.push(u32::from(*base)),
+                },
                 Key::Agent(id) => {
                     let agent = state.agent(id);
                     let here = agent.filter(|agent| {
@@ -228,8 +226,10 @@ impl Session {
                 _ => {}
             }
         }
-        let empty =
-            request.put.is_empty() && request.remove.is_empty() && request.quarantined.is_none();
+        let empty = request.put.is_empty()
+            && request.remove.is_empty()
+            && request.kept.is_empty()
+            && request.freed.is_empty();
         (!empty).then_some(request)
     }
 
