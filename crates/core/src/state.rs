@@ -8,8 +8,8 @@ use alloc::{
 };
 
 use fleet_types::{
-    AgentId, FleetName, Generation, NodeId, PortBlock, PortRange, RequestId, Revision, Timestamp,
-    TokenId,
+    AgentId, Epoch, FleetName, Generation, NodeId, PortBlock, PortRange, RequestId, Revision,
+    Timestamp, TokenId,
     limits::{EVENTS_MAX, REQUESTS_REMEMBERED_MAX},
 };
 
@@ -44,6 +44,8 @@ pub struct State {
     request_order: BTreeMap<u64, RequestId>,
     index: Index,
     changed: BTreeSet<Key>,
+    #[cfg(feature = "planted")]
+    accepts_stale_epochs: bool,
 }
 
 /// The time and revision of a command, which what it changes carries.
@@ -282,6 +284,25 @@ impl State {
 
     pub(crate) fn require_node(&self, id: NodeId) -> Result<&Node, Rejection> {
         self.nodes.get(&id).ok_or(Rejection::NodeUnknown(id))
+    }
+
+    /// The node, if `epoch` is its current one: what comes late of an earlier one is refused.
+    pub(crate) fn require_epoch(&self, id: NodeId, epoch: Epoch) -> Result<&Node, Rejection> {
+        let node = self.require_node(id)?;
+        #[cfg(feature = "planted")]
+        if self.accepts_stale_epochs {
+            return Ok(node);
+        }
+        if node.epoch == epoch {
+            return Ok(node);
+        }
+        Err(Rejection::StaleEpoch { node: id, current: node.epoch })
+    }
+
+    /// Plants a mistake, to see that a test catches it: any epoch is taken for the current one.
+    #[cfg(feature = "planted")]
+    pub fn plant_stale_epochs(&mut self) {
+        self.accepts_stale_epochs = true;
     }
 
     pub(crate) fn require_agent(&self, id: &AgentId) -> Result<&Agent, Rejection> {

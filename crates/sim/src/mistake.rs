@@ -17,7 +17,8 @@ pub enum Mistake {
     CountsFromTheGrant,
     /// The holder keeps its deadline on a clock that is set back.
     WallClock,
-    /// A deposed leader's fence is applied to whatever epoch the node is in by then.
+    /// A deposed leader's fence is applied to whatever epoch the node is in by then. Takes the feature
+    /// `planted`: the mistake is in the state.
     AcceptsOldEpochs,
 }
 

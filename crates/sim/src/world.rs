@@ -6,9 +6,7 @@ use fleet_core::{
     Admission, AdmitNode, AgentDraft, AgentSpec, Command, CreateAgents, CreateFleet, CreateToken,
     DeleteAgent, Desired, Drain, InitCluster, NodeAddress, NodeReport, NodeStatus, Operation,
     RegisterNode, ReleasePorts, Role, Schedulable, SetAgentDesired, SetSchedulable, State, Wants,
-    apply,
-    plan::{self, Planner},
-    rebalance,
+    apply, plan::Planner, rebalance,
 };
 use fleet_types::{
     AgentClass, AgentId, Epoch, FleetName, Labels, LeaseProfile, LeaseTiming, NodeId, PortRange,
@@ -125,6 +123,20 @@ pub fn run(options: Options) -> Result<Report, Broken> {
     Ok(world.report)
 }
 
+/// With the mistake, if it is one of states.
+#[cfg(feature = "planted")]
+fn planted(mut state: State, mistake: Option<Mistake>) -> State {
+    if mistake == Some(Mistake::AcceptsOldEpochs) {
+        state.plant_stale_epochs();
+    }
+    state
+}
+
+#[cfg(not(feature = "planted"))]
+fn planted(state: State, _: Option<Mistake>) -> State {
+    state
+}
+
 impl World {
     fn new(options: Options) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
@@ -136,14 +148,15 @@ impl World {
         }
         let drift = 1_000 - DRIFT_PERMILLE..=1_000 + DRIFT_PERMILLE;
         let first = Leader::new(1, 0, 0, rng.random_range(drift), timing.patience_ms());
+        let state = planted(State::default(), options.mistake);
         let mut world = Self {
             options,
             rng,
             now_ms: 0,
             timing,
-            state: State::default(),
+            state: state.clone(),
             log: Vec::new(),
-            replica: (0, State::default()),
+            replica: (0, state),
             machines: Vec::new(),
             leaders: vec![first],
             quorum: Quorum::default(),
@@ -392,18 +405,14 @@ impl World {
             }
         }
         if self.chance(20)
-            && let Some(mut late) = self.late.pop_front()
+            && let Some(late) = self.late.pop_front()
         {
             // Its vote is old, so what it proposed can only be an entry the new leader repeats;
             // apply must refuse it by its epoch.
-            if let Operation::FenceNode(fence) = &mut late
+            if let Operation::FenceNode(fence) = &late
                 && let Some(node) = self.state.nodes().get(&fence.node)
                 && node.epoch != fence.epoch
             {
-                if self.options.mistake == Some(Mistake::AcceptsOldEpochs) {
-                    fence.epoch = node.epoch;
-                    fence.moves = plan::replacements(&self.state, fence.node, fence.reach);
-                }
                 self.commit(late);
             }
         }
@@ -506,7 +515,8 @@ impl World {
 
     fn replicate(&mut self) -> Result<(), Broken> {
         if self.chance(30) {
-            self.replica = (self.log.len() as u64, State::restore(self.state.records()));
+            let restored = planted(State::restore(self.state.records()), self.options.mistake);
+            self.replica = (self.log.len() as u64, restored);
         }
         let behind = if self.chance(500) { 3 } else { 1_000 };
         for _ in 0..behind {

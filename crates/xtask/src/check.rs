@@ -22,7 +22,7 @@ fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
 }
 
 /// The feature that lets tests plant mistakes in what they test.
-const PLANTED: &str = "fleet-mutants/planted";
+const PLANTED: &str = "fleet-mutants/planted,fleet-sim/planted";
 
 /// The programs of a node.
 const OURS: [&str; 8] =
@@ -31,7 +31,7 @@ const OURS: [&str; 8] =
 /// Builds what the cluster tests run.
 pub fn tested_binaries(root: &Path) -> Result<()> {
     let packages = [&OURS[..], &["-p", "cluster-tests"]].concat();
-    let features = ["-p", "fleet-mutants", "--features", PLANTED];
+    let features = ["-p", "fleet-mutants", "-p", "fleet-sim", "--features", PLANTED];
     cargo(root, &[&["build"], &packages[..], &features[..]].concat(), &[])
 }
 

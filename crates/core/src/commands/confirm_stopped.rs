@@ -15,10 +15,7 @@ pub(crate) fn apply(
     at: Timestamp,
     op: &ConfirmStopped,
 ) -> Result<Outcome, Rejection> {
-    let node = state.require_node(op.node)?;
-    if node.epoch != op.epoch {
-        return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
-    }
+    state.require_epoch(op.node, op.epoch)?;
     let agent = state.require_agent(&op.agent)?;
     let placement = agent.placement.as_ref().filter(|placement| placement.node == op.node);
     let Some(placement) = placement.filter(|_| agent.generation == op.generation) else {

@@ -21,9 +21,9 @@ pub(crate) fn apply(
     at: Timestamp,
     op: &FenceNode,
 ) -> Result<Outcome, Rejection> {
-    let mut node = state.require_node(op.node)?.clone();
+    let mut node = state.require_epoch(op.node, op.epoch)?.clone();
     let again = node.status == NodeStatus::Fenced && op.reach > AgentClass::Strict;
-    if node.epoch != op.epoch || !(again || node.status == NodeStatus::Active) {
+    if !(again || node.status == NodeStatus::Active) {
         return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
     }
     if node.status == NodeStatus::Active {

@@ -13,10 +13,7 @@ pub(crate) fn apply(
     at: Timestamp,
     op: &ReleasePorts,
 ) -> Result<Outcome, Rejection> {
-    let node = state.require_node(op.node)?;
-    if node.epoch != op.epoch {
-        return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
-    }
+    state.require_epoch(op.node, op.epoch)?;
     for block in &op.blocks {
         let cause = state.release_block(op.node, *block);
         if matches!(cause, Some(QuarantineCause::Foreign(_))) {

@@ -11,10 +11,7 @@ pub(crate) fn apply(
     at: Timestamp,
     op: &ReportDoubleRun,
 ) -> Result<Outcome, Rejection> {
-    let node = state.require_node(op.node)?;
-    if node.epoch != op.epoch {
-        return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
-    }
+    state.require_epoch(op.node, op.epoch)?;
     let agent = state.require_agent(&op.agent)?;
     let here = agent.placement.as_ref().is_some_and(|placement| placement.node == op.node);
     if !here || agent.generation != op.generation {

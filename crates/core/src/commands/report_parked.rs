@@ -15,10 +15,7 @@ pub(crate) fn apply(
     at: Timestamp,
     op: &ReportParked,
 ) -> Result<Outcome, Rejection> {
-    let node = state.require_node(op.node)?;
-    if node.epoch != op.epoch {
-        return Err(Rejection::StaleEpoch { node: op.node, current: node.epoch });
-    }
+    state.require_epoch(op.node, op.epoch)?;
     if op.agents.len() > PARKED_MAX {
         return Err(Rejection::LimitReached { what: "parked agents", limit: PARKED_MAX });
     }
