@@ -53,9 +53,10 @@ pub fn disk_room(path: &Path, bytes: u64) -> io::Result<()> {
     fs::remove_file(path).and(room)
 }
 
-/// What the file system of a path holds, in bytes; 0 when it cannot be told.
+/// What the file system holds that a path is on, or would be, in bytes; 0 when it cannot be told.
 pub fn disk_bytes(path: &Path) -> u64 {
-    rustix::fs::statvfs(path).map_or(0, |held| held.f_blocks * held.f_frsize)
+    let held = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    held.map_or(0, |held| held.f_blocks * held.f_frsize)
 }
 
 #[cfg(test)]
@@ -70,5 +71,13 @@ mod tests {
         assert!(disk_room(&path, 1 << 50).is_err());
         assert!(!path.exists());
         assert!(disk_room(&dir.path().join("none/room"), 1).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_is_yet_to_be_made_is_on_the_disk_of_those_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = disk_bytes(dir.path());
+        assert!(bytes > 0);
+        assert_eq!(disk_bytes(&dir.path().join("none/yet")), bytes);
     }
 }
