@@ -159,7 +159,7 @@ impl Task {
         }
     }
 
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    pub(crate) async fn run(mut self: Box<Self>, mut orders: mpsc::Receiver<Order>) {
         if self.child.is_some() {
             self.adopt().await;
         } else {

@@ -598,7 +598,7 @@ impl Host {
         let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
         let (shared, kept) = (self.shared.clone(), self.kept(class).clone());
         let task = Task::new(id.clone(), shared, kept, group, log, assignment, adopted);
-        state.tasks[class as usize].spawn(task.run(queue));
+        state.tasks[class as usize].spawn(Box::new(task).run(queue));
         state.agents.insert(id, Running { class, which, revision, removed: false, orders });
         Ok(())
     }

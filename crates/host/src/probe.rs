@@ -41,7 +41,8 @@ pub(crate) async fn run(
             ProbeKind::None => Ok(()),
             ProbeKind::Tcp => connect(port).await.map(drop),
             ProbeKind::Http => http(port, &probe.path, &probe.body).await,
-            ProbeKind::WebSocket => websocket(&probe.url, &probe.steps, variables).await,
+            // Four kilobytes, which are not kept from one probe to the next.
+            ProbeKind::WebSocket => Box::pin(websocket(&probe.url, &probe.steps, variables)).await,
         }
     };
     match tokio::time::timeout(limit, probing).await {
