@@ -284,8 +284,9 @@ fn constrained(nodes: u64) -> Result<String> {
 /// What a choice costs where many nodes have one thing, as many others another, as full as each
 /// other, and one that is fuller has both, in microseconds: memory and processor time; memory and a
 /// version; memory and a second label; memory and a label, spread over racks; and memory, processor
-/// time and ports, of which others have two each. Then what it took the last time to know of each node
-/// whether it has what a sixteenth agent asks for, in milliseconds.
+/// time and ports, of which others have two each. The last once more while no other agent asks for
+/// that. Then what it took the last time to know of each node whether it has what a sixteenth agent
+/// asks for, in milliseconds.
 fn parted(nodes: u64) -> Result<String> {
     let last = usize::try_from(nodes)? - 1;
     let has = |n: usize, of: usize, parts: &[usize]| n == last || parts.contains(&(n % of));
@@ -333,7 +334,7 @@ fn parted(nodes: u64) -> Result<String> {
     spread.wants.node_labels = Labels::new([yes("one")])?;
     spread.wants.spread_by = Some("rack".into());
     all.ports = PORT_BLOCK_MAX;
-    let (mut columns, mut known) = (Vec::new(), 0.0);
+    let (mut columns, mut alone, mut known) = (Vec::new(), 0.0, 0.0);
     for (mut grown, spec) in [
         (Grown::with_reports(nodes, cores)?, plain),
         (Grown::with_reports(nodes, version)?, newer),
@@ -345,6 +346,7 @@ fn parted(nodes: u64) -> Result<String> {
         let node = chosen(&grown.state);
         grown.apply(one_agent(&fleet(), "a", &spec, node)?)?;
         ensure!(node.is_some(), "no node has both");
+        alone = timed(100, &|| chosen(&grown.state) == node)?;
         for n in 1..OF_A_KIND {
             let began = Instant::now();
             grown.apply(one_agent(&fleet(), &format!("a{n}"), &spec, None)?)?;
@@ -352,6 +354,7 @@ fn parted(nodes: u64) -> Result<String> {
         }
         columns.push(format!("{:.1}", timed(1_000, &|| chosen(&grown.state) == node)?));
     }
+    columns.push(format!("{alone:.1}"));
     columns.push(format!("{known:.2}"));
     Ok(columns.join(" | "))
 }
@@ -456,9 +459,9 @@ pub(crate) fn run() -> Result<()> {
         "| agents | nodes | any node | one by version | admitted | in doubt | over racks \
          | one by two labels | a large one | none | apart | over hosts | none left apart \
          | one more over hosts | memory and cores | and version | and two labels | and a label \
-         over racks | and cores and ports | known ms |"
+         over racks | and cores and ports | alone | known ms |"
     );
-    println!("{}|", "|---".repeat(20));
+    println!("{}|", "|---".repeat(21));
     for ((agents, nodes), one_more) in SIZES.into_iter().zip(grown) {
         let (one_more, constrained, of_a_fleet) =
             (one_more?, constrained(nodes)?, of_a_fleet(nodes)?);
