@@ -48,19 +48,28 @@ struct RealTime {
     before: String,
 }
 
+/// Runs all threads of this process by a policy, and answers whether that was allowed.
+fn run_as(policy: &str, priority: &str) -> Result<bool> {
+    let this = process::id().to_string();
+    let done =
+        Command::new("chrt").args(["--all-tasks", policy, "--pid", priority, &this]).status();
+    Ok(done?.success())
+}
+
 impl RealTime {
     fn begin() -> Result<Self> {
-        let mut command = Command::new("chrt");
-        command.args(["--all-tasks", "--rr", "--pid", "1", &process::id().to_string()]);
-        ensure!(command.status()?.success(), "running in real time was refused: run as root");
-        let before = fs::read_to_string(REAL_TIME)?;
+        let begun = Self { before: fs::read_to_string(REAL_TIME)? };
         fs::write(REAL_TIME, "-1").context(REAL_TIME)?;
-        Ok(Self { before })
+        ensure!(run_as("--rr", "1")?, "running in real time was refused: run as root");
+        Ok(begun)
     }
 }
 
 impl Drop for RealTime {
     fn drop(&mut self) {
+        if !run_as("--other", "0").unwrap_or(false) {
+            eprintln!("this process stays in real time");
+        }
         if let Err(error) = fs::write(REAL_TIME, &self.before) {
             eprintln!("{REAL_TIME} stays -1, was {}: {error}", self.before.trim());
         }

@@ -403,16 +403,23 @@ impl Host {
         for (id, assignment) in told {
             let child = adopted.remove(&id);
             let group = self.agent_group(of, &id)?;
-            // What is not there is started by what the leader says now: it may run elsewhere since.
-            if child.is_none() {
+            // What may run elsewhere since is started by what the leader says now.
+            let is_certain = state.told.epoch == lease.epoch.0 && state.ledger.is_whole();
+            if child.is_none() && !is_certain {
                 group.kill()?;
                 continue;
             }
-            if let Err(error) = kept.guard.cover_adopted(&group) {
+            if child.is_some()
+                && let Err(error) = kept.guard.cover_adopted(&group)
+            {
                 tracing::error!(agent = %id, %error, "it could not send for long: started anew");
                 group.kill()?;
             }
             let is_leaving = state.told.leaving.contains_key(&id);
+            if is_leaving && child.is_none() {
+                group.kill()?;
+                continue;
+            }
             self.start_task(&mut state, id.clone(), assignment, child)?;
             if is_leaving && let Some(running) = state.agents.get_mut(&id) {
                 running.removed = running.orders.try_send(Order::Remove).is_ok();

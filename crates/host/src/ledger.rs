@@ -1,5 +1,5 @@
 //! What a host was told last, on disk, so that after a restart it still refuses what is older, and
-//! adopts what runs as it was told. It is never a reason to start anything.
+//! under the same lease goes on with what it was told.
 //!
 //! A file has all of it, and another what has changed since: the checksum of the first, then for
 //! each change its length, its checksum and itself. Numbers have four bytes, the lowest first. When
@@ -83,6 +83,11 @@ impl Ledger {
         let added = self.append(&change);
         self.unwritten = if added.is_ok() { 0 } else { change.len() };
         added
+    }
+
+    /// Whether, when it was opened, all that had been written could be read.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.is_torn
     }
 
     /// Bytes that could not be written when it was tried last.

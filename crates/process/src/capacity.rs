@@ -55,8 +55,9 @@ pub fn disk_room(path: &Path, bytes: u64) -> io::Result<()> {
 
 /// What the file system holds that a path is on, or would be, in bytes; 0 when it cannot be told.
 pub fn disk_bytes(path: &Path) -> u64 {
-    let held = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
-    held.map_or(0, |held| held.f_blocks * held.f_frsize)
+    let mut held = path.ancestors().map(rustix::fs::statvfs);
+    let held = held.find(|held| !matches!(held, Err(Errno::NOENT)));
+    held.and_then(Result::ok).map_or(0, |held| held.f_blocks * held.f_frsize)
 }
 
 #[cfg(test)]
