@@ -2,8 +2,9 @@
 //! runs when a core is idle and has its data in memory, for on the cores and the disk of the others
 //! it would take what a machine of its own has. The others and the writers run in real time then:
 //! the kernel gives an ordinary process with the idle policy a whole slice (2.8 ms) before ordinary
-//! ones that wait, which is as long as several writes. They may have all of each second: by
-//! default the kernel keeps a twentieth of it from what runs in real time.
+//! ones that wait, which is as long as several writes. They may have all of each second, and take
+//! turns quickly: by default the kernel keeps a twentieth of it from what runs in real time, and
+//! lets one go on for 100 ms before another.
 
 use std::{
     fmt, fs,
@@ -39,13 +40,17 @@ const MEMORY: &str = "/dev/shm";
 /// Pause between looks whether it follows.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How much of a second may be real time, in microseconds; -1 for all of it.
-const REAL_TIME: &str = "/proc/sys/kernel/sched_rt_runtime_us";
+/// How much of a second may be real time, in microseconds, and for how long one goes on before its turn
+/// is over, in milliseconds: where that is set, and what to. All of it, and the least there is.
+const REAL_TIME: [(&str, &str); 2] = [
+    ("/proc/sys/kernel/sched_rt_runtime_us", "-1"),
+    ("/proc/sys/kernel/sched_rr_timeslice_ms", "1"),
+];
 
 /// While it lives, this process, and what it starts, run before all ordinary ones.
 struct RealTime {
-    /// How much of a second was real time before.
-    before: String,
+    /// What was set before.
+    before: [String; REAL_TIME.len()],
 }
 
 /// Runs all threads of this process by a policy, and answers whether that was allowed.
@@ -58,8 +63,11 @@ fn run_as(policy: &str, priority: &str) -> Result<bool> {
 
 impl RealTime {
     fn begin() -> Result<Self> {
-        let begun = Self { before: fs::read_to_string(REAL_TIME)? };
-        fs::write(REAL_TIME, "-1").context(REAL_TIME)?;
+        let [runtime, slice] = REAL_TIME.map(|(path, _)| fs::read_to_string(path).context(path));
+        let begun = Self { before: [runtime?, slice?] };
+        for (path, value) in REAL_TIME {
+            fs::write(path, value).context(path)?;
+        }
         ensure!(run_as("--rr", "1")?, "running in real time was refused: run as root");
         Ok(begun)
     }
@@ -70,8 +78,10 @@ impl Drop for RealTime {
         if !run_as("--other", "0").unwrap_or(false) {
             eprintln!("this process stays in real time");
         }
-        if let Err(error) = fs::write(REAL_TIME, &self.before) {
-            eprintln!("{REAL_TIME} stays -1, was {}: {error}", self.before.trim());
+        for ((path, value), before) in REAL_TIME.iter().zip(&self.before) {
+            if let Err(error) = fs::write(path, before) {
+                eprintln!("{path} stays {value}, was {}: {error}", before.trim());
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //! the CRC-32 of everything before it. It is written under a temporary name, synced, renamed, and
 //! its directory synced; so a file with a snapshot's name is whole. A snapshot reads the records
 //! from a RocksDB view taken at one moment together with the position they stand for, so data and
-//! description cannot disagree, and building one never holds up applying.
+//! description cannot disagree, and building one never holds up applying. It is built at the lowest
+//! priority.
 
 use std::{
     fs::{self, File},
@@ -19,6 +20,10 @@ use openraft::storage::RaftSnapshotBuilder;
 use prost::Message;
 use rocksdb::IteratorMode;
 use tempfile::TempPath;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
 
 use crate::{
     codec::{get_log_id, get_meta, get_stored_membership, malformed, put_meta},
@@ -214,6 +219,23 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let builder = Self { store: self.store.clone(), dir: self.dir.clone() };
-        tokio::task::spawn_blocking(move || builder.build()).await.map_err(io::Error::other)?
+        let aside = move || {
+            let build = || {
+                step_back();
+                builder.build()
+            };
+            std::thread::scope(|scope| scope.spawn(build).join().expect("building does not panic"))
+        };
+        tokio::task::spawn_blocking(aside).await.map_err(io::Error::other)?
+    }
+}
+
+/// Lets others go first from here on, in this thread: nothing that a node does waits for a snapshot
+/// of its own, which takes a core for as long as hundreds of writes.
+fn step_back() {
+    let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+    let least = ThreadPriority::Min;
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), least, batch) {
+        tracing::debug!(%error, "a snapshot is built at the priority of everything else");
     }
 }
