@@ -614,9 +614,7 @@ impl Host {
     /// tasks and waits for them. After it, nothing of them runs and nothing starts until a new
     /// epoch begins.
     pub async fn fenced(&self) {
-        {
-            self.state.lock().expect("no holder panics").epoch = Epoch(0);
-        }
+        self.state.lock().expect("no holder panics").epoch = Epoch(0);
         self.ended(AgentClass::Strict).await;
     }
 

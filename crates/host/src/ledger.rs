@@ -312,6 +312,8 @@ mod tests {
                 fs::write(&path, [&bytes[..cut], &tail].concat()).unwrap();
                 let (mut ledger, read) = Ledger::open(dir.path()).unwrap();
                 assert_eq!(read, before, "{cut} bytes, then {tail:?}");
+                let at_an_end = cut == size_of::<u32>() || ends.contains(&(cut as u64));
+                assert_eq!(ledger.is_whole(), at_an_end && tail.is_empty(), "{cut}, {tail:?}");
                 ledger.add(&read, &put(&["z"])).unwrap();
                 let after = told(&[&three()[..whole], &[put(&["z"])]].concat());
                 assert_eq!(held(dir.path()), after, "{cut} bytes, then {tail:?}, then one more");

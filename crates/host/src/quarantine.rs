@@ -30,14 +30,15 @@ impl Quarantine {
 
     /// Takes in what the leader says of ports that are kept from agents.
     pub(crate) fn note(&self, said: &AssignRequest) {
-        self.kept.send_if_modified(|kept| {
-            let before = kept.clone();
+        if said.quarantined.is_none() && said.kept.is_empty() && said.freed.is_empty() {
+            return;
+        }
+        self.kept.send_modify(|kept| {
             if let Some(all) = &said.quarantined {
                 *kept = blocks(&all.blocks).collect();
             }
             kept.extend(blocks(&said.kept));
             kept.retain(|first, _| !said.freed.contains(&u32::from(*first)));
-            *kept != before
         });
     }
 
